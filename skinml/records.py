@@ -1,0 +1,377 @@
+"""Frozen values that cross rooms: samples, predictions, estimates, participation, a run's record.
+
+Arrays inside a record are read, never written. Whatever holds a patient's id says so and stays
+inside a clinic; `RunRecord` is what may be shown, logged and reported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skinml.errors import require_same_length
+
+FloatArray = NDArray[np.floating[Any]]
+IntArray = NDArray[np.integer[Any]]
+StrArray = NDArray[np.str_]
+BoolArray = NDArray[np.bool_]
+Arrays = Mapping[str, NDArray[Any]]
+
+SPLITS = ("train", "validation", "test")
+UNKNOWN_GROUP = "unknown"
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What a model tells apart.
+
+    Attributes:
+        names: The classes in the order of the model's outputs.
+        malignant: For each class, whether it counts as malignant.
+    """
+
+    names: tuple[str, ...]
+    malignant: tuple[bool, ...]
+
+    def __post_init__(self) -> None:
+        require_same_length(names=self.names, malignant=self.malignant)
+
+
+@dataclass(frozen=True)
+class Samples:
+    """One clinic's items of one split, ready for a model. Per patient: never log.
+
+    An item is what is scored at once: an image, or a lesion with several views.
+
+    Attributes:
+        inputs: (n, ...) features (n, d) or images (n, height, width, 3) of uint8.
+        labels: (n,) index into the classes.
+        patients: (n,) the id of each item's patient.
+        groups: For each attribute, such as "skin_tone", (n,) the item's group; "unknown" where
+            the clinic does not know it.
+    """
+
+    inputs: NDArray[Any]
+    labels: IntArray
+    patients: StrArray
+    groups: Mapping[str, StrArray] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        require_same_length(
+            inputs=self.inputs, labels=self.labels, patients=self.patients, **self.groups
+        )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, chosen: NDArray[Any]) -> Samples:
+        """Keep some of the items.
+
+        Args:
+            chosen: (n,) mask, or the positions of the items to keep.
+
+        Returns:
+            The chosen items in the order asked for.
+        """
+        return Samples(
+            inputs=self.inputs[chosen],
+            labels=self.labels[chosen],
+            patients=self.patients[chosen],
+            groups={name: values[chosen] for name, values in self.groups.items()},
+        )
+
+
+def join_samples(parts: Sequence[Samples]) -> Samples:
+    """Put the items of several clinics behind one another.
+
+    Args:
+        parts: At least one set of samples, all with the same attributes and input shape.
+
+    Returns:
+        All items, in the order of the parts.
+    """
+    names = parts[0].groups.keys()
+    return Samples(
+        inputs=np.concatenate([part.inputs for part in parts]),
+        labels=np.concatenate([part.labels for part in parts]),
+        patients=np.concatenate([part.patients for part in parts]),
+        groups={name: np.concatenate([part.groups[name] for part in parts]) for name in names},
+    )
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """One model's scores on some items. Per patient: never leaves a clinic outside a simulation.
+
+    Attributes:
+        classes: What the columns of `probabilities` mean.
+        labels: (n,) index of the true class.
+        probabilities: (n, classes), rows sum to 1.
+        decisions: (n,) index of the class that the model decides for.
+        patients: (n,) the id of each item's patient, the unit of resampling.
+        groups: For each attribute, (n,) the item's group.
+    """
+
+    classes: Labels
+    labels: IntArray
+    probabilities: FloatArray
+    decisions: IntArray
+    patients: StrArray
+    groups: Mapping[str, StrArray] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        require_same_length(
+            labels=self.labels,
+            probabilities=self.probabilities,
+            decisions=self.decisions,
+            patients=self.patients,
+            **self.groups,
+        )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def malignant(self) -> BoolArray:
+        """(n,) whether the true class counts as malignant."""
+        return np.asarray(self.classes.malignant, dtype=bool)[self.labels]
+
+    @property
+    def malignancy_scores(self) -> FloatArray:
+        """(n,) the probability given to all malignant classes together."""
+        columns = np.asarray(self.classes.malignant, dtype=bool)
+        return np.asarray(self.probabilities[:, columns].sum(axis=1))
+
+
+def join_predictions(parts: Sequence[Predictions]) -> Predictions:
+    """Put the predictions of several clinics behind one another.
+
+    Args:
+        parts: At least one set of predictions of one model.
+
+    Returns:
+        All items, in the order of the parts.
+    """
+    names = parts[0].groups.keys()
+    return Predictions(
+        classes=parts[0].classes,
+        labels=np.concatenate([part.labels for part in parts]),
+        probabilities=np.concatenate([part.probabilities for part in parts]),
+        decisions=np.concatenate([part.decisions for part in parts]),
+        patients=np.concatenate([part.patients for part in parts]),
+        groups={name: np.concatenate([part.groups[name] for part in parts]) for name in names},
+    )
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its uncertainty, or the reason why there is none.
+
+    Attributes:
+        value: The estimate; None where it is undefined, never 0 in its stead.
+        low: Lower limit of the interval; None where there is none.
+        high: Upper limit of the interval; None where there is none.
+        level: The interval's nominal coverage.
+        method: How the interval was made, such as "patient bootstrap".
+        reason: Why the value or the interval is missing; empty where nothing is.
+    """
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    level: float = 0.95
+    method: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class GroupResult:
+    """How a model does on one group.
+
+    Attributes:
+        attribute: What the groups are of, such as "skin_tone"; "overall" for everybody.
+        group: The group's name within the attribute.
+        num_images: Items of the group.
+        num_patients: Patients of the group.
+        num_positives: Malignant items.
+        num_negatives: Items that are not malignant.
+        estimates: The figures by name, such as "auroc".
+    """
+
+    attribute: str
+    group: str
+    num_images: int
+    num_patients: int
+    num_positives: int
+    num_negatives: int
+    estimates: Mapping[str, Estimate]
+
+
+@dataclass(frozen=True)
+class Yardstick:
+    """Another way to a model on the same data, to hold the run's own against.
+
+    Attributes:
+        name: What it is, in words for a reader.
+        private: Whether it was trained with a privacy guarantee.
+        estimates: The figures on the same test items, by name.
+    """
+
+    name: str
+    private: bool
+    estimates: Mapping[str, Estimate]
+
+
+@dataclass(frozen=True)
+class Participation:
+    """Who took part in one round.
+
+    Attributes:
+        round: The round's number, from 1.
+        expected: The clinics asked.
+        took_part: The clinics whose contribution is in the sum.
+        missing: The other clinics, each with the reason in words free of private data.
+    """
+
+    round: int
+    expected: tuple[str, ...]
+    took_part: tuple[str, ...]
+    missing: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class ClinicSpend:
+    """What one clinic's ledger says.
+
+    Attributes:
+        epsilon: Spent by this run; None without a guarantee.
+        total_epsilon: Spent since the ledger began, this run included; None without a guarantee.
+        num_events: Releases of this run in the ledger.
+    """
+
+    epsilon: float | None
+    total_epsilon: float | None
+    num_events: int
+
+
+@dataclass(frozen=True)
+class Guarantee:
+    """What a run promises to a patient.
+
+    Attributes:
+        private: Whether there is a promise at all.
+        trust: The trust model: "none", "central", "distributed" or "local".
+        unit: Whose data are protected as a whole, such as "patient_within_clinic".
+        epsilon: The run's epsilon, the greatest over clinics; None without a guarantee.
+        total_epsilon: The greatest total over the clinics' ledgers; None without a guarantee.
+        epsilon_across_clinics: The run's epsilon for a patient who is at `max_clinics` clinics;
+            None without a guarantee.
+        max_clinics: At how many of the run's clinics a patient may be.
+        delta: The delta that every epsilon is read at.
+        simulated: Whether one machine saw everything.
+        clinics: The spend of each clinic by name.
+        covered: What the run's epsilon covers, in words.
+        not_covered: What it does not cover, in words.
+    """
+
+    private: bool
+    trust: str
+    unit: str
+    epsilon: float | None
+    total_epsilon: float | None
+    epsilon_across_clinics: float | None
+    max_clinics: int
+    delta: float
+    simulated: bool
+    clinics: Mapping[str, ClinicSpend]
+    covered: tuple[str, ...] = ()
+    not_covered: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class CohortStage:
+    """One line of the cohort's flow from files to test items.
+
+    Attributes:
+        name: The stage in words, such as "read from the manifest" or "test".
+        num_images: Images left.
+        num_patients: Patients left.
+        note: Why others were left out; empty where none were.
+    """
+
+    name: str
+    num_images: int
+    num_patients: int
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class CohortCell:
+    """One line of Table 1: how many of a group are in each split.
+
+    Attributes:
+        attribute: What is counted, such as "clinic", "skin_tone" or "label".
+        group: The group's name.
+        num_patients: Patients in each split by the split's name.
+        num_positives: Malignant items in each split by the split's name.
+    """
+
+    attribute: str
+    group: str
+    num_patients: Mapping[str, int]
+    num_positives: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """Everything that a finished run may show: what reports and tracking are made from.
+
+    Attributes:
+        run: The run's id.
+        experiment: The experiment's name.
+        seed: The run's seed.
+        started: When the run began, ISO 8601, UTC.
+        wall_s: Seconds from the beginning to the last figure.
+        evaluation_source: "exact" (a simulation that saw the predictions) or "dp_counts".
+        classes: What the model tells apart.
+        threshold: The malignancy score from which an item counts as alarm.
+        threshold_source: Where the threshold comes from, in words.
+        overall: The figures on all test items.
+        groups: The figures by group, all attributes behind one another.
+        yardsticks: Other models on the same items.
+        guarantee: What is promised to a patient.
+        participation: Who took part, a round each.
+        cohort_flow: From files to test items.
+        cohort_table: Table 1.
+        data: What the data are: name, unit, digest, licence and the like, never a patient's id.
+        config: The whole validated config as plain values.
+        versions: The versions of skinml and the libraries that it stands on.
+        history: For each round, public figures of the optimiser such as the update's norm.
+        complete: Whether every expected clinic took part in every round.
+    """
+
+    run: str
+    experiment: str
+    seed: int
+    started: str
+    wall_s: float
+    evaluation_source: str
+    classes: Labels
+    threshold: float | None
+    threshold_source: str
+    overall: GroupResult
+    groups: tuple[GroupResult, ...]
+    yardsticks: tuple[Yardstick, ...]
+    guarantee: Guarantee
+    participation: tuple[Participation, ...]
+    cohort_flow: tuple[CohortStage, ...]
+    cohort_table: tuple[CohortCell, ...]
+    data: Mapping[str, str]
+    config: Mapping[str, Any]
+    versions: Mapping[str, str]
+    history: tuple[Mapping[str, float], ...]
+    complete: bool
