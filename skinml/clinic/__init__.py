@@ -1,0 +1,1 @@
+"""A clinic's own desk: its folder and what lies in it."""

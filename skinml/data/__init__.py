@@ -1,0 +1,1 @@
+"""What a clinic holds: manifests, taxonomy, splits, decoding, the feature store, synthetic data."""

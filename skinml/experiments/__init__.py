@@ -1,0 +1,1 @@
+"""From a config to a result: the wiring of all rooms."""

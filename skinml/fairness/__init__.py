@@ -1,0 +1,1 @@
+"""Estimates with intervals by group, thresholds, calibration."""

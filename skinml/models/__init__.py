@@ -1,0 +1,1 @@
+"""Networks that private training accepts, frozen backbones, heads, the saved model bundle."""

@@ -1,0 +1,1 @@
+"""What is promised, spent and enforced: accounting, ledger, clipping, noise, DP-SGD."""

@@ -1,0 +1,1 @@
+"""Documents for a reviewer, made from a finished run's record."""

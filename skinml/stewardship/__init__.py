@@ -1,0 +1,1 @@
+"""Whether data may be used, and how they are kept: admissibility and encryption."""

@@ -1,0 +1,1 @@
+"""The one local loop: features, fit, evaluate."""
