@@ -1,0 +1,208 @@
+"""What events cost: epsilon at a delta, by dp-accounting's privacy loss distributions.
+
+The relation is always add-or-remove-one: neighbouring cohorts differ in all records of one
+patient. Epsilons are recomputed from events and never summed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from math import exp, inf, log, sqrt
+
+from scipy.optimize import brentq
+from scipy.special import log_ndtr, ndtr
+
+from skinml.errors import ConfigError, require_in_range, require_positive
+from skinml.privacy.events import (
+    Event,
+    GaussianEvent,
+    SampledGaussianEvent,
+    UnprotectedEvent,
+    merged,
+)
+
+# Grid of the privacy loss for figures that are stored or shown (notes of dp-accounting: an error
+# of at most the interval per composed distribution, always on the safe side).
+CERTIFICATE_GRID = 1e-4
+# Ten times coarser while searching: the answer is checked on the grid above before it is used.
+_SEARCH_GRID = 1e-3
+_TOLERANCE = 1e-3
+
+
+def epsilon(events: Iterable[Event], delta: float, *, grid: float = CERTIFICATE_GRID) -> float:
+    """Compute what all events together cost.
+
+    Gaussian releases without sampling are first joined into the one Gaussian that they equal
+    (Dong, Roth and Su 2019, Corollary 3.3), which is exact.
+
+    Args:
+        events: All releases about the same patients.
+        delta: Delta to read epsilon at, above 0 and below 1.
+        grid: Width of the privacy loss grid.
+
+    Returns:
+        Epsilon; 0 without events, infinity where one of them was unprotected.
+
+    Raises:
+        ConfigError: If delta is outside its range.
+
+    Guarantees:
+        An upper bound: the grid rounds the privacy loss upwards.
+
+    Source:
+        Koskela, Jalko and Honkela 2020, arXiv:1906.03049; Doroshenko et al. 2022,
+        arXiv:2207.04380 (the accountant's pessimistic discretisation).
+
+    Example:
+        >>> round(epsilon([GaussianEvent(5.0, 50)], 1e-5), 2)
+        6.57
+    """
+    require_in_range(1e-300, 1 - 1e-12, delta=delta)
+    distinct = merged(events)
+    if any(isinstance(event, UnprotectedEvent) for event in distinct):
+        return inf
+    gaussians = [event for event in distinct if isinstance(event, GaussianEvent)]
+    sampled = [event for event in distinct if isinstance(event, SampledGaussianEvent)]
+    if not gaussians and not sampled:
+        return 0.0
+    return _pld_epsilon(gaussians, sampled, delta, grid)
+
+
+def _pld_epsilon(
+    gaussians: list[GaussianEvent], sampled: list[SampledGaussianEvent], delta: float, grid: float
+) -> float:
+    # Imported here: dp-accounting takes a second to load, and most commands never need it.
+    from dp_accounting import dp_event, privacy_accountant
+    from dp_accounting.pld import pld_privacy_accountant
+
+    accountant = pld_privacy_accountant.PLDAccountant(
+        privacy_accountant.NeighboringRelation.ADD_OR_REMOVE_ONE,
+        value_discretization_interval=grid,
+    )
+    if gaussians:
+        accountant.compose(dp_event.GaussianDpEvent(1 / gaussian_mu(gaussians)))
+    for event in sampled:
+        one = dp_event.PoissonSampledDpEvent(
+            event.sampling_prob, dp_event.GaussianDpEvent(event.noise_multiplier)
+        )
+        accountant.compose(one, event.count)
+    return float(accountant.get_epsilon(delta))
+
+
+def gaussian_mu(events: Iterable[GaussianEvent]) -> float:
+    """Compute the mu of Gaussian differential privacy that Gaussian releases add up to.
+
+    Args:
+        events: Gaussian releases without sampling.
+
+    Returns:
+        The root of the sum of 1 / noise_multiplier squared over all releases.
+
+    Source:
+        Dong, Roth and Su 2019, arXiv:1905.02383, Corollary 3.3.
+    """
+    return sqrt(sum(event.count / event.noise_multiplier**2 for event in events))
+
+
+def gaussian_delta(mu: float, eps: float) -> float:
+    """Compute delta of a mechanism with Gaussian differential privacy mu, in closed form.
+
+    Args:
+        mu: Sensitivity over noise standard deviation, above zero.
+        eps: Epsilon, zero or above.
+
+    Returns:
+        The smallest delta.
+
+    Source:
+        Balle and Wang 2018, arXiv:1805.06530, Theorem 8.
+
+    Example:
+        >>> round(gaussian_delta(0.2681, 1.0), 7)
+        1e-05
+    """
+    # The second term in logarithms: e^eps overflows before its product with the tail does.
+    tail = exp(eps + float(log_ndtr(-eps / mu - mu / 2)))
+    return float(ndtr(-eps / mu + mu / 2)) - tail
+
+
+def gaussian_mu_for(eps: float, delta: float) -> float:
+    """Find the greatest mu whose delta at epsilon is within the target, in closed form.
+
+    Args:
+        eps: Target epsilon, above zero.
+        delta: Target delta, above 0 and below 1.
+
+    Returns:
+        Mu of Gaussian differential privacy.
+
+    Raises:
+        ConfigError: If epsilon or delta is outside its range.
+    """
+    require_positive(epsilon=eps)
+    require_in_range(1e-300, 1 - 1e-12, delta=delta)
+
+    def excess(log_mu: float) -> float:
+        return gaussian_delta(exp(log_mu), eps) - delta
+
+    # From 1e-6 (no loss to speak of) to 2 (eps + 10): delta is near 1 there for any epsilon.
+    return exp(float(brentq(excess, log(1e-6), log(2 * (eps + 10)), xtol=1e-12)))
+
+
+def calibrate_noise(
+    events_at: Callable[[float], Iterable[Event]], eps: float, delta: float, *, guess: float = 1.0
+) -> float:
+    """Find the least noise that keeps a schedule within a target.
+
+    Args:
+        events_at: The schedule's events for a noise scale; more noise at a greater scale.
+        eps: Target epsilon, above zero.
+        delta: Target delta.
+        guess: Where to begin: the nearer to the answer, the quicker.
+
+    Returns:
+        The scale, at most 0.1% above the least one.
+
+    Raises:
+        ConfigError: If no scale up to a million times the guess reaches the target.
+
+    Guarantees:
+        epsilon(events_at(scale), delta) is at most eps.
+    """
+    require_positive(epsilon=eps, guess=guess)
+
+    def within(scale: float, grid: float = _SEARCH_GRID) -> bool:
+        return epsilon(events_at(scale), delta, grid=grid) <= eps
+
+    low, high = _bracket(within, guess, eps, delta)
+    while high / low > 1 + _TOLERANCE:
+        middle = sqrt(low * high)
+        low, high = (low, middle) if within(middle) else (middle, high)
+    while not within(high, CERTIFICATE_GRID):
+        high *= 1 + _TOLERANCE / 10
+    return high
+
+
+def _bracket(
+    within: Callable[[float], bool], guess: float, eps: float, delta: float
+) -> tuple[float, float]:
+    """Gallop from the guess until one scale is too small and the other is not."""
+    step = 1 + _TOLERANCE
+    enough = within(guess)
+    low = high = guess
+    while True:
+        if enough:
+            low, high = low / step, low
+            if not within(low):
+                return low, high
+        else:
+            low, high = high, high * step
+            if within(high):
+                return low, high
+        step = min(step**2, 2.0)
+        if high > 1e6 * guess or low < 1e-6 * guess:
+            raise ConfigError(
+                rule="a budget that some amount of noise can just keep",
+                got=f"privacy.epsilon={eps:g} at delta={delta:g}",
+                do="Raise privacy.epsilon, or plan fewer releases.",
+            )

@@ -1,0 +1,101 @@
+"""Bounds on what one patient can change in a sum."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skinml.errors import require_positive
+from skinml.records import FloatArray
+
+
+def clip_factors(norms: FloatArray, bound: float) -> FloatArray:
+    """Compute by how much each contribution must shrink to fit the bound.
+
+    Args:
+        norms: (n,) L2 norm of each patient's whole contribution.
+        bound: Greatest norm allowed, above zero.
+
+    Returns:
+        (n,) factors from 0 to 1; 0 where the norm is NaN or infinite, 1 where it is zero.
+
+    Raises:
+        ConfigError: If bound is zero, negative or NaN.
+
+    Guarantees:
+        norms * factors is at most bound, up to rounding.
+
+    Source:
+        Abadi et al. 2016, arXiv:1607.00133, Algorithm 1.
+
+    Example:
+        >>> clip_factors(np.array([0.0, 1.0, 4.0, np.inf]), 2.0).tolist()
+        [1.0, 1.0, 0.5, 0.0]
+    """
+    require_positive(clip_norm=bound)
+    finite = np.isfinite(norms)
+    safe = np.where(finite & (norms > 0), norms, 1.0)
+    factors = np.where(norms > bound, bound / safe, 1.0)
+    return np.asarray(np.where(finite, factors, 0.0))
+
+
+def clip_rows(rows: FloatArray, bound: float) -> FloatArray:
+    """Clip each patient's vector to the bound.
+
+    Args:
+        rows: (n, d) one vector a patient.
+        bound: Greatest L2 norm allowed, above zero.
+
+    Returns:
+        (n, d) the clipped vectors; a row with a NaN or an infinity becomes zeros.
+
+    Raises:
+        ConfigError: If bound is zero, negative or NaN.
+
+    Guarantees:
+        Each row's norm is at most bound, up to rounding.
+    """
+    finite = np.isfinite(rows).all(axis=1)
+    clean = np.where(finite[:, None], rows, 0.0)
+    # In double precision: float32 squares overflow from 2e19 on.
+    norms = np.linalg.norm(clean.astype(np.float64), axis=1)
+    return np.asarray(clean * clip_factors(norms, bound)[:, None])
+
+
+def mean_by_patient(
+    rows: FloatArray, patients: NDArray[Any]
+) -> tuple[FloatArray, NDArray[np.intp]]:
+    """Average each patient's rows, so that further images buy no more weight.
+
+    Args:
+        rows: (n, d) one row an item.
+        patients: (n,) each item's patient.
+
+    Returns:
+        (p, d) one row a patient in the order of the sorted ids, and (n,) each item's position
+        among the patients.
+    """
+    _, position, counts = np.unique(patients, return_inverse=True, return_counts=True)
+    sums = np.zeros((len(counts), rows.shape[1]), dtype=rows.dtype)
+    np.add.at(sums, position, rows)
+    return sums / counts[:, None].astype(rows.dtype), position
+
+
+def modal_labels(
+    labels: NDArray[np.integer[Any]], position: NDArray[np.intp], malignant: NDArray[np.bool_]
+) -> NDArray[np.intp]:
+    """Find each patient's most frequent label; ties go to a malignant class, then the first.
+
+    Args:
+        labels: (n,) class of each item.
+        position: (n,) each item's position among the patients, all positions taken.
+        malignant: (classes,) whether a class is malignant.
+
+    Returns:
+        (p,) a class for each patient.
+    """
+    counts = np.zeros((int(position.max(initial=-1)) + 1, len(malignant)))
+    np.add.at(counts, (position, labels), 1.0)
+    return np.asarray(np.argmax(counts + 0.5 * malignant, axis=1))

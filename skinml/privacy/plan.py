@@ -1,0 +1,125 @@
+"""A run's releases, planned before the first one: names, sensitivities, noise, events.
+
+Everything here follows from the public config alone, so that neighbouring cohorts run the same
+schedule (pitfall: a size of private data inside the mechanism).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from math import sqrt
+
+from skinml.privacy.accounting import calibrate_noise, epsilon, gaussian_mu_for
+from skinml.privacy.events import Event, GaussianEvent, SampledGaussianEvent, UnprotectedEvent
+from skinml.privacy.settings import PrivacySettings
+
+
+@dataclass(frozen=True)
+class Release:
+    """One thing that leaves a clinic.
+
+    Attributes:
+        name: What it is, such as "gradient"; the key of the array in the message.
+        purpose: "training", "label counts" or "validation".
+        split: Which split of patients it reads.
+        sensitivity: Greatest L2 change by one patient, after clipping.
+        noise_multiplier: Noise standard deviation over sensitivity; 0 where nothing is promised.
+        sampling_prob: Chance of each patient to be in the secret Poisson sample; 1 takes all.
+        steps: Noisy steps inside this one release.
+    """
+
+    name: str
+    purpose: str
+    split: str
+    sensitivity: float
+    noise_multiplier: float
+    sampling_prob: float = 1.0
+    steps: int = 1
+
+    @property
+    def event(self) -> Event:
+        """What the accountant is told of it."""
+        if self.noise_multiplier == 0:
+            return UnprotectedEvent(self.steps)
+        if self.sampling_prob == 1:
+            return GaussianEvent(self.noise_multiplier, self.steps)
+        return SampledGaussianEvent(self.noise_multiplier, self.sampling_prob, self.steps)
+
+
+def gaussian_releases(
+    settings: PrivacySettings, shares: Sequence[tuple[Release, float]]
+) -> tuple[Release, ...]:
+    """Give each of some unsampled releases the noise of its share of the budget.
+
+    Args:
+        settings: Epsilon, delta and trust model.
+        shares: Each release (its noise multiplier is ignored) with its part of mu squared; the
+            parts add up to 1.
+
+    Returns:
+        The releases with noise multipliers; all zero under trust "none".
+
+    Guarantees:
+        Composed, they cost at most settings.epsilon at settings.delta.
+    """
+    if not settings.private:
+        return tuple(replace(release, noise_multiplier=0.0) for release, _ in shares)
+    mu = gaussian_mu_for(settings.epsilon, settings.delta)
+    scale = calibrate_noise(
+        lambda s: [GaussianEvent(s)], settings.epsilon, settings.delta, guess=(1 + 1e-9) / mu
+    )
+    return tuple(
+        replace(release, noise_multiplier=scale * sqrt(release.steps / share))
+        for release, share in shares
+    )
+
+
+def sampled_releases(settings: PrivacySettings, release: Release, rounds: int) -> Release:
+    """Give a release of sampled steps, repeated each round, the noise of the whole budget.
+
+    Args:
+        settings: Epsilon, delta and trust model.
+        release: The release of one round (its noise multiplier is ignored).
+        rounds: How often it is repeated.
+
+    Returns:
+        The release with its noise multiplier; zero under trust "none".
+
+    Guarantees:
+        All rounds composed cost at most settings.epsilon at settings.delta.
+    """
+    if not settings.private:
+        return replace(release, noise_multiplier=0.0)
+    scale = calibrate_noise(
+        lambda s: [replace(release, noise_multiplier=s, steps=rounds * release.steps).event],
+        settings.epsilon,
+        settings.delta,
+    )
+    return replace(release, noise_multiplier=scale)
+
+
+def epsilon_across_clinics(
+    releases: Iterable[Release], settings: PrivacySettings, max_clinics: int
+) -> float:
+    """Compute the run's epsilon for a patient whose data lie at several clinics.
+
+    In one sum the patient moves it by k times the clip (noise multiplier divided by k); under
+    local noise the k releases compose, which is k times as many events.
+
+    Args:
+        releases: The run's releases about one split.
+        settings: Trust model, delta.
+        max_clinics: The number k of clinics that hold the patient.
+
+    Returns:
+        Epsilon at settings.delta; infinity without a guarantee.
+    """
+    events = []
+    for release in releases:
+        if settings.trust == "local" or release.noise_multiplier == 0:
+            one = replace(release, steps=release.steps * max_clinics)
+        else:
+            one = replace(release, noise_multiplier=release.noise_multiplier / max_clinics)
+        events.append(one.event)
+    return epsilon(events, settings.delta)
