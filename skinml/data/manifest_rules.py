@@ -1,0 +1,159 @@
+"""The rules that a manifest keeps, checked together so that a clinic corrects it in one go."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+
+import pandas as pd
+import pandera.pandas as pa
+from pandera.errors import SchemaErrors
+
+from skinml.errors import DataError
+
+REQUIRED = ("image", "patient_id", "diagnosis")
+OPTIONAL = (
+    "lesion_id",
+    "clinic",
+    "malignant",
+    "age",
+    "sex",
+    "anatomical_site",
+    "skin_tone",
+    "skin_tone_scale",
+    "modality",
+    "confirmation",
+    "dataset",
+    "licence",
+)
+FIRST_ROW = 2
+"""Number of the first image's row as a spreadsheet shows it: the header is row 1."""
+
+SEXES = {"male": "male", "m": "male", "female": "female", "f": "female", "other": "other"}
+FLAGS = {
+    "1": True,
+    "1.0": True,
+    "true": True,
+    "malignant": True,
+    "0": False,
+    "0.0": False,
+    "false": False,
+    "benign": False,
+}
+_MOST_LINES = 20
+_MOST_YEARS = 120
+
+
+def check_manifest(name: str, text: pd.DataFrame, root: Path) -> None:
+    """Check every rule of a whole manifest.
+
+    Args:
+        name: The manifest's file name, for the message.
+        text: The manifest's known columns as stripped text, empty where a value is missing; the
+            index counts the rows from 0.
+        root: The folder that the column `image` is relative to.
+
+    Raises:
+        DataError: If a rule is broken. All problems are collected into one error, with a line a
+            problem in its details, 20 lines at most.
+    """
+    missing = [column for column in REQUIRED if column not in text.columns]
+    problems = [(1, f"column {column} is missing") for column in missing]
+    if text.empty and not missing:
+        problems.append((FIRST_ROW, "there is no image: the manifest is empty"))
+    if not text.empty:
+        problems += _schema_problems(text)
+        if "image" in text:
+            problems += _path_problems(text["image"], root)
+        if {"lesion_id", "patient_id"} <= set(text.columns):
+            problems += _lesion_problems(text)
+    if problems:
+        raise _collected(name, problems)
+
+
+def _collected(name: str, problems: list[tuple[int, str]]) -> DataError:
+    lines = [f"row {row}: {problem}" for row, problem in sorted(problems)]
+    details = lines[:_MOST_LINES]
+    if len(lines) > _MOST_LINES:
+        details.append(f"and {len(lines) - _MOST_LINES} more")
+    count = "1 problem" if len(lines) == 1 else f"{len(lines)} problems, the first in"
+    return DataError(
+        rule="a manifest that keeps all rules",
+        got=f"{count} {lines[0]}",
+        do=f"Correct {name}.",
+        details=details,
+    )
+
+
+def _schema_problems(text: pd.DataFrame) -> list[tuple[int, str]]:
+    present = [column for column in text.columns if column in _RULES]
+    try:
+        pa.DataFrameSchema({column: _RULES[column] for column in present}).validate(text, lazy=True)
+    except SchemaErrors as error:
+        cases = error.failure_cases[["index", "column", "check"]].drop_duplicates()
+        return [
+            (int(index) + FIRST_ROW, _wording(str(column), str(check)))
+            for index, column, check in cases.itertuples(index=False)
+        ]
+    return []
+
+
+def _wording(column: str, check: str) -> str:
+    return f"{column} stands in two rows" if "unique" in check else f"{column} must {check}"
+
+
+def _is_years(cells: pd.Series[str]) -> pd.Series[bool]:
+    return (cells == "") | pd.to_numeric(cells, errors="coerce").between(0, _MOST_YEARS)
+
+
+def _is_word(words: Mapping[str, object]) -> pa.Check:
+    rule = f"be one of {', '.join(sorted(words))}, or empty"
+    return pa.Check(lambda cells: (cells == "") | cells.str.casefold().isin(words), error=rule)
+
+
+_FILLED = pa.Check(lambda cells: cells != "", error="not be empty")
+_RULES = {
+    "image": pa.Column(str, _FILLED, unique=True),
+    "patient_id": pa.Column(str, _FILLED),
+    "diagnosis": pa.Column(str, _FILLED),
+    "age": pa.Column(
+        str, pa.Check(_is_years, error=f"be a number of years from 0 to {_MOST_YEARS}, or empty")
+    ),
+    "sex": pa.Column(str, _is_word(SEXES)),
+    "malignant": pa.Column(str, _is_word(FLAGS)),
+}
+
+
+def _path_problems(images: pd.Series[str], root: Path) -> list[tuple[int, str]]:
+    problems = []
+    real_root = os.path.realpath(root)
+    for row, image in enumerate(images, start=FIRST_ROW):
+        problem = _path_problem(image, real_root) if image else None
+        if problem is not None:
+            problems.append((row, problem))
+    return problems
+
+
+def _path_problem(image: str, real_root: str) -> str | None:
+    if not image.isprintable():
+        return "image must not hold control characters"
+    if os.path.isabs(image) or ".." in Path(image).parts:
+        return "image must be a path below the data folder"
+    try:
+        real = os.path.realpath(os.path.join(real_root, image))
+        if os.path.commonpath([real_root, real]) != real_root:
+            return "image must not leave the data folder by a link"
+        if not stat.S_ISREG(os.stat(real).st_mode):
+            return "image must be a file"
+    except OSError:
+        return "image names a file that is not there"
+    return None
+
+
+def _lesion_problems(text: pd.DataFrame) -> list[tuple[int, str]]:
+    known = text[(text["lesion_id"] != "") & (text["patient_id"] != "")]
+    first = known.groupby("lesion_id")["patient_id"].transform("first")
+    rows = known.index[known["patient_id"] != first]
+    return [(int(row) + FIRST_ROW, "lesion_id belongs to another patient above") for row in rows]
