@@ -1,0 +1,249 @@
+"""Figures that the report works out from a record: stamps, alarms in 100 images, missing clinics."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import exp
+from typing import Any
+
+from skinml.records import Estimate, GroupResult, RunRecord
+
+# Below this many malignant, or not malignant, items a group shows its interval and no finding:
+# percentile intervals lose their coverage there (Brown, Cai and DasGupta 2001).
+DEFAULT_MIN_EVENTS = 15
+
+# The attribute of the first page, in this order of preference.
+HEADLINE_ATTRIBUTES = ("skin_tone", "sex", "age_band", "clinic")
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """A warning that the report carries at its top.
+
+    Attributes:
+        title: The stamp itself, in capitals.
+        text: What it means, a sentence for a reader without background.
+    """
+
+    title: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Alarms:
+    """A group's alarms in 100 images, the way the first page tells them.
+
+    Attributes:
+        attribute: What the group is of; "overall" for everybody.
+        group: The group's name.
+        num_patients: Its patients.
+        num_positives: Its malignant items.
+        num_negatives: Its items that are not malignant.
+        found: Alarms among 100 malignant items.
+        missed: Malignant items without an alarm, among 100.
+        false_alarms: Alarms among 100 items that are not malignant.
+        few: Whether malignant or other items are too few for a finding.
+    """
+
+    attribute: str
+    group: str
+    num_patients: int
+    num_positives: int
+    num_negatives: int
+    found: Estimate
+    missed: Estimate
+    false_alarms: Estimate
+    few: bool
+
+
+@dataclass(frozen=True)
+class Derived:
+    """What the page shows beyond the record's own fields.
+
+    Attributes:
+        stamps: The warnings at the top.
+        min_events: How many malignant, and other, items a group needs for a finding.
+        level_percent: The nominal coverage of the intervals, in percent.
+        headline: The attribute that the first page goes into; empty where none was recorded.
+        alarms: Alarms in 100 images: everybody first, then the headline attribute's groups.
+        wall_min: Minutes that the run took.
+        num_rounds: Rounds of the run.
+        num_clinics: Clinics that were asked at least once.
+        num_incomplete_rounds: Rounds in which a clinic was missing.
+        rounds_taken_part: For each clinic, the rounds that its contribution is in.
+        rounds_missed: For each clinic, the rounds that it was asked for and is not in.
+        guess_limit_percent: How often, in percent, the best guess whether a patient took part can
+            be right when both are equally likely; None without a guarantee.
+        coin_percent: The same for a guess without any knowledge.
+        delta_one_in: The delta as one in so many; None where delta is 0.
+    """
+
+    stamps: tuple[Stamp, ...]
+    min_events: int
+    level_percent: float
+    headline: str
+    alarms: tuple[Alarms, ...]
+    wall_min: float
+    num_rounds: int
+    num_clinics: int
+    num_incomplete_rounds: int
+    rounds_taken_part: Mapping[str, int]
+    rounds_missed: Mapping[str, int]
+    guess_limit_percent: float | None
+    coin_percent: float
+    delta_one_in: float | None
+
+
+def derive(record: RunRecord) -> Derived:
+    """Work out what the report shows beyond the record's own fields.
+
+    Args:
+        record: What the run may show.
+
+    Returns:
+        The derived figures, a function of the record alone.
+    """
+    floor = min_events(record.config)
+    headline = _headline(record)
+    chosen = [group for group in record.groups if group.attribute == headline]
+    taken = Counter(name for each in record.participation for name in each.took_part)
+    missed = Counter(name for each in record.participation for name in each.missing)
+    asked = sorted({name for each in record.participation for name in each.expected})
+    delta = record.guarantee.delta
+    return Derived(
+        stamps=stamps(record),
+        min_events=floor,
+        level_percent=100 * _level(record),
+        headline=headline,
+        alarms=tuple(_alarms(group, floor) for group in (record.overall, *chosen)),
+        wall_min=record.wall_s / 60,
+        num_rounds=len(record.participation),
+        num_clinics=len(asked),
+        num_incomplete_rounds=sum(bool(each.missing) for each in record.participation),
+        rounds_taken_part={name: taken[name] for name in asked},
+        rounds_missed={name: missed[name] for name in asked},
+        guess_limit_percent=_guess_limit(record.guarantee.epsilon, delta),
+        coin_percent=50.0,
+        delta_one_in=1 / delta if delta > 0 else None,
+    )
+
+
+def min_events(config: Mapping[str, Any]) -> int:
+    """Look up how many events a group needs for a finding.
+
+    Args:
+        config: The run's config as plain values.
+
+    Returns:
+        `fairness.min_events` of the config, or 15 where the config has none.
+    """
+    fairness = config.get("fairness")
+    value = fairness.get("min_events") if isinstance(fairness, Mapping) else None
+    return value if isinstance(value, int) and value >= 0 else DEFAULT_MIN_EVENTS
+
+
+def is_few(group: GroupResult, floor: int) -> bool:
+    """Tell whether a group has too few events for a finding.
+
+    Args:
+        group: The group.
+        floor: The least number of malignant items, and of others, that a finding needs.
+
+    Returns:
+        Whether either number is below the floor.
+    """
+    return min(group.num_positives, group.num_negatives) < floor
+
+
+def stamps(record: RunRecord) -> tuple[Stamp, ...]:
+    """Choose the warnings that a reader must see first.
+
+    Args:
+        record: What the run may show.
+
+    Returns:
+        NOT PRIVATE, SIMULATED, INCOMPLETE and EXACT METRICS as they apply, in this order.
+    """
+    found = []
+    if not record.guarantee.private:
+        text = "Nothing limits what this model tells about the patients it was trained on."
+        found.append(Stamp("NOT PRIVATE", f"{text} Use it for comparison only."))
+    if record.guarantee.simulated:
+        text = "One machine held the images of all clinics and only played the parts of several."
+        found.append(Stamp("SIMULATED", f"{text} Nothing here was measured across real sites."))
+    if not record.complete:
+        names = sorted({name for each in record.participation for name in each.missing})
+        who = f" Missing at least once: {', '.join(names)}." if names else ""
+        found.append(Stamp("INCOMPLETE", f"Clinics were missing from the training.{who}"))
+    if record.evaluation_source == "exact":
+        text = "The test figures were counted exactly, without privacy noise."
+        found.append(Stamp("EXACT METRICS", f"{text} They are not covered by epsilon."))
+    return tuple(found)
+
+
+def _headline(record: RunRecord) -> str:
+    present = {group.attribute for group in record.groups}
+    known = [name for name in HEADLINE_ATTRIBUTES if name in present]
+    return known[0] if known else ""
+
+
+def _level(record: RunRecord) -> float:
+    every = record.overall.estimates.values()
+    levels = [estimate.level for estimate in every if estimate.low is not None]
+    return levels[0] if levels else 0.95
+
+
+def _alarms(group: GroupResult, floor: int) -> Alarms:
+    missing = Estimate(value=None, reason="not measured")
+    sensitivity = group.estimates.get("sensitivity", missing)
+    specificity = group.estimates.get("specificity", missing)
+    return Alarms(
+        attribute=group.attribute,
+        group=group.group,
+        num_patients=group.num_patients,
+        num_positives=group.num_positives,
+        num_negatives=group.num_negatives,
+        found=_in_100(sensitivity),
+        missed=_in_100(_complement(sensitivity)),
+        false_alarms=_in_100(_complement(specificity)),
+        few=is_few(group, floor),
+    )
+
+
+def _complement(estimate: Estimate) -> Estimate:
+    def turned(value: float | None) -> float | None:
+        return None if value is None else 1 - value
+
+    return Estimate(
+        value=turned(estimate.value),
+        low=turned(estimate.high),
+        high=turned(estimate.low),
+        level=estimate.level,
+        method=estimate.method,
+        reason=estimate.reason,
+    )
+
+
+def _in_100(estimate: Estimate) -> Estimate:
+    def scaled(value: float | None) -> float | None:
+        return None if value is None else 100 * value
+
+    return Estimate(
+        value=scaled(estimate.value),
+        low=scaled(estimate.low),
+        high=scaled(estimate.high),
+        level=estimate.level,
+        method=estimate.method,
+        reason=estimate.reason,
+    )
+
+
+def _guess_limit(epsilon: float | None, delta: float) -> float | None:
+    # Kairouz, Oh and Viswanath 2015, Theorem 2.1: false alarms and misses of any test obey
+    # fa + e^epsilon miss >= 1 - delta both ways, so equal priors are right at most this often.
+    if epsilon is None:
+        return None
+    odds = exp(-epsilon)
+    return 100 * min(1.0, (1 + delta * odds) / (1 + odds))

@@ -1,0 +1,97 @@
+"""How the report writes numbers: counts, figures with their interval, epsilon, delta."""
+
+from __future__ import annotations
+
+from decimal import ROUND_CEILING, Decimal
+from math import isfinite
+
+from skinml.records import Estimate
+
+UNDEFINED = "undefined"
+
+
+def count(number: int) -> str:
+    """Write a count.
+
+    Args:
+        number: The count.
+
+    Returns:
+        The digits in groups of three.
+
+    >>> count(13984)
+    '13,984'
+    """
+    return f"{number:,}"
+
+
+def figure(value: float | None, decimals: int) -> str:
+    """Write a number, or the word for none.
+
+    Args:
+        value: The number; None where it is undefined.
+        decimals: Digits after the point.
+
+    Returns:
+        The rounded number or "undefined".
+
+    >>> figure(0.9046, 3), figure(None, 3)
+    ('0.905', 'undefined')
+    """
+    return UNDEFINED if value is None else f"{value:,.{decimals}f}"
+
+
+def interval(estimate: Estimate, decimals: int) -> str:
+    """Write an estimate's interval, or why there is none.
+
+    Args:
+        estimate: The estimate.
+        decimals: Digits after the point.
+
+    Returns:
+        "LOW to HIGH", a one-sided form, or the estimate's reason; empty where nothing is known.
+
+    >>> interval(Estimate(0.9, 0.8812, 0.92), 2)
+    '0.88 to 0.92'
+    """
+    if estimate.low is not None and estimate.high is not None:
+        return f"{estimate.low:,.{decimals}f} to {estimate.high:,.{decimals}f}"
+    if estimate.low is not None:
+        return f"at least {estimate.low:,.{decimals}f}"
+    if estimate.high is not None:
+        return f"at most {estimate.high:,.{decimals}f}"
+    return estimate.reason or ("" if estimate.value is None else "no interval")
+
+
+def epsilon(value: float | None) -> str:
+    """Write an epsilon, never smaller than it is.
+
+    Args:
+        value: The epsilon; None or infinite without a guarantee.
+
+    Returns:
+        Two decimals, rounded up; "no guarantee" where there is none.
+
+    >>> epsilon(2.9913), epsilon(None)
+    ('3.00', 'no guarantee')
+    """
+    if value is None or not isfinite(value):
+        return "no guarantee"
+    # An epsilon of 3 computed as 3.0000000000004 shall still read 3.00.
+    exact = Decimal(repr(round(value, 9)))
+    return str(exact.quantize(Decimal("0.01"), rounding=ROUND_CEILING))
+
+
+def delta(value: float) -> str:
+    """Write a delta.
+
+    Args:
+        value: The delta, from 0 to 1.
+
+    Returns:
+        Scientific notation with as few digits as it takes.
+
+    >>> delta(1e-5), delta(2.5e-6)
+    ('1e-05', '2.5e-06')
+    """
+    return f"{value:.2g}"

@@ -1,0 +1,335 @@
+"""What the template shows: tables of ready-made words, in the order of the page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+from skinml.records import SPLITS, UNKNOWN_GROUP, Estimate, GroupResult, RunRecord
+from skinml.reports.derived import Alarms, Derived, is_few
+from skinml.reports.numbers import count, epsilon, figure, interval
+from skinml.reports.wording import CALIBRATION, DISCRIMINATION, attribute_title, metric_words
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of a table.
+
+    Attributes:
+        text: What it says.
+        detail: A second, smaller line; empty for none.
+    """
+
+    text: str
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table.
+
+    Attributes:
+        head: What the line is about.
+        cells: The other columns.
+        note: A second, smaller line under the head; empty for none.
+    """
+
+    head: str
+    cells: tuple[Cell, ...]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of the page.
+
+    Attributes:
+        caption: What the table shows.
+        columns: The titles, that of the first column included.
+        rows: The lines.
+    """
+
+    caption: str
+    columns: tuple[str, ...]
+    rows: tuple[Row, ...]
+
+
+def group_results(record: RunRecord) -> tuple[tuple[str, tuple[GroupResult, ...]], ...]:
+    """Put the groups of each attribute together, the attributes in the record's order.
+
+    Args:
+        record: What the run may show.
+
+    Returns:
+        Pairs of an attribute and its groups.
+    """
+    order = {name: place for place, name in enumerate(g.attribute for g in record.groups[::-1])}
+    ranked = sorted(record.groups, key=lambda group: -order[group.attribute])
+    return tuple(
+        (name, tuple(groups)) for name, groups in groupby(ranked, key=lambda group: group.attribute)
+    )
+
+
+def alarm_table(derived: Derived) -> Table:
+    """Make the first page's table: alarms in 100 images.
+
+    Args:
+        derived: The derived figures.
+
+    Returns:
+        A table with a line for everybody and one for each group of the headline attribute.
+    """
+    title = attribute_title(derived.headline) if derived.headline else "Group"
+    return Table(
+        caption=f"Alarms in 100 images, with the {derived.level_percent:.0f}% interval",
+        columns=(title, "Of 100 malignant, found", "Of 100 others, false alarms"),
+        rows=tuple(_alarm_row(alarms) for alarms in derived.alarms),
+    )
+
+
+def figure_tables(attribute: str, groups: Sequence[GroupResult], derived: Derived) -> list[Table]:
+    """Make an attribute's tables of figures: performance, calibration, and whatever else there is.
+
+    Args:
+        attribute: The attribute's name; "overall" for everybody.
+        groups: Its groups.
+        derived: The derived figures, for the number of events that a finding needs.
+
+    Returns:
+        The tables that have at least one figure.
+    """
+    title = attribute_title(attribute)
+    present = _names(group.estimates for group in groups)
+    rest = [name for name in present if name not in (*DISCRIMINATION, *CALIBRATION)]
+    parts = (("Performance", DISCRIMINATION), ("Calibration", CALIBRATION), ("Other figures", rest))
+    found = []
+    for words, wanted in parts:
+        names = [name for name in wanted if name in present]
+        if names:
+            rows = tuple(_group_row(group, names, derived.min_events) for group in groups)
+            columns = (title, *(metric_words(name).title for name in names))
+            found.append(Table(f"{words}: {title.lower()}", columns, rows))
+    return found
+
+
+def yardstick_table(record: RunRecord) -> Table:
+    """Make the table that holds the model against other ways to a model.
+
+    Args:
+        record: What the run may show.
+
+    Returns:
+        A table whose first line is the run's own model.
+    """
+    present = _names(each.estimates for each in record.yardsticks)
+    names = [name for name in present if name in record.overall.estimates]
+    kind = {True: "with a privacy guarantee", False: "without privacy"}
+    own = Row(
+        "This run's model", _cells(record.overall.estimates, names), kind[record.guarantee.private]
+    )
+    others = (
+        Row(each.name, _cells(each.estimates, names), kind[each.private])
+        for each in record.yardsticks
+    )
+    columns = ("Model", *(metric_words(name).title for name in names))
+    return Table("The model beside other models, on the same test images", columns, (own, *others))
+
+
+def flow_table(record: RunRecord) -> Table:
+    """Make the table of the cohort's flow.
+
+    Args:
+        record: What the run may show.
+
+    Returns:
+        A table with a line for each stage.
+    """
+    rows = tuple(
+        Row(stage.name, (Cell(count(stage.num_images)), Cell(count(stage.num_patients))), stage.note)
+        for stage in record.cohort_flow
+    )
+    return Table("From files to test images", ("Stage", "Images", "Patients"), rows)
+
+
+def cohort_tables(record: RunRecord) -> list[Table]:
+    """Make Table 1, a table for each attribute.
+
+    Args:
+        record: What the run may show.
+
+    Returns:
+        Tables of patients by split, with the malignant images as the second line.
+    """
+    tables = []
+    for attribute, cells in groupby(record.cohort_table, key=lambda cell: cell.attribute):
+        lines = tuple(cells)
+        present = {name for cell in lines for name in cell.num_patients}
+        splits = [name for name in SPLITS if name in present]
+        splits += sorted(present.difference(SPLITS))
+        rows = tuple(
+            Row(
+                _group_name(cell.group),
+                tuple(
+                    Cell(
+                        count(cell.num_patients.get(split, 0)),
+                        f"{count(cell.num_positives.get(split, 0))} malignant images",
+                    )
+                    for split in splits
+                ),
+            )
+            for cell in lines
+        )
+        title = attribute_title(attribute)
+        columns = (title, *(split.capitalize() for split in splits))
+        tables.append(Table(f"Patients by {title.lower()} and split", columns, rows))
+    return tables
+
+
+def clinic_table(record: RunRecord, derived: Derived) -> Table:
+    """Make the table of what each clinic spent and in how many rounds it took part.
+
+    Args:
+        record: What the run may show.
+        derived: The derived figures.
+
+    Returns:
+        A table with a line for each clinic.
+    """
+    spends = record.guarantee.clinics
+    rows = []
+    for name in sorted({*spends, *derived.rounds_taken_part}):
+        spend = spends.get(name)
+        rows.append(
+            Row(
+                name,
+                (
+                    Cell(epsilon(spend.epsilon) if spend else "not recorded"),
+                    Cell(epsilon(spend.total_epsilon) if spend else "not recorded"),
+                    Cell(count(spend.num_events) if spend else "not recorded"),
+                    Cell(count(derived.rounds_taken_part.get(name, 0))),
+                    Cell(count(derived.rounds_missed.get(name, 0))),
+                ),
+            )
+        )
+    columns = (
+        "Clinic",
+        "Epsilon of this run",
+        "Epsilon in total",
+        "Releases in its ledger",
+        "Rounds taken part",
+        "Rounds missed",
+    )
+    return Table("Each clinic's ledger and participation", columns, tuple(rows))
+
+
+def participation_table(record: RunRecord, *, missing_only: bool) -> Table:
+    """Make the table of rounds.
+
+    Args:
+        record: What the run may show.
+        missing_only: Whether to leave out the rounds in which everybody took part.
+
+    Returns:
+        A table with a line for each round.
+    """
+    rows = tuple(
+        Row(
+            f"Round {each.round}",
+            (
+                Cell(f"{count(len(each.took_part))} of {count(len(each.expected))}"),
+                Cell("; ".join(f"{who}: {why}" for who, why in each.missing.items()) or "nobody"),
+            ),
+        )
+        for each in record.participation
+        if each.missing or not missing_only
+    )
+    caption = "Rounds with missing clinics" if missing_only else "All rounds"
+    return Table(caption, ("Round", "Took part", "Missing"), rows)
+
+
+def history_table(record: RunRecord) -> Table:
+    """Make the table of the training's course.
+
+    Args:
+        record: What the run may show.
+
+    Returns:
+        A table with a line for each round and a column for each figure of the optimiser.
+    """
+    names = [name for name in _names(record.history) if name != "round"]
+    rows = tuple(
+        Row(
+            f"Round {line.get('round', place):.0f}",
+            tuple(Cell(_significant(line.get(name))) for name in names),
+        )
+        for place, line in enumerate(record.history, start=1)
+    )
+    titles = (name.replace("_", " ").capitalize() for name in names)
+    return Table("Figures of the optimiser by round", ("Round", *titles), rows)
+
+
+def settings_table(caption: str, values: Mapping[str, Any]) -> Table:
+    """Make a table of names and values, nested mappings flattened.
+
+    Args:
+        caption: What the table shows.
+        values: Plain values by name.
+
+    Returns:
+        A table with a line for each value.
+    """
+    rows = tuple(Row(name, (Cell(text),)) for name, text in _flatten(values))
+    return Table(caption, ("Name", "Value"), rows)
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flatten(value, f"{prefix}{name}.")
+        elif isinstance(value, list | tuple):
+            yield f"{prefix}{name}", ", ".join(str(entry) for entry in value) or "none"
+        else:
+            yield f"{prefix}{name}", "none" if value is None else str(value)
+
+
+def _names(mappings: Iterable[Mapping[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(name for mapping in mappings for name in mapping))
+
+
+def _group_name(group: str) -> str:
+    return "not known" if group == UNKNOWN_GROUP else group
+
+
+def _cells(estimates: Mapping[str, Estimate], names: Sequence[str]) -> tuple[Cell, ...]:
+    missing = Estimate(value=None, reason="not measured")
+    return tuple(_cell(estimates.get(name, missing), metric_words(name).decimals) for name in names)
+
+
+def _cell(estimate: Estimate, decimals: int) -> Cell:
+    return Cell(figure(estimate.value, decimals), interval(estimate, decimals))
+
+
+def _group_row(group: GroupResult, names: Sequence[str], floor: int) -> Row:
+    counts = f"{count(group.num_patients)} patients, {count(group.num_images)} images: "
+    counts += f"{count(group.num_positives)} malignant, {count(group.num_negatives)} other"
+    few = ". Too few for a finding" if is_few(group, floor) else ""
+    name = "All test images" if group.attribute == "overall" else _group_name(group.group)
+    return Row(name, _cells(group.estimates, names), f"{counts}{few}")
+
+
+def _alarm_row(alarms: Alarms) -> Row:
+    everybody = alarms.attribute == "overall"
+    note = f"{count(alarms.num_patients)} patients, {count(alarms.num_positives)} malignant images"
+    if alarms.few and not everybody:
+        note += ". Too few to tell"
+    return Row(
+        "Everybody" if everybody else _group_name(alarms.group),
+        (_cell(alarms.found, 0), _cell(alarms.false_alarms, 0)),
+        note,
+    )
+
+
+def _significant(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.4g}"

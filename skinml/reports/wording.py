@@ -1,0 +1,170 @@
+"""The report's words: names of figures and attributes, and what trust and epsilon mean."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class MetricWords:
+    """How the report speaks of one figure.
+
+    Attributes:
+        title: Its name in tables.
+        meaning: What it says, for a reader without statistics.
+        decimals: Digits after the point.
+    """
+
+    title: str
+    meaning: str
+    decimals: int
+
+
+METRICS = {
+    "auroc": MetricWords(
+        "AUROC",
+        "how often the model gives the higher score to the malignant one, when one malignant and "
+        "one other image are drawn by chance: 1 is always, 0.5 is no better than a coin",
+        3,
+    ),
+    "malignancy_auroc": MetricWords(
+        "AUROC, malignant or not",
+        "the AUROC when all malignant diagnoses are taken together",
+        3,
+    ),
+    "balanced_accuracy": MetricWords(
+        "Balanced accuracy",
+        "the share of right decisions within each class, averaged over the classes",
+        3,
+    ),
+    "sensitivity": MetricWords(
+        "Sensitivity",
+        "the share of malignant images that raise an alarm",
+        2,
+    ),
+    "specificity": MetricWords(
+        "Specificity",
+        "the share of images that are not malignant and raise no alarm",
+        2,
+    ),
+    "calibration_intercept": MetricWords(
+        "Calibration intercept",
+        "0 when the risks are right on average; above 0 the model says too little, below 0 too much",
+        2,
+    ),
+    "calibration_slope": MetricWords(
+        "Calibration slope",
+        "1 when the risks spread as they should; below 1 they are too extreme, above 1 too timid",
+        2,
+    ),
+    "brier": MetricWords(
+        "Brier score",
+        "the mean squared distance between risk and outcome: smaller is better, and it depends on "
+        "how common malignancy is in the group",
+        3,
+    ),
+    "ece": MetricWords(
+        "Calibration error (debiased ECE)",
+        "the mean distance between stated risk and observed share, with the part that chance "
+        "alone produces taken off",
+        3,
+    ),
+}
+
+# The columns of the three tables of figures, in this order.
+DISCRIMINATION = ("auroc", "malignancy_auroc", "sensitivity", "specificity", "balanced_accuracy")
+CALIBRATION = ("calibration_intercept", "calibration_slope", "brier", "ece")
+FOREST = ("auroc", "sensitivity", "specificity")
+
+ATTRIBUTES = {
+    "overall": "Everybody",
+    "skin_tone": "Skin tone",
+    "fitzpatrick": "Fitzpatrick skin type",
+    "monk": "Monk skin tone",
+    "ita_bin": "Image tone (ITA)",
+    "sex": "Sex",
+    "age_band": "Age band",
+    "anatomical_site": "Place on the body",
+    "site": "Place on the body",
+    "clinic": "Clinic",
+    "label": "Diagnosis",
+    "diagnosis": "Diagnosis",
+    "modality": "Kind of image",
+}
+
+# By trust model: who adds noise, and who must be trusted.
+TRUST = {
+    "none": (
+        "Nobody adds noise.",
+        "Everybody who sees an update or the model must be trusted.",
+    ),
+    "central": (
+        "The coordinator adds noise to the sum of the clinics' updates.",
+        "The coordinator must be trusted: it sees every clinic's update before the noise.",
+    ),
+    "distributed": (
+        "Each clinic adds a share of the noise, and the updates are only ever seen as a sum.",
+        "No single party must be trusted with an update, as long as the coordinator follows the "
+        "protocol and not too many clinics work together against a patient.",
+    ),
+    "local": (
+        "Each clinic adds all of the noise itself before anything leaves it.",
+        "Nobody outside the patient's own clinic must be trusted.",
+    ),
+}
+
+UNITS = {
+    "patient": "all images of one patient, at all of the patient's clinics together",
+    "patient_within_clinic": "all images of one patient at one clinic",
+}
+
+
+def attribute_title(attribute: str) -> str:
+    """Name an attribute for a reader.
+
+    Args:
+        attribute: The attribute's name in the record.
+
+    Returns:
+        Its title; the name itself with spaces where no title is known.
+
+    >>> attribute_title("skin_tone"), attribute_title("camera_model")
+    ('Skin tone', 'Camera model')
+    """
+    return ATTRIBUTES.get(attribute, attribute.replace("_", " ").strip().capitalize())
+
+
+def metric_words(name: str) -> MetricWords:
+    """Look up how to speak of a figure.
+
+    Args:
+        name: The figure's name in the record.
+
+    Returns:
+        Its words; three decimals and no meaning where the figure is not known.
+    """
+    return METRICS.get(name, MetricWords(name.replace("_", " ").capitalize(), "", 3))
+
+
+def trust_words(trust: str) -> tuple[str, str]:
+    """Say who adds noise and who must be trusted.
+
+    Args:
+        trust: The trust model's name.
+
+    Returns:
+        Two sentences.
+    """
+    return TRUST.get(trust, (f"Trust model: {trust}.", "See the documentation of this model."))
+
+
+def unit_words(unit: str) -> str:
+    """Say whose data the guarantee protects as a whole.
+
+    Args:
+        unit: The privacy unit's name.
+
+    Returns:
+        The unit in words.
+    """
+    return UNITS.get(unit, unit.replace("_", " "))
