@@ -1,0 +1,171 @@
+"""A cell: the items of one group, as the statistics want to see them. Per patient: never log."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from skinml.errors import DataError
+from skinml.fairness.resampling import number_patients
+from skinml.records import UNKNOWN_GROUP, BoolArray, FloatArray, IntArray, Predictions
+
+OVERALL = "overall"
+# Rounding of single precision softmax outputs, with room.
+_SUM_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The items of one group of one set of predictions.
+
+    Attributes:
+        attribute: What the groups are of; "overall" for everybody.
+        group: The group's name.
+        rows: (n,) the items' positions in the predictions.
+        patients: (n,) each item's patient, numbered over all predictions.
+        labels: (n,) index of the true class.
+        decisions: (n,) index of the class decided for.
+        probabilities: (n, classes).
+        scores: (n,) malignancy scores.
+        malignant: (n,) the truth.
+        alarms: (n,) whether the item is called malignant.
+        names: The classes' names.
+        malignant_classes: For each class, whether it counts as malignant.
+    """
+
+    attribute: str
+    group: str
+    rows: IntArray
+    patients: IntArray
+    labels: IntArray
+    decisions: IntArray
+    probabilities: FloatArray
+    scores: FloatArray
+    malignant: BoolArray
+    alarms: BoolArray
+    names: tuple[str, ...]
+    malignant_classes: tuple[bool, ...]
+
+
+def check_predictions(predictions: Predictions) -> None:
+    """Refuse predictions that no honest figure can be made of.
+
+    Args:
+        predictions: What a model said.
+
+    Raises:
+        DataError: If there is no item, a probability is not a number from 0 to 1, a row does not
+            sum to 1, or a label or decision is not one of the classes.
+    """
+    num_classes = len(predictions.classes.names)
+    shape = predictions.probabilities.shape
+    if len(predictions) == 0:
+        raise DataError(
+            rule="at least one prediction", got="num_items=0", do="Check the split and its filter."
+        )
+    if shape != (len(predictions), num_classes):
+        raise DataError(
+            rule=f"probabilities of shape ({len(predictions)}, {num_classes})",
+            got=f"shape={shape}",
+            do="Give each item one probability a class.",
+        )
+    # NaN fails both comparisons.
+    good = (predictions.probabilities >= 0) & (predictions.probabilities <= 1)
+    _refuse_rows(np.asarray(~good.all(axis=1)), "probabilities from 0 to 1, without NaN")
+    off = np.abs(predictions.probabilities.sum(axis=1) - 1) > _SUM_TOLERANCE
+    _refuse_rows(np.asarray(off), "probabilities that sum to 1 in each row")
+    for name, values in (("labels", predictions.labels), ("decisions", predictions.decisions)):
+        bad = np.asarray((values < 0) | (values >= num_classes))
+        _refuse_rows(bad, f"{name} from 0 to {num_classes - 1}")
+
+
+def _refuse_rows(bad: BoolArray, rule: str) -> None:
+    if bad.any():
+        raise DataError(
+            rule=rule,
+            got=f"num_bad_rows={int(bad.sum())}, first_bad_row={int(np.argmax(bad))}",
+            do="Correct these rows of the predictions; counting begins at 0.",
+        )
+
+
+def overall_cell(predictions: Predictions, *, threshold: float | None) -> tuple[Cell, int]:
+    """View everybody as one cell.
+
+    Args:
+        predictions: What a model said, already checked.
+        threshold: The malignancy score from which an item is called malignant; None leaves it to
+            the decided class.
+
+    Returns:
+        The cell, and the number of patients.
+    """
+    patients, num_patients = number_patients(predictions.patients)
+    scores = np.clip(predictions.malignancy_scores.astype(float), 0, 1)
+    if threshold is None:
+        alarms = np.asarray(predictions.classes.malignant, dtype=bool)[predictions.decisions]
+    else:
+        alarms = scores >= threshold
+    cell = Cell(
+        attribute=OVERALL,
+        group=OVERALL,
+        rows=np.arange(len(predictions)),
+        patients=patients,
+        labels=predictions.labels,
+        decisions=predictions.decisions,
+        probabilities=predictions.probabilities.astype(float),
+        scores=scores,
+        malignant=predictions.malignant,
+        alarms=alarms,
+        names=predictions.classes.names,
+        malignant_classes=predictions.classes.malignant,
+    )
+    return cell, num_patients
+
+
+def part_of(cell: Cell, attribute: str, group: str, rows: IntArray) -> Cell:
+    """View some items of a cell as a cell of their own.
+
+    Args:
+        cell: Everybody.
+        attribute: What the group is of.
+        group: The group's name.
+        rows: Positions of the group's items.
+
+    Returns:
+        The group's cell; its patients keep their numbers.
+    """
+    return Cell(
+        attribute=attribute,
+        group=group,
+        rows=rows,
+        patients=cell.patients[rows],
+        labels=cell.labels[rows],
+        decisions=cell.decisions[rows],
+        probabilities=cell.probabilities[rows],
+        scores=cell.scores[rows],
+        malignant=cell.malignant[rows],
+        alarms=cell.alarms[rows],
+        names=cell.names,
+        malignant_classes=cell.malignant_classes,
+    )
+
+
+def cells_by_group(predictions: Predictions, everybody: Cell) -> tuple[Cell, ...]:
+    """Part everybody by each attribute.
+
+    Args:
+        predictions: Where the attributes are.
+        everybody: The cell of all items.
+
+    Returns:
+        One cell a group, attributes behind one another; within an attribute the groups are in
+        the order of their names, unknown last.
+    """
+    cells = []
+    for attribute, values in predictions.groups.items():
+        names = sorted(np.unique(values).tolist(), key=lambda name: (name == UNKNOWN_GROUP, name))
+        cells += [
+            part_of(everybody, attribute, name, np.flatnonzero(values == name)) for name in names
+        ]
+    return tuple(cells)

@@ -1,0 +1,185 @@
+"""Intervals in closed form and from replicates; none of them has zero width by accident."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import sqrt
+
+import numpy as np
+from scipy.special import betaincinv, ndtr, ndtri, stdtrit
+
+from skinml.errors import require_in_range, require_positive
+from skinml.records import FloatArray
+
+Interval = tuple[float, float]
+
+
+def clopper_pearson(successes: float, trials: float, level: float = 0.95) -> Interval:
+    """Exact interval of a proportion.
+
+    Args:
+        successes: From 0 to trials; need not be whole, as effective patients are not.
+        trials: Above 0.
+        level: Nominal coverage, from 0.5 to 1.
+
+    Returns:
+        Lower and upper limit.
+
+    Raises:
+        ConfigError: If a number is out of its range.
+
+    Source:
+        Clopper and Pearson 1934, Biometrika 26.
+
+    >>> [round(limit, 3) for limit in clopper_pearson(6, 6)]
+    [0.541, 1.0]
+    """
+    _check_proportion(successes, trials, level)
+    tail, failures = (1 - level) / 2, trials - successes
+    low = 0.0 if successes <= 0 else float(betaincinv(successes, failures + 1, tail))
+    high = 1.0 if failures <= 0 else float(betaincinv(successes + 1, failures, 1 - tail))
+    return low, high
+
+
+def wilson(successes: float, trials: float, level: float = 0.95) -> Interval:
+    """Score interval of a proportion.
+
+    Args:
+        successes: From 0 to trials.
+        trials: Above 0.
+        level: Nominal coverage, from 0.5 to 1.
+
+    Returns:
+        Lower and upper limit.
+
+    Raises:
+        ConfigError: If a number is out of its range.
+
+    Source:
+        Wilson 1927, JASA 22.
+
+    >>> [round(limit, 3) for limit in wilson(6, 6)]
+    [0.61, 1.0]
+    """
+    _check_proportion(successes, trials, level)
+    z = float(ndtri((1 + level) / 2))
+    share = successes / trials
+    centre = share + z**2 / (2 * trials)
+    half = z * sqrt(share * (1 - share) / trials + z**2 / (4 * trials**2))
+    scale = 1 + z**2 / trials
+    # Rounding must not push a limit past a share of exactly 0 or 1.
+    low = 0.0 if successes <= 0 else (centre - half) / scale
+    high = 1.0 if successes >= trials else (centre + half) / scale
+    return low, high
+
+
+def _check_proportion(successes: float, trials: float, level: float) -> None:
+    require_positive(trials=trials)
+    require_in_range(0, trials, successes=successes)
+    require_in_range(0.5, 1, level=level)
+
+
+def newcombe_auroc(
+    area: float, positives: float, negatives: float, level: float = 0.95
+) -> Interval:
+    """Score interval of an area under the ROC curve from the area and the counts alone.
+
+    The limits are the areas whose variance, under the model of Hanley and McNeil with both
+    counts at their mean, puts the found area just at the edge. At an area of 1 the lower limit
+    stays below 1: it is bounded by the counts.
+
+    Args:
+        area: The area found, from 0 to 1.
+        positives: Positives, or effective patients with one; above 0.
+        negatives: Negatives, or effective patients with one; above 0.
+        level: Nominal coverage, from 0.5 to 1.
+
+    Returns:
+        Lower and upper limit.
+
+    Raises:
+        ConfigError: If a number is out of its range.
+
+    Source:
+        Newcombe 2006, Statistics in Medicine 25:559, method 5.
+
+    >>> [round(limit, 2) for limit in newcombe_auroc(1.0, 6, 6)]
+    [0.69, 1.0]
+    """
+    require_in_range(0, 1, area=area)
+    require_positive(positives=positives, negatives=negatives)
+    require_in_range(0.5, 1, level=level)
+    z = float(ndtri((1 + level) / 2))
+    mean = (positives + negatives) / 2
+
+    def beyond(truth: float) -> bool:
+        inner = (1 - truth) / (2 - truth) + truth / (1 + truth)
+        spread = truth * (1 - truth) * (1 + (mean - 1) * inner)
+        return (area - truth) ** 2 > z**2 * spread / (positives * negatives)
+
+    return _edge(0.0, area, beyond), _edge(1.0, area, beyond)
+
+
+def _edge(outside: float, inside: float, beyond: Callable[[float], bool]) -> float:
+    """Bisect between a limit of the range and the estimate for where `beyond` turns false."""
+    if outside == inside or not beyond(outside):
+        return outside
+    for _ in range(60):
+        middle = (outside + inside) / 2
+        if beyond(middle):
+            outside = middle
+        else:
+            inside = middle
+    return inside
+
+
+def expanded_percentiles(
+    replicates: FloatArray, patients: float, level: float = 0.95
+) -> Interval | None:
+    """Percentile interval of bootstrap replicates, widened for few patients.
+
+    A plain percentile interval is too narrow by the factor sqrt((m - 1) / m) and for want of
+    Student's t; both are mended by reading percentiles farther out.
+
+    Args:
+        replicates: (b,) the figure in each replicate; NaN where it is undefined.
+        patients: Effective patients m behind the figure.
+        level: Nominal coverage, from 0.5 to 1.
+
+    Returns:
+        Lower and upper limit; None with fewer than two patients or no defined replicate.
+
+    Source:
+        Hesterberg 2015, The American Statistician 69:371, section 5.
+    """
+    defined = replicates[np.isfinite(replicates)]
+    if patients < 2 or defined.size == 0:
+        return None
+    quantile = float(stdtrit(patients - 1, (1 - level) / 2)) * sqrt(patients / (patients - 1))
+    tail = float(ndtr(quantile))
+    low, high = np.quantile(defined, [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def combine_mean(values: Sequence[float], limits: Sequence[Interval]) -> Interval:
+    """Interval of the mean of independent estimates from the interval of each.
+
+    Args:
+        values: The estimates, at least one.
+        limits: The interval of each.
+
+    Returns:
+        Lower and upper limit of the mean.
+
+    Source:
+        Zou and Donner 2008, Statistics in Medicine 27:1693 (recovered variances).
+
+    >>> [round(limit, 3) for limit in combine_mean([1.0, 1.0], [(0.54, 1.0), (0.54, 1.0)])]
+    [0.675, 1.0]
+    """
+    count = len(values)
+    centre = sum(values) / count
+    pairs = list(zip(values, limits, strict=True))
+    down = sqrt(sum((value - low) ** 2 for value, (low, _) in pairs)) / count
+    up = sqrt(sum((high - value) ** 2 for value, (_, high) in pairs)) / count
+    return centre - down, centre + up
