@@ -12,14 +12,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-
 from skinml.data.synthetic.camera import photograph
 from skinml.data.synthetic.lesions import MALIGNANT, draw_appearance, draw_lesion
 from skinml.data.synthetic.people import Patient, assign_patients, confirmation, draw_patient
 from skinml.data.synthetic.scene import bare_colour, render_scene
 from skinml.data.synthetic.settings import SyntheticSettings, class_signal
 from skinml.data.synthetic.skin import ita_degrees
-from skinml.errors import EnvironmentProblem
+from skinml.errors import ConfigError, EnvironmentProblem, require_in_range
 from skinml.seeding import Seeds
 
 LICENCE = "CC0-1.0"
@@ -43,6 +42,7 @@ MANIFEST_COLUMNS = (
 TRUTH_COLUMNS = ("image", "tone", "melanin", "ita_degrees", "signal")
 SIDECAR = f"name: synthetic\nunit: patient\nlicence: {LICENCE}\n"
 NUM_THREADS = 2
+MAX_SEED = 2**63 - 1
 
 
 @dataclass(frozen=True)
@@ -159,10 +159,13 @@ def _fill(
     def make(shot: Shot) -> None:
         (folder / shot.image).write_bytes(render_shot(shot, settings, seed))
 
-    with ThreadPoolExecutor(NUM_THREADS) as pool:
+    pool = ThreadPoolExecutor(NUM_THREADS)
+    try:
         for done, _ in enumerate(pool.map(make, shots), start=1):
             if progress is not None:
                 progress(done, len(shots))
+    finally:  # Ctrl-C and a full disk end the queue at once instead of after the last image
+        pool.shutdown(cancel_futures=True)
     seeds = Seeds(seed)
     _write_table(
         folder / "manifest.csv", MANIFEST_COLUMNS, (_manifest_row(shot, seeds) for shot in shots)
@@ -171,6 +174,15 @@ def _fill(
         folder / "truth.csv", TRUTH_COLUMNS, (_truth_row(shot, settings) for shot in shots)
     )
     (folder / "manifest.yaml").write_text(SIDECAR, encoding="utf-8")
+
+
+def _require_vacant(folder: Path) -> None:
+    if folder.exists() and any(folder.iterdir()):
+        raise ConfigError(
+            rule="an empty place for the synthetic cohort",
+            got=f"folder={folder.name} with files in it",
+            do="Name another folder, or remove this one first.",
+        )
 
 
 def write_cohort(
@@ -191,24 +203,22 @@ def write_cohort(
         The folder.
 
     Raises:
-        EnvironmentProblem: If the folder holds files already or cannot be written.
+        ConfigError: If the seed is below zero or the folder holds files already.
+        EnvironmentProblem: If the folder cannot be written.
 
     Guarantees:
         The same settings and seed give the same bytes of manifest and truth, and the same pixels
         under the same versions of NumPy, SciPy and Pillow. The folder appears whole or not at all.
     """
+    require_in_range(0, MAX_SEED, seed=seed)
     try:
-        if folder.exists() and any(folder.iterdir()):
-            raise EnvironmentProblem(
-                rule="an empty place for the synthetic cohort",
-                got="a folder that holds files",
-                do="Name another folder, or remove this one first.",
-            )
+        _require_vacant(folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
         draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
         try:
             _fill(draft, settings, seed, progress)
-            draft.chmod(0o755)
+            draft.chmod(0o755)  # a temporary folder begins as the owner's alone
+            _require_vacant(folder)
             os.replace(draft, folder)
         finally:
             shutil.rmtree(draft, ignore_errors=True)

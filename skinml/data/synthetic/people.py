@@ -90,7 +90,7 @@ def assign_patients(num_patients: int, num_clinics: int) -> list[Clinic]:
 def _draw_lesions(
     clinic: Clinic, missing_rate: float, rng: np.random.Generator
 ) -> tuple[Lesion, ...]:
-    """The lesion on each of a patient's images; a further image is of a lesion seen before or new."""
+    """The lesion on each of a patient's images: further ones show the last again or a new one."""
     count = 1 + int(rng.choice(len(NUM_IMAGES_PROBS), p=NUM_IMAGES_PROBS))
     shown: list[Lesion] = []
     for _ in range(count):

@@ -159,7 +159,7 @@ def render_scene(
 
     hair = draw_hair(skin, size, rng)[..., None]
     hair_colour = np.array([0.055, 0.035, 0.022]) * (1.8 - min(1.6, 12 * skin.melanin))
-    return np.maximum(image + hair * (hair_colour - image), 0)
+    return np.asarray(np.maximum(image + hair * (hair_colour - image), 0))
 
 
 _PALE = Skin(melanin=0.012, blood=0.008, hair=0, freckles=0, relief=0)
