@@ -1,0 +1,196 @@
+"""A clinic's side of a run: the only code that turns a request into something that leaves.
+
+The clinic follows its own copy of the schedule. A coordinator names a round; it can choose
+neither what is computed nor how much noise is added.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import numpy as np
+
+from skinml.errors import IntegrityError
+from skinml.fairness.thresholds import score_histogram
+from skinml.federated.messages import Request
+from skinml.privacy.ledger import Binding, Entry, Ledger, require_affordable
+from skinml.privacy.mechanism import Mechanism
+from skinml.privacy.plan import Release
+from skinml.privacy.settings import PrivacySettings
+from skinml.records import Arrays, Predictions, Samples
+from skinml.seeding import Seeds
+from skinml.training.learner import Contributor, Learner, Round
+
+VALIDATION = "validation"
+SCORE_BINS = 64
+
+
+@dataclass(frozen=True)
+class ClinicSetup:
+    """Everything that a clinic brings to a run.
+
+    Attributes:
+        name: The clinic's name.
+        run: The run that it approved.
+        learner: The recipe of that run, from the clinic's own copy of the config.
+        validation: The release of validation scores that ends the schedule.
+        samples: Its samples by split.
+        predict: Scores samples with a model's arrays.
+        keep: Stores predictions by split inside the clinic.
+        ledger: Its ledger.
+        mechanism: Its part of the noise.
+        privacy: The promise of the run.
+        split_key_id: Short public digest of the split key.
+        sampling_root: Secret seed of its sampling streams.
+        simulated: Whether one machine sees everything.
+    """
+
+    name: str
+    run: str
+    learner: Learner
+    validation: Release
+    samples: Mapping[str, Samples]
+    predict: Callable[[Arrays, Samples], Predictions]
+    keep: Callable[[str, Predictions], None]
+    ledger: Ledger
+    mechanism: Mechanism
+    privacy: PrivacySettings
+    split_key_id: str
+    sampling_root: int
+    simulated: bool
+
+
+def schedule(learner: Learner, validation: Release) -> tuple[Round, ...]:
+    """Append the evaluation to a recipe's rounds.
+
+    Args:
+        learner: The recipe.
+        validation: The release of validation scores.
+
+    Returns:
+        All rounds of the run.
+    """
+    return (*learner.rounds, Round(len(learner.rounds) + 1, VALIDATION, (validation,)))
+
+
+class Clinic:
+    """Answers the requests of one run.
+
+    Args:
+        setup: What the clinic brings.
+
+    Guarantees:
+        Each release is in the ledger, synced to the disk, before it is computed. A run that would
+        pass the budget is refused before its first computation. Of the rounds only those of the
+        clinic's own schedule are answered.
+    """
+
+    def __init__(self, setup: ClinicSetup) -> None:
+        self._setup = setup
+        self._rounds = schedule(setup.learner, setup.validation)
+        self._contributor: Contributor | None = None
+
+    @property
+    def name(self) -> str:
+        """The clinic's name."""
+        return self._setup.name
+
+    def answer(self, request: Request) -> Arrays:
+        """Do one round.
+
+        Args:
+            request: What the coordinator asks.
+
+        Returns:
+            One array for each release of the round, with this clinic's noise in it.
+
+        Raises:
+            IntegrityError: If the request is not about the approved run and schedule, or the
+                ledger was changed.
+            BudgetExceededError: If the run as a whole would pass the budget.
+        """
+        round_ = self._round(request)
+        binding = self._binding(request)
+        if request.round == 1:
+            require_run_affordable(self._setup, binding)
+        entries = self._setup.ledger.reserve(
+            binding,
+            [(r.name, r.purpose, r.split, r.event) for r in round_.releases],
+            guarantee=self._setup.mechanism.open_source().guarantee,
+        )
+        if round_.kind == VALIDATION:
+            return self._validate(round_.releases[0], request.query)
+        # Keyed by the ledger's position: no sample is ever drawn twice under one ledger.
+        sampling = Seeds(self._setup.sampling_root).stream(f"sampling/{entries[0].index}")
+        return self._opened().contribute(round_, request.query, self._setup.mechanism, sampling)
+
+    def _round(self, request: Request) -> Round:
+        known = request.run == self._setup.run and self._setup.name in request.participants
+        if not (known and 1 <= request.round <= len(self._rounds)):
+            raise IntegrityError(
+                rule=f"a round of the run that clinic {self._setup.name} approved",
+                got=f"run={request.run}, round={request.round}",
+                do="Ask for the approved run and its schedule.",
+            )
+        return self._rounds[request.round - 1]
+
+    def _binding(self, request: Request) -> Binding:
+        setup = self._setup
+        return Binding(
+            run=request.run,
+            round=request.round,
+            attempt=request.attempt,
+            participants=request.participants,
+            trust=setup.privacy.trust,
+            unit=setup.privacy.unit,
+            split_key_id=setup.split_key_id,
+            simulated=setup.simulated,
+        )
+
+    def _opened(self) -> Contributor:
+        if self._contributor is None:
+            self._contributor = self._setup.learner.contributor(self._setup.samples["train"])
+        return self._contributor
+
+    def _validate(self, release: Release, model: Arrays) -> Arrays:
+        """Keep the predictions here; let only a noisy histogram of validation scores leave."""
+        setup = self._setup
+        predictions = {
+            split: setup.predict(model, setup.samples[split]) for split in ("validation", "test")
+        }
+        for split, made in predictions.items():
+            setup.keep(split, made)
+        held_out = predictions["validation"]
+        exact = score_histogram(
+            held_out.malignancy_scores, held_out.malignant, held_out.patients, SCORE_BINS
+        )
+        share = 1 / setup.privacy.max_clinics_per_patient
+        noisy = setup.mechanism.privatize(release, share * exact.astype(np.float64))
+        return {release.name: noisy}
+
+
+def require_run_affordable(setup: ClinicSetup, binding: Binding) -> None:
+    """Refuse a run whose whole schedule would pass the clinic's budget.
+
+    Args:
+        setup: What the clinic brings.
+        binding: What the run's releases will be bound to.
+
+    Raises:
+        BudgetExceededError: If it would.
+        IntegrityError: If the ledger was changed.
+    """
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    planned = [
+        Entry(0, now, binding, r.name, r.purpose, r.split, r.event, guarantee=True)
+        for round_ in schedule(setup.learner, setup.validation)
+        for r in round_.releases
+    ]
+    require_affordable(
+        setup.ledger.entries(),
+        planned,
+        ceiling=setup.privacy.budget.epsilon,
+        delta=setup.privacy.delta,
+    )

@@ -1,0 +1,196 @@
+"""The closed schema of what travels between coordinator and clinics.
+
+A request names the run, the round, the attempt and the participants, and carries the public query.
+A reply carries one array a planned release, or a problem in words. Nothing else may be in either;
+both sides check.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+
+from skinml.errors import IntegrityError, SkinmlError
+from skinml.records import Arrays
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the coordinator asks of a clinic.
+
+    Attributes:
+        run: The run's id.
+        round: The round's number, from 1.
+        attempt: The attempt at the round, from 1.
+        participants: The clinics asked in this attempt.
+        query: Public arrays such as the current weights.
+    """
+
+    run: str
+    round: int
+    attempt: int
+    participants: tuple[str, ...]
+    query: Arrays
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a clinic answers.
+
+    Attributes:
+        clinic: The clinic's name.
+        round: The round that it answers.
+        sums: One array for each release; empty where there is a problem.
+        problem: Empty, or rule, got, do and code of what went wrong, free of private data.
+    """
+
+    clinic: str
+    round: int
+    sums: Arrays
+    problem: Mapping[str, str | int]
+
+
+def pack_request(request: Request) -> RecordDict:
+    """Turn a request into Flower's records.
+
+    Args:
+        request: The request.
+
+    Returns:
+        Two records: "request" and "query".
+    """
+    header = ConfigRecord(
+        {
+            "run": request.run,
+            "round": request.round,
+            "attempt": request.attempt,
+            "participants": list(request.participants),
+        }
+    )
+    return RecordDict({"request": header, "query": _pack_arrays(request.query)})
+
+
+def unpack_request(records: RecordDict) -> Request:
+    """Read a request.
+
+    Args:
+        records: What arrived.
+
+    Returns:
+        The request.
+
+    Raises:
+        IntegrityError: If the records are not exactly those of a request.
+    """
+    _require_keys(set(records), {"request", "query"}, "a request")
+    header = dict(records.config_records["request"])
+    _require_keys(set(header), {"run", "round", "attempt", "participants"}, "a request's header")
+    participants = header["participants"]
+    typed = isinstance(header["round"], int) and isinstance(header["attempt"], int)
+    if not (typed and isinstance(participants, list)):
+        raise _foreign("a request's header with numbers and a list of clinics")
+    return Request(
+        run=str(header["run"]),
+        round=int(str(header["round"])),
+        attempt=int(str(header["attempt"])),
+        participants=tuple(str(name) for name in participants),
+        query=_unpack_arrays(records.array_records["query"]),
+    )
+
+
+def pack_reply(reply: Reply) -> RecordDict:
+    """Turn a reply into Flower's records.
+
+    Args:
+        reply: The reply.
+
+    Returns:
+        Three records: "reply", "sums" and "problem".
+    """
+    return RecordDict(
+        {
+            "reply": ConfigRecord({"clinic": reply.clinic, "round": reply.round}),
+            "sums": _pack_arrays(reply.sums),
+            "problem": ConfigRecord(dict(reply.problem)),
+        }
+    )
+
+
+def unpack_reply(records: RecordDict) -> Reply:
+    """Read a reply.
+
+    Args:
+        records: What arrived.
+
+    Returns:
+        The reply.
+
+    Raises:
+        IntegrityError: If the records are not exactly those of a reply.
+    """
+    _require_keys(set(records), {"reply", "sums", "problem"}, "a reply")
+    header = dict(records.config_records["reply"])
+    _require_keys(set(header), {"clinic", "round"}, "a reply's header")
+    problem = dict(records.config_records["problem"])
+    if problem:
+        _require_keys(set(problem), {"code", "rule", "got", "do"}, "a problem")
+    return Reply(
+        clinic=str(header["clinic"]),
+        round=int(str(header["round"])),
+        sums=_unpack_arrays(records.array_records["sums"]),
+        problem={key: v if isinstance(v, int) else str(v) for key, v in problem.items()},
+    )
+
+
+def problem_of(error: SkinmlError) -> dict[str, str | int]:
+    """Describe a foreseen error for the coordinator.
+
+    Args:
+        error: The error; its words never hold private data, which is the rule of errors.py.
+
+    Returns:
+        Code, rule, got and do.
+    """
+    return {"code": error.exit_code, "rule": error.rule, "got": error.got, "do": error.do}
+
+
+def require_sums(sums: Arrays, shapes: Mapping[str, tuple[int, ...]], clinic: str) -> None:
+    """Check a clinic's arrays, on both sides of the wire.
+
+    Args:
+        sums: The arrays by name.
+        shapes: The shape of each planned release.
+        clinic: Whose they are, for the message.
+
+    Raises:
+        IntegrityError: If names or shapes differ, a type is not float64, or a value not finite.
+    """
+    _require_keys(set(sums), set(shapes), f"the sums of clinic {clinic}")
+    for name, shape in shapes.items():
+        array = sums[name]
+        if array.dtype != np.float64 or array.shape != shape or not np.isfinite(array).all():
+            raise _foreign(f"a finite float64 '{name}' of shape {shape} from clinic {clinic}")
+
+
+def _pack_arrays(arrays: Arrays) -> ArrayRecord:
+    return ArrayRecord({name: Array(np.ascontiguousarray(a)) for name, a in arrays.items()})
+
+
+def _unpack_arrays(record: ArrayRecord) -> Arrays:
+    return {name: array.numpy() for name, array in record.items()}
+
+
+def _require_keys(found: set[str], expected: set[str], what: str) -> None:
+    if found != expected:
+        raise _foreign(f"{what} of exactly {sorted(expected)}")
+
+
+def _foreign(rule: str) -> IntegrityError:
+    return IntegrityError(
+        rule=rule,
+        got="a message of another form",
+        do="Run the same release of skinml at the coordinator and at every clinic.",
+    )

@@ -1,0 +1,77 @@
+"""The loop: one for a lone clinic, a simulation and a deployment alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from skinml.records import Arrays
+from skinml.training.learner import Learner, Round
+
+
+@dataclass(frozen=True)
+class Exchanged:
+    """What came back from one round.
+
+    Attributes:
+        total: Sums over the clinics, with all noise that belongs in them.
+        num_clinics: How many clinics are in the sums.
+    """
+
+    total: Arrays
+    num_clinics: int
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A trained model.
+
+    Attributes:
+        arrays: The model's arrays by name.
+        history: For each round, public figures of the exchange.
+    """
+
+    arrays: Arrays
+    history: tuple[Mapping[str, float], ...] = field(default=())
+
+
+Exchange = Callable[[Round, Arrays], Exchanged]
+
+
+def fit(
+    learner: Learner,
+    exchange: Exchange,
+    on_round: Callable[[int, Mapping[str, float]], None] | None = None,
+) -> Fitted:
+    """Train a model over all rounds of its recipe.
+
+    Args:
+        learner: The recipe.
+        exchange: Carries a query to the clinics and brings the sums back: by a function call, by
+            a simulated or by a real network.
+        on_round: Called after each round with its number and public figures.
+
+    Returns:
+        The model.
+
+    Raises:
+        SkinmlError: Whatever the exchange raises; the model of a broken run is lost.
+
+    Guarantees:
+        The figures are functions of the released sums alone, and so cost no privacy.
+    """
+    state = learner.start()
+    history = []
+    for round_ in learner.rounds:
+        answer = exchange(round_, learner.query(round_, state))
+        state = learner.advance(round_, state, answer.total, answer.num_clinics)
+        figures = {
+            "clinics": float(answer.num_clinics),
+            **{f"norm_{name}": float(np.linalg.norm(v)) for name, v in answer.total.items()},
+        }
+        history.append(figures)
+        if on_round is not None:
+            on_round(round_.number, figures)
+    return Fitted(learner.model(state), tuple(history))

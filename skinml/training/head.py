@@ -1,0 +1,307 @@
+"""The linear head: centred, patient-clipped gradient descent with a prior offset.
+
+The first round releases the label counts and the sum of the patients' features; each later round
+one clipped gradient sum. There is no sampling: with cached features all patients cost little, and
+no sampler can then disagree with the accountant.
+
+Shapes in this file: p patients, d features, k classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import exp, log, sqrt
+
+import numpy as np
+
+from skinml.models.linear_head import head_inputs, softmax
+from skinml.privacy.accounting import gaussian_mu_for
+from skinml.privacy.clipping import clip_factors, clip_rows, mean_by_patient, modal_labels
+from skinml.privacy.mechanism import Mechanism
+from skinml.privacy.plan import Release, gaussian_releases
+from skinml.privacy.settings import PrivacySettings
+from skinml.records import Arrays, FloatArray, Labels, Samples
+from skinml.training.learner import Round
+from skinml.training.settings import HeadSettings
+
+STATISTICS = "statistics"
+GRADIENT = "gradient"
+# The step sizes of the settings belong to this many rounds; other numbers are scaled to it.
+_REFERENCE_ROUNDS = 30
+
+
+class HeadLearner:
+    """Trains a `LinearHead` on unit-norm features.
+
+    Args:
+        settings: The recipe.
+        privacy: Budget, clip and trust model.
+        classes: What the head tells apart.
+        num_features: d.
+        num_clinics: Clinics in the run, a public number; with local noise each of them adds to
+            the sum's noise, and the step shrinks accordingly.
+
+    Guarantees:
+        One patient of a clinic changes the counts by at most 1, the feature sum by at most 1 and
+        each gradient sum by at most clip_norm in L2 norm, however many images it has; all three
+        are divided by max_clinics_per_patient.
+
+    Source:
+        Abadi et al. 2016, arXiv:1607.00133, for clipped noisy gradients; Menon et al. 2021,
+        arXiv:2007.07314, for the prior offset.
+    """
+
+    def __init__(
+        self,
+        settings: HeadSettings,
+        privacy: PrivacySettings,
+        classes: Labels,
+        num_features: int,
+        num_clinics: int,
+    ) -> None:
+        self._settings = settings
+        self._privacy = privacy
+        self._classes = classes
+        self._num_features = num_features
+        self._num_clinics = num_clinics
+        self.rounds = self._plan()
+
+    def _plan(self) -> tuple[Round, ...]:
+        privacy, total = self._privacy, self._settings.rounds
+
+        def release(name: str, purpose: str, sensitivity: float, steps: int = 1) -> Release:
+            return Release(name, purpose, "train", sensitivity, 0.0, steps=steps)
+
+        counts, centre, gradients = gaussian_releases(
+            privacy,
+            [
+                (release("label_counts", "label counts", 1.0), privacy.counts_share),
+                (release("feature_sum", "training", 1.0), privacy.centre_share),
+                (
+                    release("gradient", "training", privacy.clip_norm, steps=total),
+                    1 - privacy.counts_share - privacy.centre_share,
+                ),
+            ],
+        )
+        each = Release(
+            "gradient", "training", "train", gradients.sensitivity, gradients.noise_multiplier
+        )
+        later = (Round(number, GRADIENT, (each,)) for number in range(2, total + 2))
+        return (Round(1, STATISTICS, (counts, centre)), *later)
+
+    def start(self) -> Arrays:
+        """Make the state before the first round: zero weights, which need no seed.
+
+        Returns:
+            weight, velocity and average (d + 1, k), centre (d,), offset (k,), patients (1,).
+        """
+        shape = (self._num_features + 1, len(self._classes.names))
+        return {
+            "weight": np.zeros(shape, np.float32),
+            "velocity": np.zeros(shape, np.float32),
+            "average": np.zeros(shape, np.float64),
+            "centre": np.zeros(self._num_features, np.float32),
+            "offset": np.zeros(shape[1], np.float64),
+            "patients": np.zeros(1),
+        }
+
+    def query(self, round_: Round, state: Arrays) -> Arrays:
+        """Choose what the clinics are sent.
+
+        Args:
+            round_: The round.
+            state: The coordinator's state.
+
+        Returns:
+            Nothing in the first round, then weight, centre and offset.
+        """
+        if round_.kind == STATISTICS:
+            return {}
+        return {name: state[name] for name in ("weight", "centre", "offset")}
+
+    def contributor(self, samples: Samples) -> HeadContributor:
+        """Open a clinic's side.
+
+        Args:
+            samples: Training samples with features (n, d) of norm at most 1.
+
+        Returns:
+            The clinic's side.
+        """
+        return HeadContributor(
+            samples,
+            self._classes,
+            share=1 / self._privacy.max_clinics_per_patient,
+            clip_norm=self._privacy.clip_norm,
+            bias_input=self._settings.bias_input,
+        )
+
+    def advance(self, round_: Round, state: Arrays, total: Arrays, num_clinics: int) -> Arrays:
+        """Take the clinics' sums into the state.
+
+        Args:
+            round_: The round.
+            state: The coordinator's state.
+            total: Sums over the clinics under the releases' names.
+            num_clinics: Not used: everything here is a sum.
+
+        Returns:
+            The next state.
+        """
+        del num_clinics
+        scale = float(self._privacy.max_clinics_per_patient)
+        if round_.kind == STATISTICS:
+            counts = np.maximum(scale * total["label_counts"], self._settings.least_count)
+            patients = counts.sum()
+            return dict(state) | {
+                "centre": (scale * total["feature_sum"] / patients).astype(np.float32),
+                "offset": np.log(counts / counts.mean()),
+                "patients": np.array([patients]),
+            }
+        patients = float(state["patients"][0])
+        step = scale * total["gradient"] / (self._privacy.clip_norm * patients)
+        velocity = (self._settings.momentum * state["velocity"] + step).astype(np.float32)
+        weight = (state["weight"] - self._learning_rate(patients) * velocity).astype(np.float32)
+        average = state["average"]
+        tail = self._settings.rounds // 2
+        if round_.number > self._settings.rounds + 1 - tail:
+            average = average + weight.astype(np.float64) / tail
+        return dict(state) | {"weight": weight, "velocity": velocity, "average": average}
+
+    def _learning_rate(self, patients: float) -> float:
+        settings = self._settings
+        step = settings.learning_rate
+        if step is None:
+            step = step_for_mu(settings.learning_rate_by_mu, self._effective_mu(patients))
+        return step * _REFERENCE_ROUNDS / settings.rounds
+
+    def _effective_mu(self, patients: float) -> float:
+        """Weigh the run's mu by cohort size and noise, both public or already released."""
+        if not self._privacy.private:
+            return self._settings.learning_rate_by_mu[-1][0]
+        mu = gaussian_mu_for(self._privacy.epsilon, self._privacy.delta)
+        if self._privacy.trust == "local":
+            mu /= sqrt(self._num_clinics)
+        mu /= self._privacy.max_clinics_per_patient
+        return mu * min(1.0, patients / self._settings.reference_patients)
+
+    def model(self, state: Arrays) -> Arrays:
+        """Read the head from the final state.
+
+        Args:
+            state: The coordinator's state after the last round.
+
+        Returns:
+            centre (d,), weight (d + 1, k): the average over the last half, offset (k,).
+        """
+        return {
+            "centre": state["centre"],
+            "weight": state["average"].astype(np.float32),
+            "offset": state["offset"].astype(np.float32),
+        }
+
+
+class HeadContributor:
+    """A clinic's side of the head: one vector and one label a patient.
+
+    Args:
+        samples: Training samples with features (n, d) of norm at most 1.
+        classes: What the head tells apart.
+        share: Part of the clip that this clinic may use of one patient.
+        clip_norm: Greatest norm of one patient's gradient.
+        bias_input: Constant behind the features.
+    """
+
+    def __init__(
+        self,
+        samples: Samples,
+        classes: Labels,
+        *,
+        share: float,
+        clip_norm: float,
+        bias_input: float,
+    ) -> None:
+        features, position = mean_by_patient(samples.inputs, samples.patients)
+        malignant = np.asarray(classes.malignant, dtype=bool)
+        # A mean of unit vectors has norm at most 1; the clip holds it against rounding and bugs.
+        self._features = clip_rows(features, 1.0).astype(np.float32)
+        self._targets = np.eye(len(malignant))[modal_labels(samples.labels, position, malignant)]
+        self._share = share
+        self._clip_norm = clip_norm
+        self._bias_input = bias_input
+        self._inputs: tuple[bytes, FloatArray] | None = None
+
+    def contribute(
+        self, round_: Round, query: Arrays, mechanism: Mechanism, sampling: np.random.Generator
+    ) -> Arrays:
+        """Compute the round's sums and add this clinic's noise.
+
+        Args:
+            round_: The round.
+            query: What the coordinator sent.
+            mechanism: Adds this clinic's part of the noise.
+            sampling: Not used: this recipe takes all patients.
+
+        Returns:
+            One array for each release of the round.
+        """
+        del sampling
+        exact = self.exact(round_, query)
+        return {
+            release.name: mechanism.privatize(release, self._share * exact[release.name])
+            for release in round_.releases
+        }
+
+    def exact(self, round_: Round, query: Arrays) -> dict[str, FloatArray]:
+        """Compute the round's clipped sums without noise: these never leave the clinic.
+
+        Args:
+            round_: The round.
+            query: What the coordinator sent.
+
+        Returns:
+            label_counts (k,) and feature_sum (d,), or gradient (d + 1, k).
+        """
+        if round_.kind == STATISTICS:
+            return {
+                "label_counts": self._targets.sum(axis=0),
+                "feature_sum": self._features.sum(axis=0, dtype=np.float64),
+            }
+        inputs = self._centred(query["centre"])
+        logits = (inputs @ query["weight"]).astype(np.float64) + query["offset"]
+        errors = softmax(logits) - self._targets
+        # A patient's gradient is the outer product of input and error, so its norm needs no
+        # gradient: it is the product of the two norms (Goodfellow 2015, arXiv:1510.01799).
+        norms = np.linalg.norm(inputs, axis=1) * np.linalg.norm(errors, axis=1)
+        errors *= clip_factors(norms, self._clip_norm)[:, None]
+        errors[~np.isfinite(norms)] = 0.0
+        return {"gradient": (inputs.T @ errors.astype(np.float32)).astype(np.float64)}
+
+    def _centred(self, centre: FloatArray) -> FloatArray:
+        """Centre the features once for all rounds that use the same centre."""
+        key = centre.tobytes()
+        if self._inputs is None or self._inputs[0] != key:
+            self._inputs = (key, head_inputs(self._features, centre, self._bias_input))
+        return self._inputs[1]
+
+
+def step_for_mu(points: Sequence[tuple[float, float]], mu: float) -> float:
+    """Read a step size at a mu from public points.
+
+    Args:
+        points: Pairs (mu, step), rising in mu.
+        mu: Where to read.
+
+    Returns:
+        The step: straight lines between the logarithms of the points, in proportion to mu below
+        the first point, the last step above the last.
+
+    Example:
+        >>> step_for_mu([(0.1, 2.0), (1.0, 20.0)], 0.05)
+        1.0
+    """
+    first_mu, first_step = points[0]
+    if mu < first_mu:
+        return first_step * mu / first_mu
+    logs = np.interp(log(mu), [log(m) for m, _ in points], [log(s) for _, s in points])
+    return exp(float(logs))

@@ -1,0 +1,69 @@
+"""How a model is trained. Every figure is public and fixed before the data are seen."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class HeadSettings(BaseModel):
+    """The recipe of the linear head: centred gradient descent with a prior offset."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rounds: int = Field(100, ge=2, le=10_000, description="Gradient rounds T.")
+    learning_rate: float | None = Field(
+        None,
+        gt=0,
+        description="Step for T = 30 rounds, scaled by 30 / T; none: read from "
+        "learning_rate_by_mu at the run's mu.",
+    )
+    learning_rate_by_mu: tuple[tuple[float, float], ...] = Field(
+        ((0.1422, 1.5), (0.2681, 3.0), (0.7191, 12.0), (1.666, 24.0)),
+        min_length=1,
+        description="Pairs (mu, step), rising; between them straight lines of the logarithms, "
+        "below the first in proportion to mu, above the last its step.",
+    )
+    reference_patients: int = Field(
+        6000,
+        gt=0,
+        description="Training patients that learning_rate_by_mu was chosen with; fewer patients "
+        "count as a smaller mu.",
+    )
+    momentum: float = Field(0.9, ge=0, lt=1, description="Heavy-ball momentum.")
+    least_count: float = Field(
+        15.0, gt=0, description="Floor of a released label count; keeps the offset finite."
+    )
+    bias_input: float = Field(0.1, gt=0, description="Constant behind the features.")
+
+
+class NetworkSettings(BaseModel):
+    """End-to-end DP-SGD, a few local steps a round."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rounds: int = Field(10, ge=1, le=10_000, description="Rounds of averaging.")
+    steps_per_round: int = Field(5, ge=1, description="Local noisy steps in each round.")
+    sampling_prob: float = Field(
+        0.2, gt=0, le=1, description="Chance of each training patient to be in a step's sample."
+    )
+    expected_patients: float = Field(
+        100,
+        gt=0,
+        description="Public figure of training patients a clinic; with sampling_prob "
+        "it gives the divisor of a step.",
+    )
+    learning_rate: float = Field(0.5, gt=0, description="Step of plain gradient descent.")
+    max_images_per_patient: int = Field(
+        4, ge=1, description="Images of a patient that are averaged before the clip."
+    )
+
+
+class TrainingSettings(BaseModel):
+    """Both recipes; the model's kind says which one is used."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    head: HeadSettings = Field(default=HeadSettings(), description="For model.kind linear_head.")
+    network: NetworkSettings = Field(
+        default=NetworkSettings(), description="For model.kind network."
+    )
