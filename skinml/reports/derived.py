@@ -1,4 +1,4 @@
-"""Figures that the report works out from a record: stamps, alarms in 100 images, missing clinics."""
+"""What the report works out from a record: stamps, alarms in 100 images, missing clinics."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ from typing import Any
 
 from skinml.records import Estimate, GroupResult, RunRecord
 
-# Below this many malignant, or not malignant, items a group shows its interval and no finding:
-# percentile intervals lose their coverage there (Brown, Cai and DasGupta 2001).
-DEFAULT_MIN_EVENTS = 15
+# Below this many malignant, or not malignant, items a group shows its interval and no finding.
+# Used where the config has no `fairness.min_events`.
+DEFAULT_MIN_EVENTS = 30
+
+# What an estimate's method says where few patients stand behind it, however many images do.
+FEW_EVENTS = "few events"
 
 # The attribute of the first page, in this order of preference.
 HEADLINE_ATTRIBUTES = ("skin_tone", "sex", "age_band", "clinic")
@@ -137,24 +140,31 @@ def min_events(config: Mapping[str, Any]) -> int:
         config: The run's config as plain values.
 
     Returns:
-        `fairness.min_events` of the config, or 15 where the config has none.
+        `fairness.min_events` of the config, or 30 where the config has none.
     """
     fairness = config.get("fairness")
     value = fairness.get("min_events") if isinstance(fairness, Mapping) else None
     return value if isinstance(value, int) and value >= 0 else DEFAULT_MIN_EVENTS
 
 
-def is_few(group: GroupResult, floor: int) -> bool:
+def is_few(group: GroupResult, floor: int, *metrics: str) -> bool:
     """Tell whether a group has too few events for a finding.
 
     Args:
         group: The group.
         floor: The least number of malignant items, and of others, that a finding needs.
+        *metrics: The figures that the finding is about; sensitivity and specificity if none.
 
     Returns:
-        Whether either number is below the floor.
+        Whether either number is below the floor, or a figure's own method says "few events"
+        because its images are of few patients.
     """
-    return min(group.num_positives, group.num_negatives) < floor
+    if min(group.num_positives, group.num_negatives) < floor:
+        return True
+    names = metrics or ("sensitivity", "specificity")
+    return any(
+        FEW_EVENTS in group.estimates[name].method for name in group.estimates.keys() & set(names)
+    )
 
 
 def stamps(record: RunRecord) -> tuple[Stamp, ...]:

@@ -13,7 +13,7 @@ import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from skinml.records import Estimate
 
@@ -124,12 +124,14 @@ def _left_end(rows: Sequence[ForestRow], overall: float | None) -> float:
     return 0.4 if least >= 0.42 else 0.2 if least >= 0.22 else 0.0
 
 
-def _draw_row(
-    axes: Axes, place: int, row: ForestRow, style: tuple[str, str], low: float
-) -> None:
+def _draw_row(axes: Axes, place: int, row: ForestRow, style: tuple[str, str], low: float) -> None:
     colour, marker = style
     estimate = row.estimate
-    at = {"transform": axes.get_yaxis_transform(), "va": "center", "parse_math": False}
+    at: dict[str, Any] = {
+        "transform": axes.get_yaxis_transform(),
+        "va": "center",
+        "parse_math": False,
+    }
     edge = (0.05 - _LEFT) / (_WIDTH - _LEFT - _RIGHT)
     axes.text(edge, place - 0.16, _shorten(row.label), fontsize=9, color=_INK, **at)
     axes.text(edge, place + 0.2, row.note, fontsize=7.5, color=_INK, **at)

@@ -77,9 +77,25 @@ def epsilon(value: float | None) -> str:
     """
     if value is None or not isfinite(value):
         return "no guarantee"
-    # An epsilon of 3 computed as 3.0000000000004 shall still read 3.00.
+    return at_most(value, 2)
+
+
+def at_most(value: float, decimals: int) -> str:
+    """Write an upper limit, never smaller than it is.
+
+    Args:
+        value: The limit, finite.
+        decimals: Digits after the point.
+
+    Returns:
+        The number rounded up.
+
+    >>> at_most(95.201, 1)
+    '95.3'
+    """
+    # A limit of 3 computed as 3.0000000000004 shall still read 3.00.
     exact = Decimal(repr(round(value, 9)))
-    return str(exact.quantize(Decimal("0.01"), rounding=ROUND_CEILING))
+    return str(exact.quantize(Decimal(1).scaleb(-decimals), rounding=ROUND_CEILING))
 
 
 def delta(value: float) -> str:

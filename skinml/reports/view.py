@@ -8,7 +8,7 @@ from itertools import groupby
 from typing import Any
 
 from skinml.records import SPLITS, UNKNOWN_GROUP, Estimate, GroupResult, RunRecord
-from skinml.reports.derived import Alarms, Derived, is_few
+from skinml.reports.derived import FEW_EVENTS, Alarms, Derived, is_few
 from skinml.reports.numbers import count, epsilon, figure, interval
 from skinml.reports.wording import CALIBRATION, DISCRIMINATION, attribute_title, metric_words
 
@@ -124,7 +124,7 @@ def yardstick_table(record: RunRecord) -> Table:
         A table whose first line is the run's own model.
     """
     present = _names(each.estimates for each in record.yardsticks)
-    names = [name for name in present if name in record.overall.estimates]
+    names = [name for name in (*DISCRIMINATION, "brier") if name in present]
     kind = {True: "with a privacy guarantee", False: "without privacy"}
     own = Row(
         "This run's model", _cells(record.overall.estimates, names), kind[record.guarantee.private]
@@ -147,7 +147,9 @@ def flow_table(record: RunRecord) -> Table:
         A table with a line for each stage.
     """
     rows = tuple(
-        Row(stage.name, (Cell(count(stage.num_images)), Cell(count(stage.num_patients))), stage.note)
+        Row(
+            stage.name, (Cell(count(stage.num_images)), Cell(count(stage.num_patients))), stage.note
+        )
         for stage in record.cohort_flow
     )
     return Table("From files to test images", ("Stage", "Images", "Patients"), rows)
@@ -303,12 +305,21 @@ def _group_name(group: str) -> str:
 
 
 def _cells(estimates: Mapping[str, Estimate], names: Sequence[str]) -> tuple[Cell, ...]:
-    missing = Estimate(value=None, reason="not measured")
-    return tuple(_cell(estimates.get(name, missing), metric_words(name).decimals) for name in names)
+    return tuple(
+        _cell(estimates[name], metric_words(name).decimals)
+        if name in estimates
+        else Cell("not measured")
+        for name in names
+    )
 
 
 def _cell(estimate: Estimate, decimals: int) -> Cell:
-    return Cell(figure(estimate.value, decimals), interval(estimate, decimals))
+    notes = [interval(estimate, decimals)]
+    if estimate.low is not None and estimate.reason:
+        notes.append(estimate.reason)
+    if estimate.value is not None and FEW_EVENTS in estimate.method:
+        notes.append(FEW_EVENTS)
+    return Cell(figure(estimate.value, decimals), "; ".join(note for note in notes if note))
 
 
 def _group_row(group: GroupResult, names: Sequence[str], floor: int) -> Row:

@@ -49,7 +49,7 @@ METRICS = {
     ),
     "calibration_intercept": MetricWords(
         "Calibration intercept",
-        "0 when the risks are right on average; above 0 the model says too little, below 0 too much",
+        "0 when the risks are right on average; above 0 they are stated too low, below 0 too high",
         2,
     ),
     "calibration_slope": MetricWords(
@@ -104,8 +104,10 @@ TRUST = {
     ),
     "distributed": (
         "Each clinic adds a share of the noise, and the updates are only ever seen as a sum.",
-        "No single party must be trusted with an update, as long as the coordinator follows the "
-        "protocol and not too many clinics work together against a patient.",
+        (
+            "No single party must be trusted, as long as the coordinator follows the protocol and "
+            "only few clinics work together against a patient."
+        ),
     ),
     "local": (
         "Each clinic adds all of the noise itself before anything leaves it.",

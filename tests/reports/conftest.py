@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from html.parser import HTMLParser
 from math import sqrt
 from typing import Any
 
@@ -78,7 +79,9 @@ def guarantee() -> Guarantee:
         max_clinics=3,
         delta=1e-5,
         simulated=True,
-        clinics={name: ClinicSpend(2.98714 - 0.01 * i, 4.10352, 62) for i, name in enumerate(CLINICS)},
+        clinics={
+            name: ClinicSpend(2.98714 - 0.01 * i, 4.10352, 62) for i, name in enumerate(CLINICS)
+        },
         covered=("the weights after every round", "the threshold for alarms"),
         not_covered=("the features' backbone, which was trained on other images",),
     )
@@ -167,3 +170,56 @@ def make_record() -> Callable[..., RunRecord]:
 @pytest.fixture(scope="session")
 def record() -> RunRecord:
     return build_record()
+
+
+class Page(HTMLParser):
+    """What a reader gets of a page: tags, visible text outside drawings, tables by caption."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[str] = []
+        self.tables: dict[str, list[list[str]]] = {}
+        self._open: list[str] = []
+        self._table: list[list[str]] = []
+        self.feed(source)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in {"meta", "link", "br", "hr", "img", "path", "use", "rect"}:
+            self._open.append(tag)
+        if tag == "table":
+            self._table = []
+        elif tag == "tr":
+            self._table.append([])
+        elif tag in {"th", "td"}:
+            self._table[-1].append("")
+        elif tag == "caption":
+            self._caption = ""
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in self._open:
+            while self._open.pop() != tag:
+                pass
+        if tag == "table":
+            self.tables[self._caption] = self._table
+
+    def handle_data(self, data: str) -> None:
+        if {"style", "svg"}.isdisjoint(self._open):
+            self.texts.append(data)
+            if "caption" in self._open:
+                self._caption += data
+            elif {"th", "td"} & set(self._open):
+                self._table[-1][-1] += data
+
+    @property
+    def text(self) -> str:
+        """All visible words, single-spaced."""
+        return " ".join(" ".join(self.texts).split())
+
+
+@pytest.fixture(scope="session")
+def read_page() -> Callable[[str], Page]:
+    """Parses a page."""
+    return Page

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from math import exp
+
+import numpy as np
+import pytest
+
+from skinml.records import Estimate
+from skinml.reports.derived import derive
+
+
+def titles(record):
+    return [stamp.title for stamp in derive(record).stamps]
+
+
+def test_stamps_follow_the_record(make_record, record):
+    plain = replace(record.guarantee, simulated=False)
+    assert titles(record) == ["SIMULATED", "INCOMPLETE", "EXACT METRICS"]
+    assert titles(make_record(guarantee=replace(plain, private=False, epsilon=None)))[0] == (
+        "NOT PRIVATE"
+    )
+    assert not titles(make_record(guarantee=plain, complete=True, evaluation_source="dp_counts"))
+
+
+def test_misses_and_false_alarms_are_complements_with_turned_intervals(record):
+    overall = derive(record).alarms[0]
+    sensitivity = record.overall.estimates["sensitivity"]
+    specificity = record.overall.estimates["specificity"]
+    assert overall.found.value + overall.missed.value == pytest.approx(100)
+    assert overall.missed.low == pytest.approx(100 - 100 * sensitivity.high)
+    assert overall.false_alarms.high == pytest.approx(100 - 100 * specificity.low)
+
+
+def test_an_undefined_sensitivity_stays_undefined_on_the_first_page(record):
+    darkest = derive(record).alarms[1]
+    assert darkest.few
+    assert darkest.found.value is None
+    assert darkest.found.reason == "no malignant images"
+
+
+def test_few_patients_behind_many_images_are_few(record, make_record):
+    marked = Estimate(0.8, 0.6, 0.9, method="Clopper-Pearson on patients, few events")
+    group = record.groups[3]
+    assert not derive(make_record(groups=(group,))).alarms[1].few
+    changed = replace(group, estimates={**group.estimates, "sensitivity": marked})
+    assert derive(make_record(groups=(changed,))).alarms[1].few
+
+
+@pytest.mark.parametrize("epsilon", [0.1, 1.0, 3.0])
+@pytest.mark.parametrize("delta", [0.0, 1e-5, 0.05])
+def test_the_guess_limit_is_what_the_best_test_on_the_worst_mechanism_reaches(
+    make_record, record, epsilon, delta
+):
+    # The mechanism that dominates all (epsilon, delta) ones: with probability delta it tells the
+    # truth outright, else it answers by randomised response.
+    kept = (1 - delta) * exp(epsilon) / (1 + exp(epsilon))
+    present = np.array([delta, kept, 1 - delta - kept, 0.0])
+    absent = present[::-1]
+    best = 50 * np.maximum(present, absent).sum()
+    guarantee = replace(record.guarantee, epsilon=epsilon, delta=delta)
+    limit = derive(make_record(guarantee=guarantee)).guess_limit_percent
+    assert limit == pytest.approx(best, abs=1e-9)
+
+
+def test_participation_is_counted_by_clinic(record):
+    derived = derive(record)
+    assert derived.rounds_taken_part == {"harbour": 30, "hillside": 30, "riverside": 29}
+    assert derived.rounds_missed["riverside"] == derived.num_incomplete_rounds == 1

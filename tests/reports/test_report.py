@@ -1,0 +1,235 @@
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from dataclasses import replace
+from decimal import ROUND_CEILING, Decimal
+from itertools import pairwise
+
+import pytest
+
+from skinml.errors import EnvironmentProblem
+from skinml.records import Estimate, GroupResult, Labels
+from skinml.reports.document import record_from_json
+from skinml.reports.report import render_html, write_report
+
+NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?(?:e-?\d+)?")
+# Numbers that are part of a sentence: "in 100", "0.5 is no better than a coin", "from 0 to 1".
+WORDED = {"0", "0.5", "1", "100"}
+
+
+@pytest.fixture(scope="session")
+def source(record):
+    return render_html(record)
+
+
+@pytest.fixture(scope="session")
+def page(source, read_page):
+    return read_page(source)
+
+
+def leaves(value):
+    if isinstance(value, dict):
+        for name, entry in value.items():
+            yield name
+            yield from leaves(entry)
+    elif isinstance(value, list):
+        for entry in value:
+            yield from leaves(entry)
+    else:
+        yield value
+
+
+def unfounded_numbers(text, document):
+    """The numbers of a text that no number or word of the document accounts for."""
+    words = {n for leaf in leaves(document) if isinstance(leaf, str) for n in NUMBER.findall(leaf)}
+    numbers = [
+        Decimal(repr(abs(leaf)))
+        for leaf in leaves(document)
+        if isinstance(leaf, int | float) and not isinstance(leaf, bool)
+    ]
+    shown = {n.replace(",", "") for n in NUMBER.findall(text)} - words - WORDED
+    return {each for each in shown if not any(is_rounded(number, each) for number in numbers)}
+
+
+def is_rounded(number, shown):
+    if "e" in shown:
+        return f"{number:.2g}" == shown or f"{float(number):.2g}" == shown
+    step = Decimal(1).scaleb(-len(shown.partition(".")[2]))
+    up = number.quantize(step, rounding=ROUND_CEILING)
+    # The optimiser's figures have four significant digits.
+    four = f"{float(number):.4g}"
+    return shown in {f"{float(number):.{-step.as_tuple().exponent}f}", str(up), four}
+
+
+def test_every_number_of_the_page_is_in_the_json(record, tmp_path, read_page):
+    files = write_report(record, tmp_path)
+    document = json.loads(files.json.read_text(encoding="utf-8"))
+    text = read_page(files.html.read_text(encoding="utf-8")).text
+    assert unfounded_numbers(text, document) == set()
+    assert unfounded_numbers(f"{text} 0.7777", document) == {"0.7777"}
+
+
+def test_the_page_is_made_from_what_the_json_says(record, tmp_path):
+    files = write_report(record, tmp_path)
+    again = record_from_json(json.loads(files.json.read_text(encoding="utf-8")))
+    assert render_html(again) == files.html.read_text(encoding="utf-8")
+
+
+def test_tables_show_each_group_with_value_and_interval(record, page):
+    rows = {row[0].split()[0]: row for row in page.tables["Performance: sex"][1:]}
+    for group in (each for each in record.groups if each.attribute == "sex"):
+        auroc = group.estimates["auroc"]
+        assert rows[group.group][1] == f"{auroc.value:.3f} {auroc.low:.3f} to {auroc.high:.3f}"
+
+
+def test_undefined_and_few_are_words(page):
+    darkest = page.tables["Performance: skin tone"][1]
+    assert darkest[1] == "undefined no malignant images"
+    assert "Too few for a finding" in darkest[0]
+    assert "How the model does on skin tone 0 very dark" in page.text
+
+
+def test_unknown_tone_is_a_line_of_its_own(page):
+    assert page.tables["Performance: skin tone"][-1][0].startswith("not known")
+
+
+def test_the_page_needs_no_network_and_no_script(source, page):
+    assert "http" not in source.replace("http-equiv", "")
+    assert not re.search(r"@import|url\((?!#)|javascript:", source)
+    names = {name for name, _ in page.tags}
+    assert names.isdisjoint({"script", "link", "img", "iframe", "object", "embed", "base"})
+    links = {tag["href"] for _, tag in page.tags if "href" in tag}
+    assert all(link.startswith("#") for link in links)
+
+
+def test_ids_are_unique_and_links_lead_somewhere(page):
+    ids = Counter(tag["id"] for _, tag in page.tags if "id" in tag)
+    assert [name for name, times in ids.items() if times > 1] == []
+    pointers = {tag["href"][1:] for _, tag in page.tags if "href" in tag}
+    pointers |= {tag["aria-labelledby"] for _, tag in page.tags if "aria-labelledby" in tag}
+    assert pointers <= ids.keys()
+
+
+def test_a_screen_reader_finds_its_way(page):
+    names = [name for name, _ in page.tags]
+    levels = [int(name[1]) for name in names if re.fullmatch(r"h[1-6]", name)]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(after <= before + 1 for before, after in pairwise(levels))
+    assert {"header", "main", "nav", "footer"} <= set(names)
+    assert all(tag.get("scope") in {"col", "row"} for name, tag in page.tags if name == "th")
+    drawings = [tag for name, tag in page.tags if name == "svg"]
+    assert len(drawings) == 11
+    assert all(tag["role"] == "img" and tag["aria-labelledby"] for tag in drawings)
+    assert ("html", {"lang": "en"}) in page.tags
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        "<script>alert(1)</script>",
+        '"><img src=x onerror=alert(1)>',
+        "{{ 7 * 191 }}",
+        "$\\frac{a$ & </svg><b>",
+        "皮膚 \u202e \x07 🙂",
+    ],
+)
+def test_hostile_names_are_shown_and_never_obeyed(make_record, record, read_page, hostile):
+    groups = tuple(
+        replace(group, group=hostile, attribute=hostile if n else "sex")
+        for n, group in enumerate(record.groups[2:4])
+    )
+    changed = make_record(
+        groups=groups,
+        experiment=hostile,
+        threshold_source=hostile,
+        config={hostile: hostile},
+        data={"name": hostile},
+        versions={hostile: hostile},
+        history=({hostile: 1.0}, {hostile: 2.0}),
+        guarantee=replace(record.guarantee, covered=(hostile,), unit=hostile, trust=hostile),
+        yardsticks=(replace(record.yardsticks[0], name=hostile),),
+    )
+    before = {name for name, _ in read_page(render_html(record)).tags}
+    page = read_page(render_html(changed))
+    assert {name for name, _ in page.tags} <= before
+    assert not any(name.startswith("on") for _, tag in page.tags for name in tag)
+    assert " ".join(hostile.split()) in page.text
+    assert "1337" not in page.text
+
+
+def test_equal_records_give_equal_bytes(make_record, tmp_path):
+    first = write_report(make_record(), tmp_path / "a")
+    second = write_report(make_record(), tmp_path / "b")
+    assert first.html.read_bytes() == second.html.read_bytes()
+    assert first.json.read_bytes() == second.json.read_bytes()
+
+
+def test_a_folder_that_cannot_be_made_is_the_machines_fault(record, tmp_path):
+    (tmp_path / "taken").write_text("a file")
+    with pytest.raises(EnvironmentProblem, match="taken"):
+        write_report(record, tmp_path / "taken")
+
+
+def test_nothing_else_is_left_in_the_folder(record, tmp_path):
+    write_report(record, tmp_path)
+    write_report(record, tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["report.html", "report.json"]
+
+
+def test_a_run_without_privacy_says_so_first(make_record, record, read_page):
+    guarantee = replace(
+        record.guarantee,
+        private=False,
+        trust="none",
+        epsilon=None,
+        total_epsilon=None,
+        epsilon_across_clinics=None,
+        clinics={},
+    )
+    text = read_page(render_html(make_record(guarantee=guarantee))).text
+    assert text.index("NOT PRIVATE") < text.index("In short")
+    assert "There is no guarantee" in text
+    assert "times in 100. Without any release" not in text
+
+
+def test_missing_clinics_are_named_by_round(page):
+    rounds = page.tables["Rounds with missing clinics"][1:]
+    assert rounds == [["Round 17", "2 of 3", "riverside: did not answer within 120 s"]]
+
+
+def test_no_verdict_is_given_on_the_gap_between_groups(page):
+    text = page.text.lower()
+    assert "cannot be told" in text
+    for word in ("max-min", "largest gap", "bias detected", "is fair", "unfair", "pass", "fail "):
+        assert word not in text
+
+
+def test_more_than_two_classes_name_every_diagnosis(make_record, record, read_page):
+    labels = Labels(("naevus", "melanoma", "carcinoma"), (False, True, True))
+    figures = {**record.overall.estimates, "malignancy_auroc": Estimate(0.91, 0.9, 0.93)}
+    overall = replace(record.overall, estimates=figures)
+    page = read_page(render_html(make_record(classes=labels, overall=overall)))
+    assert "naevus, melanoma, carcinoma. Malignant among them: melanoma, carcinoma." in page.text
+    assert "AUROC, malignant or not" in page.tables["Performance: everybody"][0]
+
+
+def test_the_barest_record_still_makes_a_page(make_record, read_page):
+    bare = GroupResult("overall", "overall", 0, 0, 0, 0, {})
+    record = make_record(
+        overall=bare,
+        groups=(),
+        yardsticks=(),
+        participation=(),
+        cohort_flow=(),
+        cohort_table=(),
+        history=(),
+        data={},
+        versions={},
+        config={},
+        threshold=None,
+        threshold_source="",
+    )
+    assert "the data name no groups" in read_page(render_html(record)).text
