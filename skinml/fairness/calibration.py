@@ -23,7 +23,7 @@ _LIMIT = 1e3
 # Log odds that differ by less than this are one score with rounding.
 _NO_SPREAD = 1e-9
 # Patients that a bin of the calibration error shall hold, so that its variance can be told.
-_PATIENTS_PER_BIN = 5
+PATIENTS_PER_BIN = 5
 
 
 def score_logits(scores: FloatArray) -> FloatArray:
@@ -171,9 +171,10 @@ def equal_mass_bins(scores: FloatArray, patients: IntArray, greatest: int) -> In
     Returns:
         (n,) each item's bin from 0, in rising order of the scores.
     """
-    num = int(np.clip(effective_patients(patients) // _PATIENTS_PER_BIN, 1, greatest))
-    cuts = np.quantile(scores, np.arange(1, num) / num) if num > 1 else np.array([])
-    raw = np.searchsorted(np.unique(cuts), scores, side="right")
+    num = int(np.clip(effective_patients(patients) // PATIENTS_PER_BIN, 1, greatest))
+    # Cuts are scores that occur, so that copies of all items move none of them.
+    cuts = np.unique(np.quantile(scores, np.arange(1, num) / num, method="inverted_cdf"))
+    raw = np.searchsorted(cuts, scores, side="left")
     return np.unique(raw, return_inverse=True)[1].reshape(-1)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from skinml.errors import DataError, require_one_of
 from skinml.fairness.cells import check_predictions, overall_cell
 from skinml.fairness.groups import replicate_cells
-from skinml.fairness.intervals import clopper_pearson, expanded_percentiles
+from skinml.fairness.intervals import expanded_percentiles, unseen_around
 from skinml.fairness.measures import measures_of, point_value
 from skinml.fairness.settings import FairnessSettings
 from skinml.records import Estimate, Predictions
@@ -73,8 +73,8 @@ def paired_difference(
     same = same and np.array_equal(cells[0].alarms, cells[1].alarms)
     if high - low < 1e-12 and not (same and np.array_equal(a.decisions, b.decisions)):
         # No patient told the models apart here; as many patients may still hide this share.
-        hidden = clopper_pearson(0, support, settings.level)[1]
-        low, high, method = difference - hidden, difference + hidden, "no discordant patient: exact"
+        low, high = unseen_around(difference, support, settings.level)
+        method = "no discordant patient: exact"
     return Estimate(difference, low, high, settings.level, method)
 
 

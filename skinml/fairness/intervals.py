@@ -161,6 +161,27 @@ def expanded_percentiles(
     return float(low), float(high)
 
 
+def unseen_around(value: float, patients: float, level: float = 0.95) -> Interval:
+    """Interval of a figure that every patient seen agrees on.
+
+    So many patients may all agree and still leave out a share of others; the figure, which moves
+    by at most that share, may be off by as much.
+
+    Args:
+        value: The figure, on a scale where one patient's share is at most 1.
+        patients: Effective patients seen, above 0.
+        level: Nominal coverage, from 0.5 to 1.
+
+    Returns:
+        The value less and plus the upper exact limit of a share of which none was seen.
+
+    Raises:
+        ConfigError: If a number is out of its range.
+    """
+    hidden = clopper_pearson(0, patients, level)[1]
+    return value - hidden, value + hidden
+
+
 def combine_mean(values: Sequence[float], limits: Sequence[Interval]) -> Interval:
     """Interval of the mean of independent estimates from the interval of each.
 

@@ -14,6 +14,7 @@ from math import inf, isfinite
 import numpy as np
 
 from skinml.fairness.calibration import (
+    PATIENTS_PER_BIN,
     calibration_error_statistic,
     calibration_intercept_statistic,
     calibration_slope_statistic,
@@ -26,6 +27,7 @@ from skinml.fairness.intervals import (
     combine_mean,
     expanded_percentiles,
     newcombe_auroc,
+    unseen_around,
 )
 from skinml.fairness.resampling import effective_patients
 from skinml.fairness.settings import FairnessSettings
@@ -38,6 +40,8 @@ BOUNDED = "bounded by n"
 FEW_EVENTS = "few events"
 # With more replicates undefined than this, the rest would tell a conditional story.
 _MOST_UNDEFINED = 0.05
+# An interval narrower than this has no width but rounding's.
+_NO_WIDTH = 1e-9
 
 # Value and (b,) replicates -> interval (None where there is none) and the words for its method.
 IntervalRule = Callable[[float, FloatArray], tuple[Interval | None, str]]
@@ -207,7 +211,8 @@ def _malignancy_auroc(name: str, cell: Cell, settings: FairnessSettings) -> Meas
     def interval(value: float, replicates: FloatArray) -> tuple[Interval | None, str]:
         limits = expanded_percentiles(replicates, support, settings.level)
         at_edge = value <= 0 or value >= 1
-        if support < settings.exact_below or at_edge or limits is None or limits[0] == limits[1]:
+        few = support < settings.exact_below
+        if few or at_edge or limits is None or limits[1] - limits[0] < _NO_WIDTH:
             method = f"{SCORE_AUROC}, {BOUNDED}" if at_edge else SCORE_AUROC
             return newcombe_auroc(value, ups, downs, settings.level), method
         return limits, BOOTSTRAP
@@ -334,7 +339,7 @@ def _brier(cell: Cell, settings: FairnessSettings) -> Measure:
         limits = expanded_percentiles(replicates, support, settings.level)
         # A bounded loss varies no more than a coin of the same mean, so that the exact interval
         # of a proportion is on the safe side where the bootstrap has nothing to go by.
-        if limits is None or support < settings.exact_below or limits[1] - limits[0] < 1e-12:
+        if limits is None or support < settings.exact_below or limits[1] - limits[0] < _NO_WIDTH:
             return clopper_pearson(value * support, support, settings.level), EXACT
         return limits, BOOTSTRAP
 
@@ -362,8 +367,8 @@ def _calibration_error(
     name: str, cell: Cell, scores: FloatArray, outcomes: BoolArray, settings: FairnessSettings
 ) -> Measure:
     support = _patients(cell, np.ones(len(scores), dtype=bool))
-    if support < 2:
-        return undefined(name, "one patient: chance and miscalibration cannot be told apart")
+    if support < PATIENTS_PER_BIN:
+        return undefined(name, f"fewer than {PATIENTS_PER_BIN} patients cannot tell it from chance")
     statistic = calibration_error_statistic(
         scores, outcomes, cell.patients, greatest_bins=settings.calibration_bins
     )
@@ -375,11 +380,12 @@ def _calibration_error(
         squares = replicates * np.abs(replicates)
         squares = squares - np.nanmean(squares) + signed * abs(signed)
         limits = expanded_percentiles(squares, support, settings.level)
-        method = f"{BOOTSTRAP} of the debiased square"
-        if limits is None:
-            return None, method
-        low, high = np.sqrt(np.maximum(limits, 0.0))
-        return (float(low), min(float(high), 1.0)), method
+        if limits is None or support < settings.exact_below:
+            return None, ""
+        low, high = np.sqrt(np.maximum(limits, 0.0)).tolist()
+        if high - low < _NO_WIDTH:
+            return unseen_around(value, support, settings.level), EXACT
+        return (low, min(high, 1.0)), f"{BOOTSTRAP} of the debiased square"
 
     return Measure(name, statistic, interval, support, floor=0.0)
 
