@@ -1,0 +1,338 @@
+"""From a manifest to the cohort of one question: who is in it, in which split, at which clinic."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from skinml.data.groups import age_bands, binned, require_one_scale
+from skinml.data.partitions import assign_clinics, patient_labels
+from skinml.data.splits import assign_splits, require_disjoint
+from skinml.errors import ConfigError, DataError
+from skinml.records import (
+    SPLITS,
+    UNKNOWN_GROUP,
+    CohortCell,
+    CohortStage,
+    IntArray,
+    Labels,
+    StrArray,
+)
+from skinml.stewardship.admissibility import admissible
+
+if TYPE_CHECKING:
+    from skinml.data.manifest import Manifest
+    from skinml.data.settings import DataSettings
+    from skinml.seeding import Seeds
+
+MALIGNANCY = Labels(("benign", "malignant"), (False, True))
+"""The classes of target malignant."""
+
+_LEAST_PATIENTS = 2
+_LEAST_CLASSES = 2
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """The images and items of one question. Per patient: never log the frames.
+
+    Attributes:
+        images: One row an image used: the manifest's columns and row number, and `label`,
+            `clinic`, `split`.
+        items: One row an item, which is what a model scores at once: patient_id, lesion_id,
+            clinic, split, label (index into the classes), malignant, and a column for each group
+            attribute with values such as "0-2", "50-69" or "unknown".
+        views: (n_items, n_views) positions of each item's images in `images`.
+        labels: The classes.
+        unit: What patient_id stands for.
+        root: The folder that the images are in.
+        flow: From the manifest to the splits, with what was left out and why.
+        table: Patients and malignant items of each group in each split.
+        name: The data's name.
+        digest: SHA-256 over the manifest and the settings that choose from it; public data only.
+        tone_scale: The scale of skin_tone; None where no image used has a tone.
+    """
+
+    images: pd.DataFrame
+    items: pd.DataFrame
+    views: IntArray
+    labels: Labels
+    unit: str
+    root: Path
+    flow: tuple[CohortStage, ...]
+    table: tuple[CohortCell, ...]
+    name: str
+    digest: str
+    tone_scale: str | None
+
+
+def build_cohort(
+    manifest: Manifest,
+    settings: DataSettings,
+    seeds: Seeds,
+    *,
+    day: datetime.date,
+    labels: Labels | None = None,
+    split: bool = True,
+) -> Cohort:
+    """Choose, label, group and divide the rows of a manifest.
+
+    Args:
+        manifest: A checked manifest.
+        settings: Which rows, which question, how to divide.
+        seeds: The root of the data's random streams.
+        day: The day of use, for the question whether the rows may be used.
+        labels: The classes of a finished model; rows of other diagnoses are left out and counted.
+            By default the settings' own target.
+        split: False puts everything into "test" and asks nothing of the clinics.
+
+    Returns:
+        The cohort.
+
+    Raises:
+        ConfigError: If a class is no shared diagnosis, or a column is not in the manifest.
+        DataError: If nothing is left, a class has no item, skin-tone scales are mixed, a value
+            is in no bin, an item's images disagree, a patient would be in two splits, or, with
+            split, a clinic has no training patient, only one, or only one class in training.
+        PolicyError: If no row may be used for the purpose.
+
+    Guarantees:
+        A patient's split and made clinic do not depend on who else is in the manifest.
+    """
+    classes = labels or _labels(manifest, settings)
+    flow = [_stage("read from the manifest", manifest.frame)]
+    frame = _selected(manifest.frame, settings, strict=split)
+    flow.append(_stage("selected by data.where", frame, settings.where))
+    admission = admissible(frame, purpose=settings.purpose, day=day)
+    frame = admission.frame.reset_index(drop=True)
+    flow.append(_stage("may be used", frame, admission.basis))
+    frame["label"] = _label(frame, classes)
+    frame = frame[frame["label"] >= 0].reset_index(drop=True)
+    flow.append(_stage("of the model's classes", frame, ", ".join(classes.names)))
+    if frame.empty:
+        raise _nothing_left(", ".join(classes.names))
+    frame["clinic"] = assign_clinics(frame, settings.partition, seeds)
+    frame["split"] = (
+        assign_splits(frame["patient_id"], settings.split_key, settings.fractions)
+        if split
+        else np.full(len(frame), "test")
+    )
+    require_disjoint(_text(frame["patient_id"]), _text(frame["split"]))
+    tone_scale = require_one_scale(frame, settings)
+    images, views = _join_views(frame, settings.views)
+    if settings.views:
+        flow.append(_stage("with every view", images, ", ".join(settings.views)))
+    if images.empty:
+        raise _nothing_left(f"lesions with the views {', '.join(settings.views)}")
+    items = _items(images, views, settings, classes)
+    flow += [_stage(name, images[images["split"] == name]) for name in SPLITS]
+    if split:
+        _require_classes(items, classes)
+        _require_trainable(items, settings, classes)
+    return Cohort(
+        images=images,
+        items=items,
+        views=views,
+        labels=classes,
+        unit=manifest.unit,
+        root=manifest.root,
+        flow=tuple(flow),
+        table=_table(items, settings, classes),
+        name=manifest.name,
+        digest=_digest(manifest, settings, classes),
+        tone_scale=tone_scale,
+    )
+
+
+def _labels(manifest: Manifest, settings: DataSettings) -> Labels:
+    if settings.target == "malignant":
+        return MALIGNANCY
+    known = manifest.taxonomy.malignant
+    unknown = [name for name in settings.classes if name not in known]
+    if unknown:
+        raise ConfigError(
+            rule=f"data.classes among {', '.join(sorted(known))}",
+            got=f"classes={', '.join(unknown)}",
+            do="Use the shared names, or add them to a taxonomy of your own.",
+        )
+    return Labels(settings.classes, tuple(known[name] for name in settings.classes))
+
+
+def _selected(frame: pd.DataFrame, settings: DataSettings, *, strict: bool) -> pd.DataFrame:
+    for column, values in settings.where.items():
+        if column not in frame.columns:
+            raise ConfigError(
+                rule=f"data.where with columns among {', '.join(frame.columns)}",
+                got=f"where.{column}",
+                do="Name one of the manifest's columns.",
+            )
+        cells = frame[column].astype(str)
+        absent = [value for value in values if not (cells == value).any()]
+        if strict and absent:
+            raise DataError(
+                rule=f"rows for every value of data.where.{column}",
+                got=f"none for {', '.join(absent)}",
+                do=f"Correct data.where.{column}, or take the value out.",
+            )
+        frame = frame[cells.isin(values)]
+    if frame.empty:
+        raise _nothing_left("data.where")
+    return frame
+
+
+def _label(frame: pd.DataFrame, classes: Labels) -> IntArray:
+    """Give each row the index of its class, -1 where the model has none for it."""
+    if classes.names == MALIGNANCY.names:
+        return np.asarray(frame["malignant"], dtype=np.int64)
+    index = {name: position for position, name in enumerate(classes.names)}
+    return np.asarray(frame["diagnosis"].map(index).fillna(-1), dtype=np.int64)
+
+
+def _join_views(frame: pd.DataFrame, modalities: tuple[str, ...]) -> tuple[pd.DataFrame, IntArray]:
+    """Keep the images that make up items, and say which; a second image of a view is left out."""
+    if not modalities:
+        return frame, np.arange(len(frame))[:, None]
+    known = frame[frame["modality"].isin(modalities) & frame["lesion_id"].notna()]
+    # A lesion photographed at two clinics is an item at each: its images never travel.
+    keys = ["clinic", "patient_id", "lesion_id"]
+    firsts = known.drop_duplicates([*keys, "modality"]).reset_index(names="position")
+    wide = firsts.pivot(index=keys, columns="modality", values="position")
+    complete = wide.reindex(columns=list(modalities)).dropna().to_numpy(dtype=np.int64)
+    # Items stand in the manifest's order.
+    complete = complete[np.argsort(complete.min(axis=1))] if len(complete) else complete
+    used, views = np.unique(complete, return_inverse=True)
+    return frame.iloc[used].reset_index(drop=True), views.reshape(complete.shape)
+
+
+def _items(
+    images: pd.DataFrame, views: IntArray, settings: DataSettings, classes: Labels
+) -> pd.DataFrame:
+    labels = np.asarray(images["label"], dtype=np.int64)[views]
+    mixed = int((labels != labels[:, :1]).any(axis=1).sum())
+    if mixed:
+        raise DataError(
+            rule="one label for all views of a lesion",
+            got=f"{mixed} lesions whose images have different ones",
+            do="Correct the manifest's diagnosis or malignant.",
+        )
+    first = images.iloc[views[:, 0]].reset_index(drop=True)
+    items = first[["patient_id", "lesion_id", "clinic", "split", "label"]].copy()
+    items["malignant"] = np.asarray(classes.malignant, dtype=bool)[labels[:, 0]]
+    for attribute in settings.groups:
+        _fill_from_views(first, attribute, images, views)
+        if attribute == "age_band":
+            values = age_bands(first["age"], settings.age_bands)
+        else:
+            values = _text(first[attribute].fillna(UNKNOWN_GROUP))
+        if attribute in settings.bins:
+            values = binned(attribute, values, settings.bins[attribute])
+        items[attribute] = values
+    return items
+
+
+def _fill_from_views(
+    first: pd.DataFrame, attribute: str, images: pd.DataFrame, views: IntArray
+) -> None:
+    """Let a view that knows an attribute speak for the others: it is the lesion's."""
+    column = "age" if attribute == "age_band" else attribute
+    for view in range(1, views.shape[1]):
+        other = images[column].iloc[views[:, view]].reset_index(drop=True)
+        first[column] = first[column].where(first[column].notna(), other)
+
+
+def _require_classes(items: pd.DataFrame, classes: Labels) -> None:
+    present = set(items["label"])
+    absent = [name for index, name in enumerate(classes.names) if index not in present]
+    if absent:
+        raise DataError(
+            rule="at least one item of every class",
+            got=f"none of {', '.join(absent)}",
+            do="Add such items, or take the class out of data.classes.",
+        )
+
+
+def _require_trainable(items: pd.DataFrame, settings: DataSettings, classes: Labels) -> None:
+    """Check that each clinic has something to learn from. Clinics' names are public."""
+    training = items[items["split"] == "train"]
+    clinics = set(items["clinic"])
+    if settings.partition.by in ("random", "dirichlet"):
+        made = range(1, settings.partition.num_clinics + 1)
+        clinics |= {f"{settings.partition.prefix}-{number}" for number in made}
+    labels = pd.Series(patient_labels(training), index=training.index)
+    for clinic in sorted(clinics):
+        own = training[training["clinic"] == clinic]
+        num_patients = own["patient_id"].nunique()
+        if num_patients < _LEAST_PATIENTS:
+            raise _untrainable(clinic, f"{_LEAST_PATIENTS} training patients", f"{num_patients}")
+        # The class that training sees is the patient's, not the image's.
+        present = sorted(set(labels[own.index]))
+        if len(present) < _LEAST_CLASSES:
+            name = classes.names[present[0]]
+            raise _untrainable(clinic, f"{_LEAST_CLASSES} classes in training", f"only {name}")
+
+
+def _untrainable(clinic: str, rule: str, got: str) -> DataError:
+    return DataError(
+        rule=f"at least {rule} at clinic {clinic}",
+        got=got,
+        do="Add patients, leave the clinic out with data.where, or change data.partition.",
+    )
+
+
+def _nothing_left(by: str) -> DataError:
+    return DataError(
+        rule="images left to work with",
+        got=f"none after choosing {by}",
+        do="Check data.where, data.classes and data.views against the manifest.",
+    )
+
+
+def _stage(name: str, frame: pd.DataFrame, note: object = "") -> CohortStage:
+    if isinstance(note, dict):
+        note = "; ".join(f"{column}: {', '.join(values)}" for column, values in note.items())
+    return CohortStage(name, len(frame), int(frame["patient_id"].nunique()), str(note))
+
+
+def _table(items: pd.DataFrame, settings: DataSettings, classes: Labels) -> tuple[CohortCell, ...]:
+    """Count patients and malignant items of each group in each split (Table 1)."""
+    named = items.assign(label=np.asarray(classes.names)[items["label"]])
+    cells = []
+    for attribute in dict.fromkeys(("clinic", "label", *settings.groups)):
+        for group, rows in named.groupby(attribute):
+            parts = {split: rows[rows["split"] == split] for split in SPLITS}
+            cells.append(
+                CohortCell(
+                    attribute=attribute,
+                    group=str(group),
+                    num_patients={
+                        split: int(part["patient_id"].nunique()) for split, part in parts.items()
+                    },
+                    num_positives={
+                        split: int(part["malignant"].sum()) for split, part in parts.items()
+                    },
+                )
+            )
+    return tuple(cells)
+
+
+def _digest(manifest: Manifest, settings: DataSettings, classes: Labels) -> str:
+    choices = settings.model_dump(
+        mode="json",
+        include={"where", "views", "partition", "seed", "split_key", "fractions", "purpose"},
+    )
+    text = json.dumps(
+        [manifest.digest, manifest.taxonomy.version, classes.names, choices], sort_keys=True
+    )
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _text(values: Iterable[object]) -> StrArray:
+    return np.asarray([str(value) for value in values], dtype=np.str_)

@@ -1,0 +1,251 @@
+"""From a file that nobody vouches for to pixels: limits, formats, orientation, colour modes.
+
+Shapes: C channels, H height, W width.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import stat
+import struct
+import warnings
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import imagehash
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torchvision.transforms import v2
+
+from skinml.data.manifest_rules import FIRST_ROW
+from skinml.errors import DataError, require_positive, require_same_length
+
+if TYPE_CHECKING:
+    from skinml.data.settings import ImageLimits
+
+_FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP")
+_HASH_SIDE = 16
+_NUM_THREADS = 2
+_MOST_LINES = 20
+# What Pillow's decoders raise on broken files. A defect of ours is none of these on a sound file.
+_BROKEN = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    ArithmeticError,
+    LookupError,
+    TypeError,
+    struct.error,
+    zlib.error,
+)
+_BOMB = (Image.DecompressionBombError, Image.DecompressionBombWarning)
+
+# Pillow warns from 89 million pixels on. Our own limit is checked from the header right after,
+# and its message says what to do.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What one pass over an image file tells. Per patient: never log.
+
+    Attributes:
+        digest: SHA-256 of the file's bytes, in hexadecimal.
+        perceptual_hash: 32 bytes; pictures that look alike differ in few bits.
+        width: Pixels across, after the orientation is applied.
+        height: Pixels down, after the orientation is applied.
+    """
+
+    digest: str
+    perceptual_hash: bytes
+    width: int
+    height: int
+
+
+def decode_image(path: Path, limits: ImageLimits) -> torch.Tensor:
+    """Decode one image file that may be hostile.
+
+    The EXIF orientation is applied. Transparent pixels show white, 16-bit grey is scaled to
+    8 bits, the first frame stands for an animation.
+
+    Args:
+        path: A JPEG, PNG, WebP, TIFF or BMP file.
+        limits: What the file may ask of this machine.
+
+    Returns:
+        (3, H, W) uint8, RGB.
+
+    Raises:
+        DataError: If the file is missing, too large, too small, of another format, truncated or
+            corrupt. The message does not name the file.
+
+    Guarantees:
+        No more than `max_bytes` are read, and no pixel is decoded of an image whose header asks
+        for more than `max_pixels`.
+    """
+    image = _open(_read_bytes(path, limits), limits)
+    tensor: torch.Tensor = v2.functional.pil_to_tensor(image)
+    return tensor
+
+
+def resize_square(image: torch.Tensor, size: int) -> torch.Tensor:
+    """Cut the largest square out of the middle of an image and resize it.
+
+    Shapes are kept, since asymmetry and border are signs that a lesion is judged by; what is lost
+    lies at the ends of the longer side, and the lesion is in the middle.
+
+    Args:
+        image: (3, H, W) uint8.
+        size: Side of the square in pixels.
+
+    Returns:
+        (3, size, size) uint8, resized with antialiasing.
+
+    Raises:
+        ConfigError: If the size is not above zero.
+    """
+    require_positive(size=size)
+    # Cut before resizing: a strip of 16 x 3,000,000 pixels would grow beyond any memory.
+    middle = v2.functional.center_crop(image, [min(image.shape[-2:])] * 2)
+    square: torch.Tensor = v2.functional.resize(
+        middle, [size, size], interpolation=v2.InterpolationMode.BILINEAR, antialias=True
+    )
+    return square
+
+
+def inspect_images(
+    images: Sequence[str],
+    root: Path,
+    limits: ImageLimits,
+    known: Mapping[str, Inspection] | None = None,
+    progress: Callable[[int], None] | None = None,
+    *,
+    rows: Sequence[int] | None = None,
+) -> list[Inspection]:
+    """Read every image once: digest, perceptual hash, size, and whether it can be decoded.
+
+    Args:
+        images: (n,) paths below the root.
+        root: The folder of the images.
+        limits: What a file may ask of this machine.
+        known: Inspections of earlier runs by digest; their images are not decoded again.
+        progress: Called with the number of images done so far.
+        rows: (n,) row of each image in the manifest, for messages; by default in order.
+
+    Returns:
+        (n,) inspections in the order of the images.
+
+    Raises:
+        DataError: If any image breaks a rule. All of them are collected into one error that names
+            rows of the manifest, never a path.
+    """
+    numbers = range(FIRST_ROW, FIRST_ROW + len(images)) if rows is None else rows
+    require_same_length(images=images, rows=numbers)
+
+    def inspect(image: str) -> Inspection | DataError:
+        try:
+            return _inspect(root / image, limits, known or {})
+        except DataError as error:
+            return error
+
+    done: list[Inspection] = []
+    failures: list[str] = []
+    with ThreadPoolExecutor(_NUM_THREADS) as pool:
+        for count, (row, result) in enumerate(
+            zip(numbers, pool.map(inspect, images), strict=True), start=1
+        ):
+            if isinstance(result, DataError):
+                failures.append(f"row {row}: {result.got}")
+            else:
+                done.append(result)
+            if progress is not None:
+                progress(count)
+    if failures:
+        raise _collected(failures)
+    return done
+
+
+def _collected(failures: list[str]) -> DataError:
+    details = failures[:_MOST_LINES]
+    if len(failures) > _MOST_LINES:
+        details.append(f"and {len(failures) - _MOST_LINES} more")
+    count = "1 image" if len(failures) == 1 else f"{len(failures)} images, the first in"
+    return DataError(
+        rule="images that can be read within data.limits",
+        got=f"{count} {failures[0]}",
+        do="Replace these files, take their rows out of the manifest, or change data.limits.",
+        details=details,
+    )
+
+
+def _inspect(path: Path, limits: ImageLimits, known: Mapping[str, Inspection]) -> Inspection:
+    data = _read_bytes(path, limits)
+    digest = hashlib.sha256(data).hexdigest()
+    if digest in known:
+        return known[digest]
+    image = _open(data, limits)
+    bits = np.asarray(imagehash.phash(image, hash_size=_HASH_SIDE).hash, dtype=bool)
+    return Inspection(digest, np.packbits(bits).tobytes(), image.width, image.height)
+
+
+def _failure(got: str) -> DataError:
+    return DataError(
+        rule="an image that can be read within data.limits",
+        got=got,
+        do="Replace the file or change data.limits.",
+    )
+
+
+def _read_bytes(path: Path, limits: ImageLimits) -> bytes:
+    try:
+        # Without this, a named pipe would keep us waiting for ever.
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise _failure("no regular file")
+        with path.open("rb") as file:
+            data = file.read(limits.max_bytes + 1)
+    except OSError as error:
+        raise _failure(f"no readable file ({type(error).__name__})") from None
+    if len(data) > limits.max_bytes:
+        raise _failure(f"a file of more than {limits.max_bytes} bytes")
+    return data
+
+
+def _open(data: bytes, limits: ImageLimits) -> Image.Image:
+    """Decode bytes to RGB; the limits are checked between the header and the pixels."""
+    try:
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+            width, height = image.size
+            if width * height > limits.max_pixels:
+                raise _failure(f"{width} x {height} pixels, more than {limits.max_pixels}")
+            if min(width, height) < limits.min_side:
+                raise _failure(f"{width} x {height} pixels, a side below {limits.min_side}")
+            image.load()
+            return _to_rgb(ImageOps.exif_transpose(image))
+    except _BOMB:
+        raise _failure(f"more pixels than {limits.max_pixels}") from None
+    except UnidentifiedImageError:
+        raise _failure(f"no image in {', '.join(_FORMATS)}") from None
+    except _BROKEN:
+        raise _failure("a truncated or corrupt image") from None
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):
+        # 16 bits a pixel; older Pillow calls the same thing "I".
+        deep = np.asarray(image).astype(np.int64)
+        image = Image.fromarray(((deep.clip(0, 65535) * 255 + 32767) // 65535).astype(np.uint8))
+    elif image.mode == "F":
+        raise _failure("pixels of floating point, whose range nobody knows")
+    if image.has_transparency_data:
+        opaque = image.convert("RGBA")
+        white = Image.new("RGBA", opaque.size, "white")
+        return Image.alpha_composite(white, opaque).convert("RGB")
+    return image.convert("RGB")

@@ -1,0 +1,147 @@
+"""The audit for one picture, or one patient, on both sides of a split."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skinml.data.splits import require_disjoint
+from skinml.errors import DataError, require_same_length
+from skinml.records import IntArray, StrArray
+
+if TYPE_CHECKING:
+    from skinml.data.images import Inspection
+    from skinml.data.settings import LeakageSettings
+
+_PAIRS_AT_ONCE = 4_000_000
+_MOST_LINES = 20
+
+
+@dataclass(frozen=True)
+class LeakageReport:
+    """What the audit found on data that passed it.
+
+    Attributes:
+        num_images: Images looked at.
+        num_patients_shared: Patients in two splits; 0, since more is an error.
+        num_identical: Pairs of byte-identical files, all within one patient.
+        num_near_duplicates: Pairs of look-alikes across two splits.
+        max_distance: The distance up to which two hashes count as look-alikes.
+    """
+
+    num_images: int
+    num_patients_shared: int
+    num_identical: int
+    num_near_duplicates: int
+    max_distance: int
+
+
+def audit_leakage(
+    inspections: Sequence[Inspection],
+    patients: StrArray,
+    splits: StrArray,
+    settings: LeakageSettings,
+    *,
+    rows: Sequence[int] | None = None,
+) -> LeakageReport:
+    """Look for patients and pictures that two splits share.
+
+    A picture is found again after recompression, resizing and small changes of brightness or
+    margin, not after mirroring, rotation or a closer crop.
+
+    Args:
+        inspections: (n,) one an image.
+        patients: (n,) the id of each image's patient.
+        splits: (n,) the split of each image.
+        settings: What counts as a near-duplicate and what it does.
+        rows: (n,) row of each image in the manifest, for messages; by default the positions.
+
+    Returns:
+        What was found, where it is no error.
+
+    Raises:
+        DataError: If a patient is in two splits, if byte-identical images belong to two patients,
+            or, unless the settings only report them, if near-duplicates cross splits.
+    """
+    require_same_length(inspections=inspections, patients=patients, splits=splits)
+    numbers = range(len(inspections)) if rows is None else rows
+    require_disjoint(patients, splits)
+    num_identical = _require_own_images(inspections, patients, numbers)
+    pairs: IntArray = np.empty((0, 3), dtype=np.int64)
+    if len(inspections) > 1:
+        hashes = np.frombuffer(
+            b"".join(each.perceptual_hash for each in inspections), dtype=np.uint8
+        ).reshape(len(inspections), -1)
+        pairs = near_duplicates(hashes, settings.max_distance)
+        pairs = pairs[splits[pairs[:, 0]] != splits[pairs[:, 1]]]
+    if len(pairs) and settings.near_duplicates == "error":
+        raise _found(
+            rule="no near-duplicate images across train, validation and test",
+            what=f"{len(pairs)} pairs within {settings.max_distance} bits",
+            pairs=[(numbers[first], numbers[second]) for first, second, _ in pairs.tolist()],
+            do="Give both images one patient_id if they show one patient; otherwise lower "
+            "data.leakage.max_distance or set data.leakage.near_duplicates to report.",
+        )
+    return LeakageReport(len(inspections), 0, num_identical, len(pairs), settings.max_distance)
+
+
+def near_duplicates(hashes: NDArray[np.uint8], max_distance: int) -> IntArray:
+    """Compare every two hashes.
+
+    Args:
+        hashes: (n, 32) bytes of perceptual hashes.
+        max_distance: Greatest number of differing bits.
+
+    Returns:
+        (m, 3) the positions of the two, the first below the second, and their distance.
+    """
+    # Blocks of rows, so that memory stays below 100 MB however many images there are.
+    block_size = max(1, _PAIRS_AT_ONCE // max(1, len(hashes)))
+    words = np.ascontiguousarray(hashes).view(np.uint64)
+    found = []
+    for start in range(0, len(words), block_size):
+        block, rest = words[start : start + block_size], words[start:]
+        distance = np.zeros((len(block), len(rest)), dtype=np.uint16)
+        for word in range(words.shape[1]):
+            distance += np.bitwise_count(block[:, word, None] ^ rest[None, :, word])
+        first, second = np.nonzero(distance <= max_distance)
+        below = first < second
+        first, second = first[below], second[below]
+        found.append(np.column_stack([first + start, second + start, distance[first, second]]))
+    return np.concatenate(found).astype(np.int64) if found else np.empty((0, 3), dtype=np.int64)
+
+
+def _require_own_images(
+    inspections: Sequence[Inspection], patients: StrArray, rows: Sequence[int]
+) -> int:
+    """Count byte-identical pairs within a patient; refuse them across patients."""
+    holders: dict[str, list[int]] = {}
+    for position, each in enumerate(inspections):
+        holders.setdefault(each.digest, []).append(position)
+    repeated = [positions for positions in holders.values() if len(positions) > 1]
+    shared = [
+        (rows[positions[0]], rows[other])
+        for positions in repeated
+        for other in positions[1:]
+        if patients[other] != patients[positions[0]]
+    ]
+    if shared:
+        raise _found(
+            rule="each image with one patient",
+            what=f"{len(shared)} byte-identical pairs under two patients",
+            pairs=shared,
+            do="Correct patient_id, or take the copies out of the manifest.",
+        )
+    return sum(len(positions) * (len(positions) - 1) // 2 for positions in repeated)
+
+
+def _found(*, rule: str, what: str, pairs: list[tuple[int, int]], do: str) -> DataError:
+    lines = [f"rows {first} and {second}" for first, second in pairs]
+    details = lines[:_MOST_LINES]
+    if len(lines) > _MOST_LINES:
+        details.append(f"and {len(lines) - _MOST_LINES} more")
+    return DataError(rule=rule, got=f"{what}, the first in {lines[0]}", do=do, details=details)
