@@ -15,6 +15,7 @@ from skinml.records import RunRecord
 from skinml.reports import numbers, view
 from skinml.reports.derived import Derived, derive
 from skinml.reports.document import record_to_json
+from skinml.reports.sections import history_plots, sections
 from skinml.reports.wording import (
     METRICS,
     attribute_title,

@@ -148,7 +148,7 @@ def history_plots(record: RunRecord) -> tuple[Plot, ...]:
         if len(lines) < 2:
             continue
         title = name.replace("_", " ").capitalize()
-                first, last = lines[0], lines[-1]
+        first, last = lines[0], lines[-1]
         alt = (
             f"{title} by round: {first[1]:.4g} in round {first[0]:.0f}, {last[1]:.4g} in round "
             f"{last[0]:.0f}. The table below has every round."
