@@ -99,6 +99,11 @@ def test_noise_is_standardised_and_repeats() -> None:
     np.testing.assert_array_equal(field, smooth_noise(np.random.default_rng(3), 64, 4))
 
 
+def test_a_larger_image_shows_the_same_field_in_more_pixels() -> None:
+    small, large = (smooth_noise(np.random.default_rng(3), size, 4) for size in (64, 128))
+    np.testing.assert_allclose(large[::2, ::2], small, atol=1e-9)
+
+
 def test_fewer_cycles_make_smoother_noise() -> None:
     coarse, fine = (smooth_noise(np.random.default_rng(3), 128, cycles) for cycles in (2, 20))
     assert np.abs(np.diff(coarse)).mean() < np.abs(np.diff(fine)).mean() / 3

@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
+import math
 from functools import cache
 
 import numpy as np
+from scipy.ndimage import gaussian_filter
 
 from skinml.records import FloatArray
 
 
 @cache
-def _frequencies(size: int) -> tuple[FloatArray, FloatArray]:
-    """Cycles per image along y and x for the half spectrum of a real image."""
-    return np.fft.fftfreq(size, 1 / size)[:, None], np.fft.rfftfreq(size, 1 / size)[None, :]
+def _frequencies(reach: int) -> tuple[FloatArray, FloatArray]:
+    """Cycles per image along y and x, up to a reach, for the half spectrum of a real image."""
+    upwards = np.arange(reach + 1.0)
+    return np.concatenate([upwards, -upwards[:0:-1]])[:, None], upwards[None, :]
+
+
+def _reach(size: int, cycles: float) -> int:
+    """The highest frequency worth drawing: what the field holds and what the pixels can show."""
+    return min(math.ceil(cycles), (size - 1) // 2)
 
 
 def _filtered(rng: np.random.Generator, weight: FloatArray, size: int) -> FloatArray:
-    spectrum = np.fft.rfft2(rng.standard_normal((size, size))) * weight
+    """A field from random amplitudes of the low frequencies, standardised."""
+    real, imaginary = rng.standard_normal((2, *weight.shape))
+    reach = weight.shape[1] - 1
+    amplitudes = weight * (real + 1j * imaginary)
+    spectrum = np.zeros((size, reach + 1), dtype=complex)
+    spectrum[: reach + 1] = amplitudes[: reach + 1]
+    spectrum[size - reach :] = amplitudes[reach + 1 :]
     field = np.fft.irfft2(spectrum, s=(size, size))
     return np.asarray((field - field.mean()) / max(float(field.std()), 1e-12))
 
@@ -32,7 +46,7 @@ def smooth_noise(rng: np.random.Generator, size: int, cycles: float) -> FloatArr
     Returns:
         (size, size) field of mean 0 and standard deviation 1, which repeats at its borders.
     """
-    fy, fx = _frequencies(size)
+    fy, fx = _frequencies(_reach(size, 3.5 * cycles))
     return _filtered(rng, np.exp(-(fy**2 + fx**2) / (2 * cycles**2)), size)
 
 
@@ -48,7 +62,7 @@ def band_noise(rng: np.random.Generator, size: int, cycles: float, width: float)
     Returns:
         (size, size) field of mean 0 and standard deviation 1.
     """
-    fy, fx = _frequencies(size)
+    fy, fx = _frequencies(_reach(size, cycles + 3 * width))
     radius = np.hypot(fy, fx)
     return _filtered(rng, np.exp(-((radius - cycles) ** 2) / (2 * width**2)), size)
 
@@ -66,7 +80,7 @@ def skin_lines(rng: np.random.Generator, size: int, cycles: float) -> FloatArray
     Returns:
         (size, size) height of mean 0 and standard deviation 1, furrows low.
     """
-    fy, fx = _frequencies(size)
+    fy, fx = _frequencies(_reach(size, 1.75 * cycles))
     first = rng.uniform(0, np.pi)
     height = np.zeros((size, size))
     for angle in (first, first + rng.uniform(0.9, 1.6)):
@@ -92,8 +106,5 @@ def pores(rng: np.random.Generator, size: int, density: float) -> FloatArray:
     dots = np.zeros((size, size))
     count = rng.poisson(density**2)
     dots[rng.integers(0, size, count), rng.integers(0, size, count)] = rng.uniform(0.3, 1, count)
-    fy, fx = _frequencies(size)
     sigma = 0.55 * size / 128
-    weight = np.exp(-2 * (np.pi * sigma / size) ** 2 * (fy**2 + fx**2))
-    blurred = np.fft.irfft2(np.fft.rfft2(dots) * weight, s=(size, size))
-    return np.asarray(np.clip(blurred * 2 * np.pi * sigma**2, 0, 1))
+    return np.asarray(np.clip(gaussian_filter(dots, sigma) * 2 * np.pi * sigma**2, 0, 1))
