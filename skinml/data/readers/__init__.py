@@ -1,0 +1,1 @@
+"""One reader a published dataset: its own metadata files to a manifest's columns."""
