@@ -177,7 +177,7 @@ def _collected(failures: list[str]) -> DataError:
     details = failures[:_MOST_LINES]
     if len(failures) > _MOST_LINES:
         details.append(f"and {len(failures) - _MOST_LINES} more")
-    count = "1 image" if len(failures) == 1 else f"{len(failures)} images, the first in"
+    count = "1 image in" if len(failures) == 1 else f"{len(failures)} images, the first in"
     return DataError(
         rule="images that can be read within data.limits",
         got=f"{count} {failures[0]}",

@@ -78,7 +78,7 @@ def _collected(name: str, problems: list[tuple[int, str]]) -> DataError:
     details = lines[:_MOST_LINES]
     if len(lines) > _MOST_LINES:
         details.append(f"and {len(lines) - _MOST_LINES} more")
-    count = "1 problem" if len(lines) == 1 else f"{len(lines)} problems, the first in"
+    count = "1 problem in" if len(lines) == 1 else f"{len(lines)} problems, the first in"
     return DataError(
         rule="a manifest that keeps all rules",
         got=f"{count} {lines[0]}",
