@@ -113,8 +113,8 @@ class Clinic:
         """
         round_ = self._round(request)
         binding = self._binding(request)
-        if request.round == 1:
-            require_run_affordable(self._setup, binding)
+        if not self._follows(request):
+            require_affordable_from(self._setup, binding)
         entries = self._setup.ledger.reserve(
             binding,
             [(r.name, r.purpose, r.split, r.event) for r in round_.releases],
@@ -135,6 +135,12 @@ class Clinic:
                 do="Ask for the approved run and its schedule.",
             )
         return self._rounds[request.round - 1]
+
+    def _follows(self, request: Request) -> bool:
+        """Whether the round is the next one of a run whose rest was found affordable before."""
+        entries = self._setup.ledger.entries()
+        done = {e.binding.round for e in entries if e.binding.run == request.run}
+        return request.round - 1 in done and request.round not in done
 
     def _binding(self, request: Request) -> Binding:
         setup = self._setup
@@ -171,12 +177,12 @@ class Clinic:
         return {release.name: noisy}
 
 
-def require_run_affordable(setup: ClinicSetup, binding: Binding) -> None:
-    """Refuse a run whose whole schedule would pass the clinic's budget.
+def require_affordable_from(setup: ClinicSetup, binding: Binding) -> None:
+    """Refuse a run whose remaining schedule would pass the clinic's budget.
 
     Args:
         setup: What the clinic brings.
-        binding: What the run's releases will be bound to.
+        binding: The next round's binding; this round and all later ones are counted.
 
     Raises:
         BudgetExceededError: If it would.
@@ -186,6 +192,7 @@ def require_run_affordable(setup: ClinicSetup, binding: Binding) -> None:
     planned = [
         Entry(0, now, binding, r.name, r.purpose, r.split, r.event, guarantee=True)
         for round_ in schedule(setup.learner, setup.validation)
+        if round_.number >= binding.round
         for r in round_.releases
     ]
     require_affordable(

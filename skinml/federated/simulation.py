@@ -1,0 +1,89 @@
+"""Flower's simulation runtime: one virtual node a clinic, worker processes, no network."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Callable
+from threading import Event
+from typing import TypeVar
+
+from flwr.app import Context
+from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid, ServerApp
+
+T = TypeVar("T")
+
+# Set only where the user has not: no usage reports, no look for updates, no installs at run time.
+QUIET_ENVIRONMENT = {
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_DEDUP_LOGS": "0",
+}
+
+
+def simulate(
+    app: ClientApp, num_clinics: int, drive: Callable[[Grid, Event], T], *, cpus: int = 0
+) -> T:
+    """Run a coordinator against one virtual node a clinic.
+
+    Args:
+        app: The client app; it and what it refers to travel to worker processes.
+        num_clinics: How many nodes.
+        drive: The coordinator: gets the grid and an event that is set when the run must end.
+        cpus: Processor cores, one worker each; 0 takes all there are, at most 8.
+
+    Returns:
+        What drive returned.
+
+    Raises:
+        SkinmlError: Whatever drive raised.
+
+    Guarantees:
+        When it returns or raises, Ctrl-C included, its worker processes have been told to end and
+        Ray is shut down.
+    """
+    for name, value in QUIET_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    import ray  # only here: it takes seconds to load
+    from flwr.simulation import run_simulation
+
+    cores = cpus or min(os.cpu_count() or 1, 8)
+    outcome: list[T] = []
+    stop = Event()
+    server = ServerApp()
+
+    @server.main()
+    def main(grid: Grid, context: Context) -> None:
+        del context
+        outcome.append(drive(grid, stop))
+
+    level = logging.getLogger("flwr").level
+    logging.getLogger("flwr").setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # third-party deprecations on every start of Ray
+            run_simulation(
+                server_app=server,
+                client_app=app,
+                num_supernodes=num_clinics,
+                backend_config={
+                    "client_resources": {"num_cpus": 1, "num_gpus": 0.0},
+                    "init_args": {
+                        "num_cpus": cores,
+                        "num_gpus": 0,
+                        "include_dashboard": False,
+                        "logging_level": "ERROR",
+                        "log_to_driver": False,
+                    },
+                },
+            )
+    finally:
+        stop.set()
+        ray.shutdown()
+        logging.getLogger("flwr").setLevel(level)
+    return outcome[0]
