@@ -6,12 +6,15 @@ from collections.abc import Callable, Sequence
 from math import sqrt
 
 import numpy as np
-from scipy.special import betaincinv, ndtr, ndtri, stdtrit
+from scipy.special import betaincinv, expit, logit, ndtr, ndtri, stdtrit
 
 from skinml.errors import require_in_range, require_positive
 from skinml.records import FloatArray
 
 Interval = tuple[float, float]
+
+# A spread of replicates below this is rounding.
+_ROUNDING = 1e-10
 
 
 def clopper_pearson(successes: float, trials: float, level: float = 0.95) -> Interval:
@@ -159,6 +162,63 @@ def expanded_percentiles(
     tail = float(ndtr(quantile))
     low, high = np.quantile(defined, [tail, 1 - tail])
     return float(low), float(high)
+
+
+def logit_interval(
+    value: float, replicates: FloatArray, patients: float, level: float = 0.95
+) -> Interval | None:
+    """Interval from the replicates' spread, made on the log odds of the figure.
+
+    Percentiles lag behind where a share is near 0 or 1: on the way to an AUROC of 0.99 their
+    lower limit is too high. On the log odds the limits reach toward 0.5 instead.
+
+    Args:
+        value: The figure, between 0 and 1.
+        replicates: (b,) the figure in each replicate; NaN where it is undefined.
+        patients: Effective patients behind the figure; Student's t has one less.
+        level: Nominal coverage, from 0.5 to 1.
+
+    Returns:
+        Lower and upper limit; None at 0 or 1, where no replicate differs, or without patients.
+
+    Source:
+        Pepe 2003, The Statistical Evaluation of Medical Tests, section 5.2.
+    """
+    defined = replicates[np.isfinite(replicates)]
+    if patients < 2 or defined.size < 2 or not 0 < value < 1:
+        return None
+    error = float(defined.std(ddof=1)) * sqrt(patients / (patients - 1))
+    if error <= _ROUNDING:
+        return None
+    half = float(stdtrit(patients - 1, (1 + level) / 2)) * error / (value * (1 - value))
+    centre = float(logit(value))
+    return float(expit(centre - half)), float(expit(centre + half))
+
+
+def robust_interval(
+    value: float, replicates: FloatArray, patients: float, level: float = 0.95
+) -> Interval | None:
+    """Symmetrical interval from the middle 68% of the replicates.
+
+    For figures whose resamples stray far to one side, such as a calibration slope: their
+    percentiles would carry the stray side's bias twice.
+
+    Args:
+        value: The figure.
+        replicates: (b,) the figure in each replicate; NaN where it is undefined.
+        patients: Effective patients behind the figure; Student's t has one less.
+        level: Nominal coverage, from 0.5 to 1.
+
+    Returns:
+        Lower and upper limit; None without patients or replicates.
+    """
+    defined = replicates[np.isfinite(replicates)]
+    if patients < 2 or defined.size == 0:
+        return None
+    below, above = np.quantile(defined, [float(ndtr(-1.0)), float(ndtr(1.0))])
+    error = float(above - below) / 2 * sqrt(patients / (patients - 1))
+    half = float(stdtrit(patients - 1, (1 + level) / 2)) * error
+    return value - half, value + half
 
 
 def unseen_around(value: float, patients: float, level: float = 0.95) -> Interval:

@@ -26,7 +26,9 @@ from skinml.fairness.intervals import (
     clopper_pearson,
     combine_mean,
     expanded_percentiles,
+    logit_interval,
     newcombe_auroc,
+    robust_interval,
     unseen_around,
 )
 from skinml.fairness.resampling import effective_patients
@@ -34,6 +36,8 @@ from skinml.fairness.settings import FairnessSettings
 from skinml.records import BoolArray, Estimate, FloatArray
 
 BOOTSTRAP = "patient bootstrap"
+BOOTSTRAP_LOGIT = "patient bootstrap on the log odds"
+BOOTSTRAP_ROBUST = "patient bootstrap, spread of its middle 68%"
 EXACT = "Clopper-Pearson on patients"
 SCORE_AUROC = "score interval on patients (Newcombe 2006)"
 BOUNDED = "bounded by n"
@@ -209,13 +213,12 @@ def _malignancy_auroc(name: str, cell: Cell, settings: FairnessSettings) -> Meas
     support = min(ups, downs)
 
     def interval(value: float, replicates: FloatArray) -> tuple[Interval | None, str]:
-        limits = expanded_percentiles(replicates, support, settings.level)
-        at_edge = value <= 0 or value >= 1
-        few = support < settings.exact_below
-        if few or at_edge or limits is None or limits[1] - limits[0] < _NO_WIDTH:
+        limits = logit_interval(value, replicates, support, settings.level)
+        if limits is None or support < settings.exact_below:
+            at_edge = value <= 0 or value >= 1
             method = f"{SCORE_AUROC}, {BOUNDED}" if at_edge else SCORE_AUROC
             return newcombe_auroc(value, ups, downs, settings.level), method
-        return limits, BOOTSTRAP
+        return limits, BOOTSTRAP_LOGIT
 
     return Measure(name, auroc_statistic(cell.scores, cell.malignant), interval, support)
 
@@ -260,14 +263,15 @@ def _mean_measure(
         ones = np.ones((len(cell.labels), 1))
         values = [float(part(ones)[0]) for part in parts]
         edge = any(single <= 0 or single >= 1 for single in values)
-        limits = expanded_percentiles(replicates, support, settings.level)
+        limits = logit_interval(value, replicates, support, settings.level)
         if support >= settings.exact_below and not edge and limits is not None:
-            return limits, BOOTSTRAP
+            return limits, BOOTSTRAP_LOGIT
         joined = combine_mean(values, one_by_one(values))
         words = f"{method}, classes combined (Zou and Donner 2008)"
-        if limits is None:
+        percentiles = expanded_percentiles(replicates, support, settings.level)
+        if percentiles is None:
             return joined, words
-        wider = (min(joined[0], limits[0]), max(joined[1], limits[1]))
+        wider = (min(joined[0], percentiles[0]), max(joined[1], percentiles[1]))
         return wider, f"wider of {BOOTSTRAP} and {words}"
 
     return Measure(name, statistic, interval, support, reason)
@@ -336,12 +340,12 @@ def _brier(cell: Cell, settings: FairnessSettings) -> Measure:
         return ratio(losses @ weights, weights.sum(axis=0))
 
     def interval(value: float, replicates: FloatArray) -> tuple[Interval | None, str]:
-        limits = expanded_percentiles(replicates, support, settings.level)
+        limits = logit_interval(value, replicates, support, settings.level)
         # A bounded loss varies no more than a coin of the same mean, so that the exact interval
         # of a proportion is on the safe side where the bootstrap has nothing to go by.
-        if limits is None or support < settings.exact_below or limits[1] - limits[0] < _NO_WIDTH:
+        if limits is None or support < settings.exact_below:
             return clopper_pearson(value * support, support, settings.level), EXACT
-        return limits, BOOTSTRAP
+        return limits, BOOTSTRAP_LOGIT
 
     return Measure("brier", statistic, interval, support)
 
@@ -356,7 +360,10 @@ def _recalibration(name: str, cell: Cell, settings: FairnessSettings) -> Measure
     prepare = calibration_slope_statistic if slope else calibration_intercept_statistic
     support = min(_patients(cell, cell.malignant), _patients(cell, ~cell.malignant))
     measure = Measure(
-        name, prepare(cell.scores, cell.malignant), _bootstrap_only(support, settings), support
+        name,
+        prepare(cell.scores, cell.malignant),
+        _bootstrap_only(support, slope, settings),
+        support,
     )
     if point_value(measure, len(cell.labels)) is None:
         return undefined(name, "the scores separate the classes: no finite fit")
@@ -390,11 +397,13 @@ def _calibration_error(
     return Measure(name, statistic, interval, support, floor=0.0)
 
 
-def _bootstrap_only(support: float, settings: FairnessSettings) -> IntervalRule:
+def _bootstrap_only(support: float, skewed: bool, settings: FairnessSettings) -> IntervalRule:
     def interval(value: float, replicates: FloatArray) -> tuple[Interval | None, str]:
         lost = 1 - np.isfinite(replicates).mean()
         if lost > _MOST_UNDEFINED:
             return None, ""
+        if skewed:
+            return robust_interval(value, replicates, support, settings.level), BOOTSTRAP_ROBUST
         return expanded_percentiles(replicates, support, settings.level), BOOTSTRAP
 
     return interval

@@ -11,7 +11,9 @@ from skinml.fairness.intervals import (
     clopper_pearson,
     combine_mean,
     expanded_percentiles,
+    logit_interval,
     newcombe_auroc,
+    robust_interval,
     wilson,
 )
 
@@ -68,7 +70,35 @@ def test_expanded_percentiles_of_a_mean_match_the_t_interval():
     assert high - low > 1.1 * (plain[1] - plain[0])
 
 
+@pytest.mark.parametrize("value", [0.03, 0.5, 0.9])
+def test_limits_on_the_log_odds_are_the_delta_method_with_student_t(value):
+    rng = np.random.default_rng(6)
+    replicates = value + 0.01 * rng.normal(size=4000)
+    low, high = logit_interval(value, replicates, 20.0)
+    error = np.std(replicates, ddof=1) * np.sqrt(20 / 19) / (value * (1 - value))
+    half = stats.t.ppf(0.975, 19) * error
+    odds = [limit / (1 - limit) for limit in (low, value, high)]
+    assert np.diff(np.log(odds)) == pytest.approx([half, half])
+    assert 0 < low < value < high < 1
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_the_log_odds_have_nothing_to_say_at_the_edges(value):
+    assert logit_interval(value, np.full(100, value), 20.0) is None
+
+
+def test_a_robust_interval_ignores_how_far_a_tail_strays():
+    rng = np.random.default_rng(7)
+    replicates = 1 + 0.1 * rng.normal(size=20_000)
+    low, high = robust_interval(1.0, replicates, 1e6)
+    assert (low, high) == pytest.approx((1 - 0.196, 1 + 0.196), abs=0.005)
+    strayed = np.where(replicates > 1.2, 100.0, replicates)
+    assert robust_interval(1.0, strayed, 1e6) == (low, high)
+
+
 def test_one_patient_has_no_interval():
+    assert logit_interval(0.7, np.linspace(0.6, 0.8, 9), 1.0) is None
+    assert robust_interval(0.7, np.linspace(0.6, 0.8, 9), 1.0) is None
     assert expanded_percentiles(np.full(200, 0.7), 1.0) is None
     assert expanded_percentiles(np.full(200, np.nan), 9.0) is None
 
