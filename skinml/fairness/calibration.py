@@ -7,6 +7,7 @@ Shapes: n items, b weightings, k bins.
 from __future__ import annotations
 
 import numpy as np
+from scipy.sparse import csr_array
 from scipy.special import expit, logit
 
 from skinml.fairness.discrimination import Statistic, ratio
@@ -207,7 +208,7 @@ def calibration_error_statistic(
     table = _bin_table(outcomes - scores.astype(float), patients, bins, num_bins)
 
     def error(weights: FloatArray) -> FloatArray:
-        sums = (table @ weights).reshape(6, num_bins, -1)
+        sums = np.asarray(table @ weights).reshape(6, num_bins, -1)
         items, gap_sum, patients_in, squares, cross, sizes = sums
         gap = np.nan_to_num(ratio(gap_sum, items))
         spread = squares - 2 * gap * cross + gap**2 * sizes
@@ -222,21 +223,19 @@ def calibration_error_statistic(
     return error
 
 
-def _bin_table(gaps: FloatArray, patients: IntArray, bins: IntArray, num_bins: int) -> FloatArray:
+def _bin_table(gaps: FloatArray, patients: IntArray, bins: IntArray, num_bins: int) -> csr_array:
     """(6 k, n) rows whose products with weights are the sums that the error is made of."""
     pairs, first, pair_of = np.unique(
         patients.astype(np.int64) * num_bins + bins, return_index=True, return_inverse=True
     )
     gap_of_pair = np.bincount(pair_of.reshape(-1), weights=gaps, minlength=len(pairs))
     size_of_pair = np.bincount(pair_of.reshape(-1), minlength=len(pairs)).astype(float)
-    table = np.zeros((6, num_bins, len(gaps)))
     items = np.arange(len(gaps))
-    table[0, bins, items] = 1.0
-    table[1, bins, items] = gaps
     # What belongs to a patient within a bin is carried by the patient's first item there.
-    where = bins[first]
-    table[2, where, first] = 1.0
-    table[3, where, first] = gap_of_pair**2
-    table[4, where, first] = gap_of_pair * size_of_pair
-    table[5, where, first] = size_of_pair**2
-    return table.reshape(6 * num_bins, len(gaps))
+    carried = (np.ones(len(pairs)), gap_of_pair**2, gap_of_pair * size_of_pair, size_of_pair**2)
+    values = np.concatenate([np.ones(len(gaps)), gaps, *carried])
+    rows = np.concatenate(
+        [bins, bins + num_bins, *(bins[first] + kind * num_bins for kind in range(2, 6))]
+    )
+    columns = np.concatenate([items, items, *(first for _ in carried)])
+    return csr_array((values, (rows, columns)), shape=(6 * num_bins, len(gaps)))
