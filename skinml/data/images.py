@@ -51,6 +51,8 @@ _BOMB = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 # Pillow warns from 89 million pixels on. Our own limit is checked from the header right after,
 # and its message says what to do.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+# A camera's broken metadata does not make its picture unusable, and nobody can act on the warning.
+warnings.filterwarnings("ignore", message=".*EXIF", category=UserWarning, module=r"PIL\..*")
 
 
 @dataclass(frozen=True)
