@@ -58,7 +58,7 @@ def photograph(scene: FloatArray, camera: Camera, rng: np.random.Generator) -> b
     corner = np.clip(np.hypot(x, y) / np.sqrt(2), 0, 1)
     light = (1 + slant[0] * y + slant[1] * x) * (1 - falloff * corner**3)
     # An automatic exposure brightens a dark scene, but never all the way.
-    exposure = (0.33 / max(float(scene.mean()), 0.02)) ** 0.22
+    exposure = (0.33 / max(float(scene.mean()), 0.02)) ** 0.3
     exposure *= 2 ** (camera.stops + rng.normal(0, 0.12))
     gains = np.asarray(camera.gains) * np.exp(rng.normal(0, 0.015, 3))
     image = scene * light[..., None] * exposure * gains
