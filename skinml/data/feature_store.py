@@ -291,26 +291,17 @@ def read_sealed_arrays(path: Path, key: bytes, context: str) -> dict[str, NDArra
         EnvironmentProblem: If the file cannot be read.
         IntegrityError: If the file was changed, cut, or has another key or context.
     """
-    plain = io.BytesIO()
     try:
         with path.open("rb") as file:
-            number, final = 0, b"0"
-            while frame := file.read(1 + _LENGTH_BYTES):
-                final = frame[:1]
-                sealed = file.read(int.from_bytes(frame[1:], "little"))
-                plain.write(unseal(key, sealed, context=_piece_context(context, number, final)))
-                number += 1
+            plain = _opened_pieces(key, file, context)
     except OSError as error:
         raise _refused(path, error) from error
-    except (IntegrityError, OverflowError, MemoryError):
-        final = b"0"
-    if final != b"1":
+    except IntegrityError:
         raise IntegrityError(
             rule="a file of arrays as skinml wrote it, opened with its own key",
             got=f"a changed byte, another key or another purpose in {path}",
             do="Check which key belongs to it, or make the file again.",
-        )
-    plain.seek(0)
+        ) from None
     with np.load(plain, allow_pickle=False) as loaded:
         return {name: loaded[name] for name in loaded.files}
 
@@ -324,6 +315,23 @@ def _sealed_pieces(key: bytes, plain: io.BytesIO, context: str) -> Iterator[byte
         final = b"1" if number == num_pieces - 1 else b"0"
         sealed = seal(key, piece, context=_piece_context(context, number, final))
         yield final + len(sealed).to_bytes(_LENGTH_BYTES, "little") + sealed
+
+
+def _opened_pieces(key: bytes, file: BinaryIO, context: str) -> io.BytesIO:
+    """Unseal a file in pieces; one that is cut short, or goes on behind the last, fails."""
+    plain = io.BytesIO()
+    left = os.fstat(file.fileno()).st_size
+    number, final = 0, b"0"
+    while left or final != b"1":
+        final = file.read(1)
+        length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
+        left -= 1 + _LENGTH_BYTES + length
+        # A length beyond the file's end is never read: it could be any number.
+        sealed = file.read(length) if left >= 0 else b""
+        plain.write(unseal(key, sealed, context=_piece_context(context, number, final)))
+        number += 1
+    plain.seek(0)
+    return plain
 
 
 def _piece_context(context: str, number: int, final: bytes) -> bytes:

@@ -268,7 +268,10 @@ def _read_tensors(source: str) -> Any:
             return load_file(Path(source))
         except SafetensorError:
             raise _not_weights(source) from None
-    return torch.load(source, map_location="cpu", weights_only=True)
+    with warnings.catch_warnings():
+        # A file of another pickle protocol loads all the same, or is refused by our own error.
+        warnings.filterwarnings("ignore", message="Detected pickle protocol")
+        return torch.load(source, map_location="cpu", weights_only=True)
 
 
 def _not_weights(source: str) -> ConfigError:

@@ -11,11 +11,11 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from safetensors import SafetensorError
 from safetensors import numpy as safe_arrays
 
@@ -70,6 +70,13 @@ class BundleSpec(BaseModel):
     guarantee: dict[str, Any] = Field(default_factory=dict)
     config: dict[str, Any] = Field(default_factory=dict)
     provenance: dict[str, str] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _flags_fit(self) -> Self:
+        """Refuse flags that cannot belong to the labels."""
+        if len(self.malignant) != len(self.labels):
+            raise ValueError("malignant needs one entry a label")
+        return self
 
     @property
     def classes(self) -> Labels:

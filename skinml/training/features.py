@@ -23,6 +23,7 @@ from skinml.models.allocator import keep_freed_memory, release_freed_memory
 from skinml.models.backbones import Backbone
 
 Progress = Callable[[int, int], None]
+PREPARATION = "centre-square"  # what `resize_square` does; part of every store's version
 
 
 def extract_features(
@@ -44,7 +45,7 @@ def extract_features(
         paths: n image files.
         digests: n digests of 32 bytes, equal for equal images: each image is computed once.
         backbone: The frozen network.
-        store: Where features are kept, of the backbone's version.
+        store: Where features are kept, of the version `features_version(backbone)`.
         limits: What a file may be.
         batch_size: Images that pass through the network at once, above zero.
         progress: Called with the numbers of distinct images done and in all.
@@ -62,7 +63,7 @@ def extract_features(
         On one machine an image's features do not depend on the other images, on their order or
         on what was in the store: every batch has the same size, the last one padded.
     """
-    _require_version(store, backbone.version)
+    _require_version(store, features_version(backbone))
 
     def features_of(images: list[Tensor]) -> NDArray[Any]:
         padding = torch.zeros((batch_size - len(images), *images[0].shape), dtype=torch.uint8)
@@ -124,6 +125,18 @@ def prepare_images(
     return store.take(digests)
 
 
+def features_version(backbone: Backbone) -> str:
+    """Name the version of a backbone's features.
+
+    Args:
+        backbone: The frozen network.
+
+    Returns:
+        The version for their store: equal versions give equal features.
+    """
+    return f"{backbone.version}/{PREPARATION}"
+
+
 def images_version(size: int) -> str:
     """Name the version of prepared images.
 
@@ -134,9 +147,9 @@ def images_version(size: int) -> str:
         The version for their store.
 
     >>> images_version(64)
-    'images/square/64px'
+    'images/64px/centre-square'
     """
-    return f"images/square/{size}px"
+    return f"images/{size}px/{PREPARATION}"
 
 
 def _fill(

@@ -1,0 +1,198 @@
+"""Features from files: each image once, resumable, independent of its neighbours."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from skinml.data.feature_store import FeatureStore
+from skinml.data.images import decode_image, resize_square
+from skinml.data.settings import ImageLimits
+from skinml.errors import ConfigError, DataError
+from skinml.models.backbones import LITE_SCALE, Backbone, load_backbone
+from skinml.models.settings import ModelSettings
+from skinml.training.features import (
+    extract_features,
+    features_version,
+    images_version,
+    prepare_images,
+)
+
+KEY = bytes(range(32))
+LIMITS = ImageLimits()
+SIZE = 32
+
+
+class Counting(nn.Module):
+    """A small convolution with global pooling that remembers the sizes of its batches."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3)
+        nn.init.normal_(self.conv.weight, generator=torch.Generator().manual_seed(0))
+        nn.init.zeros_(self.conv.bias)
+        self.batches = []
+
+    def forward(self, images):
+        self.batches.append(len(images))
+        return self.conv(images).relu().mean(dim=(2, 3))
+
+
+@pytest.fixture
+def backbone():
+    return Backbone(
+        "small", "small/1", SIZE, 8, LITE_SCALE, Counting().eval().requires_grad_(False)
+    )
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Ten images, the last of which is a copy of the first, with their digests."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    paths = [folder / f"{number}.png" for number in range(10)]
+    for path in paths[:9]:
+        Image.fromarray(rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)).save(path)
+    paths[9].write_bytes(paths[0].read_bytes())
+    return paths, [hashlib.sha256(path.read_bytes()).digest() for path in paths]
+
+
+def open_store(tmp_path, backbone, name="features"):
+    return FeatureStore(tmp_path / name, KEY, features_version(backbone))
+
+
+def expected(paths, backbone):
+    images = [resize_square(decode_image(path, LIMITS), SIZE) for path in paths]
+    return np.concatenate([backbone.extract(image[None]) for image in images])
+
+
+def test_features_are_the_backbones_in_the_order_of_the_files(tmp_path, backbone, files):
+    features = extract_features(
+        *files, backbone, open_store(tmp_path, backbone), LIMITS, batch_size=4
+    )
+    np.testing.assert_allclose(features, expected(files[0], backbone), atol=1e-5)
+    assert features.dtype == np.float32
+
+
+def test_an_image_that_comes_twice_is_computed_once(tmp_path, backbone, files):
+    store = open_store(tmp_path, backbone)
+    features = extract_features(*files, backbone, store, LIMITS, batch_size=4)
+    assert len(store) == 9
+    assert backbone.module.batches == [4, 4, 4]
+    assert np.array_equal(features[0], features[9])
+
+
+def test_what_is_in_the_store_is_not_computed_again_nor_read_again(tmp_path, backbone, files):
+    paths, digests = files
+    first = extract_features(
+        paths, digests, backbone, open_store(tmp_path, backbone), LIMITS, batch_size=4
+    )
+    backbone.module.batches.clear()
+    for path in paths:
+        path.unlink()
+    again = extract_features(
+        paths, digests, backbone, open_store(tmp_path, backbone), LIMITS, batch_size=4
+    )
+    assert np.array_equal(first, again)
+    assert backbone.module.batches == []
+
+
+@pytest.mark.parametrize("order", [slice(None, None, -1), slice(3, 8), slice(0, 1)], ids=str)
+def test_features_do_not_depend_on_order_neighbours_or_the_cache(tmp_path, backbone, files, order):
+    paths, digests = files
+    whole = extract_features(
+        paths, digests, backbone, open_store(tmp_path, backbone, "a"), LIMITS, batch_size=4
+    )
+    store = open_store(tmp_path, backbone, "b")
+    some = extract_features(paths[order], digests[order], backbone, store, LIMITS, batch_size=4)
+    assert np.array_equal(some, whole[order])
+    rest = extract_features(paths, digests, backbone, store, LIMITS, batch_size=4)
+    assert np.array_equal(rest, whole)
+
+
+def test_an_interrupted_extraction_goes_on_where_it_was(tmp_path, backbone, files):
+    paths, digests = files
+    sound = paths[6].read_bytes()
+    paths[6].write_bytes(sound[:100])
+    with pytest.raises(DataError):
+        extract_features(
+            paths, digests, backbone, open_store(tmp_path, backbone), LIMITS, batch_size=2
+        )
+    paths[6].write_bytes(sound)
+    store = open_store(tmp_path, backbone)
+    num_kept = len(store)
+    assert 2 <= num_kept <= 6
+    calls = []
+    extract_features(
+        paths,
+        digests,
+        backbone,
+        store,
+        LIMITS,
+        batch_size=2,
+        progress=lambda done, total: calls.append((done, total)),
+    )
+    assert calls[0] == (num_kept, 9)
+    assert calls[-1] == (9, 9)
+    assert [done for done, _ in calls] == sorted({done for done, _ in calls})
+
+
+def test_no_thread_is_left_behind(tmp_path, backbone, files):
+    extract_features(*files, backbone, open_store(tmp_path, backbone), LIMITS)
+    files[0][3].write_bytes(b"no image")
+    with pytest.raises(DataError):
+        extract_features(*files, backbone, open_store(tmp_path, backbone, "other"), LIMITS)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("decode")]
+
+
+def test_a_store_of_another_version_is_refused(tmp_path, backbone, files):
+    store = FeatureStore(tmp_path / "features", KEY, "another")
+    with pytest.raises(DataError, match="version=another"):
+        extract_features(*files, backbone, store, LIMITS)
+    with pytest.raises(DataError, match="version=another"):
+        prepare_images(*files, SIZE, store, LIMITS)
+
+
+def test_a_batch_of_nothing_is_refused(tmp_path, backbone, files):
+    with pytest.raises(ConfigError, match="batch_size"):
+        extract_features(*files, backbone, open_store(tmp_path, backbone), LIMITS, batch_size=0)
+
+
+def test_as_many_digests_as_files(tmp_path, backbone, files):
+    paths, digests = files
+    with pytest.raises(DataError, match="one length"):
+        extract_features(paths, digests[1:], backbone, open_store(tmp_path, backbone), LIMITS)
+
+
+def test_prepared_images_are_the_resized_pixels(tmp_path, files):
+    store = FeatureStore(tmp_path / "images.store", KEY, images_version(SIZE))
+    images = prepare_images(*files, SIZE, store, LIMITS)
+    assert images.shape == (10, SIZE, SIZE, 3)
+    assert images.dtype == np.uint8
+    for path, image in zip(files[0], images, strict=True):
+        pixels = resize_square(decode_image(path, LIMITS), SIZE)
+        assert np.array_equal(image, pixels.permute(1, 2, 0).numpy())
+    reopened = FeatureStore(tmp_path / "images.store", KEY, images_version(SIZE))
+    assert np.array_equal(prepare_images(*files, SIZE, reopened, LIMITS), images)
+
+
+@pytest.mark.derm
+def test_real_images_give_the_same_features_in_any_company(tmp_path, derm_root):
+    pytest.importorskip("efficientnet_lite_pytorch", reason="the extra pretrained is missing")
+    paths = sorted(derm_root.rglob("*.jpg"))[:6]
+    digests = [hashlib.sha256(path.read_bytes()).digest() for path in paths]
+    backbone = load_backbone(ModelSettings())
+    first = open_store(tmp_path, backbone, "first")
+    features = extract_features(paths, digests, backbone, first, LIMITS, batch_size=4)
+    assert features.shape == (6, 1280)
+    assert features.min() >= 0
+    second = open_store(tmp_path, backbone, "second")
+    alone = extract_features(paths[5:], digests[5:], backbone, second, LIMITS, batch_size=4)
+    assert np.array_equal(alone, features[5:])
