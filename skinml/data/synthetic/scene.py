@@ -52,9 +52,9 @@ def bare_colour(skin: Skin) -> FloatArray:
     return skin_colour(np.asarray(skin.melanin), np.asarray(skin.blood))
 
 
-def _place(layers: FloatArray, diameter: float, rng: np.random.Generator) -> FloatArray:
+def _place(lesion: LesionMaps, diameter: float, rng: np.random.Generator) -> LesionMaps:
     """Turn, scale and shift a lesion's maps onto the image; diameter is a share of its width."""
-    size = layers.shape[-1]
+    size = len(lesion.cover)
     angle = rng.uniform(0, 2 * np.pi)
     mirror = rng.choice([-1.0, 1.0])
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
@@ -62,7 +62,8 @@ def _place(layers: FloatArray, diameter: float, rng: np.random.Generator) -> Flo
     middle = np.full(2, (size - 1) / 2)
     aim = middle + rng.uniform(-0.14, 0.14, 2) * size
     shift = middle - matrix @ aim
-    return np.stack([affine_transform(layer, matrix, shift, order=1) for layer in layers])
+    moved = (affine_transform(layer, matrix, shift, order=1) for layer in lesion.layers())
+    return LesionMaps(*moved)
 
 
 def _freckles(skin: Skin, size: int, rng: np.random.Generator) -> FloatArray:
@@ -101,15 +102,42 @@ def draw_hair(skin: Skin, size: int, rng: np.random.Generator) -> FloatArray:
     return np.asarray(small, dtype=float) / 255
 
 
-def _shade(
-    height: FloatArray, look: Appearance, cover: FloatArray, light: FloatArray
-) -> tuple[FloatArray, FloatArray]:
-    """HW light that falls on a relief, and HW shine of the lesion."""
-    slope_y, slope_x = np.gradient(height)
-    facing = -(slope_y * light[0] + slope_x * light[1])
+def _tissue(skin: Skin, lesion: LesionMaps, rng: np.random.Generator) -> FloatArray:
+    """HW3 colour of skin and lesion under even light."""
+    size = len(lesion.cover)
+    # Unevenness is seen by how much light it takes, which grows with melanin: dark skin has less.
+    uneven = 0.12 * (skin.melanin / 0.03) ** -0.55
+    mottle = np.exp(uneven * (smooth_noise(rng, size, 5) + 0.6 * smooth_noise(rng, size, 16)))
+    follicles = 1 + 0.5 * pores(rng, size, rng.uniform(6, 14))
+    flush = np.exp(0.25 * smooth_noise(rng, size, 4) + 0.15 * smooth_noise(rng, size, 12))
+
+    # Pigment and blood are added in proportion to the skin's melanin too: on dark skin a fixed
+    # amount would vanish, and nearly all of the difficulty is to be the planted one. What is left
+    # at difficulty 0 was 0.02 of AUROC between tones 1-3 and 7-10 (see SPREAD in lesions.py).
+    pigment = lesion.pigment * (0.17 + 1.1 * skin.melanin)
+    blood = lesion.blood * (1 + 2 * skin.melanin)
+    melanin = skin.melanin * mottle * _freckles(skin, size, rng) * follicles + pigment
+    image = skin_colour(melanin, skin.blood * flush + blood)
+
+    # What lies in or on the skin is seen through its melanin, so it darkens with the skin.
+    dimmed = (bare_colour(skin) / bare_colour(_PALE)) ** 0.5
+    covers = ((lesion.veil, VEIL_COLOUR), (lesion.scale, KERATIN_COLOUR))
+    for share, colour in (*covers, (lesion.crust, CRUST_COLOUR)):
+        image += share[..., None] * (colour * dimmed - image)
+    return image
+
+
+def _light_from_the_side(
+    image: FloatArray, relief: FloatArray, shininess: FloatArray, rng: np.random.Generator
+) -> FloatArray:
+    """HW3 image lit on its relief, with the shine of the slopes that face the light."""
+    direction = rng.uniform(0, 2 * np.pi)
+    slope_y, slope_x = np.gradient(relief)
+    facing = -(slope_y * np.sin(direction) + slope_x * np.cos(direction))
     lit = np.clip(1 + facing, 0.35, 1.7)
-    shine = np.clip(facing - 0.12, 0, 1) ** 1.2 * cover
-    return lit, 0.9 * look.gloss * gaussian_filter(shine, 0.006 * len(height))
+    shine = 0.9 * shininess * np.clip(facing - 0.12, 0, 1) ** 1.2
+    shine = gaussian_filter(shine, 0.006 * len(relief))
+    return np.asarray(image * lit[..., None] + shine[..., None])
 
 
 def render_scene(
@@ -128,34 +156,14 @@ def render_scene(
     """
     size = len(lesion.cover)
     diameter = (0.13 + 0.27 * look.size) * rng.uniform(0.85, 1.2)
-    cover, pigment, blood, veil, scale, crust, height = _place(lesion.layers(), diameter, rng)
-    # Unevenness is seen by how much light it takes, which grows with melanin: dark skin has less.
-    uneven = 0.12 * (skin.melanin / 0.03) ** -0.55
-    mottle = np.exp(uneven * (smooth_noise(rng, size, 5) + 0.6 * smooth_noise(rng, size, 16)))
+    placed = _place(lesion, diameter, rng)
+    image = _tissue(skin, placed, rng)
+
     lines = skin_lines(rng, size, rng.uniform(13, 22))
-    follicles = pores(rng, size, rng.uniform(6, 14))
-
-    # Pigment and blood are added in proportion to the skin's melanin too: on dark skin a fixed
-    # amount would vanish, and nearly all of the difficulty is to be the planted one. What is left
-    # at difficulty 0 was 0.02 of AUROC between tones 1-3 and 7-10 (see SPREAD in lesions.py).
-    added = pigment * (0.17 + 1.1 * skin.melanin)
-    melanin = skin.melanin * mottle * _freckles(skin, size, rng) * (1 + 0.5 * follicles) + added
-    flush = np.exp(0.25 * smooth_noise(rng, size, 4) + 0.15 * smooth_noise(rng, size, 12))
-    added_blood = blood * (1 + 2 * skin.melanin)
-    image = skin_colour(melanin, skin.blood * flush + added_blood)
-
-    # What lies in or on the skin is seen through its melanin, so it darkens with the skin.
-    dimmed = (bare_colour(skin) / bare_colour(_PALE)) ** 0.5
-    for share, colour in ((veil, VEIL_COLOUR), (scale, KERATIN_COLOUR), (crust, CRUST_COLOUR)):
-        image += share[..., None] * (colour * dimmed - image)
-
-    furrows = lines * (1 - 0.6 * cover) * (0.4 + 0.6 * skin.relief)
+    furrows = lines * (1 - 0.6 * placed.cover) * (0.4 + 0.6 * skin.relief)
     furrows = furrows + 0.35 * band_noise(rng, size, size / 3, size / 12)
-    direction = rng.uniform(0, 2 * np.pi)
-    light = np.array([np.sin(direction), np.cos(direction)])
-    relief = 0.08 * furrows * 128 / size + 0.085 * size * diameter * height
-    lit, shine = _shade(relief, look, cover, light)
-    image = image * lit[..., None] + shine[..., None]
+    relief = 0.08 * furrows * 128 / size + 0.085 * size * diameter * placed.height
+    image = _light_from_the_side(image, relief, look.gloss * placed.cover, rng)
     oily = np.clip(smooth_noise(rng, size, 2) - 1.0, 0, 1) * np.clip(1 + furrows, 0, 2)
     image = image + (0.015 * rng.uniform(0, 1) * oily)[..., None]
 
