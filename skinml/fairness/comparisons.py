@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from skinml.errors import DataError, require_one_of
+from skinml.fairness.catalogue import measures_of
 from skinml.fairness.cells import check_predictions, overall_cell
 from skinml.fairness.groups import replicate_cells
 from skinml.fairness.intervals import expanded_percentiles, unseen_around
-from skinml.fairness.measures import measures_of, point_value
+from skinml.fairness.measures import point_value
 from skinml.fairness.settings import FairnessSettings
 from skinml.records import Estimate, Predictions
 

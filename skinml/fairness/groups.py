@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from skinml.fairness.catalogue import measures_of
 from skinml.fairness.cells import Cell, cells_by_group, check_predictions, overall_cell
-from skinml.fairness.measures import Measure, estimate, measures_of, point_value
+from skinml.fairness.measures import Measure, estimate, point_value
 from skinml.fairness.resampling import patient_weights
 from skinml.fairness.settings import FairnessSettings
 from skinml.records import FloatArray, GroupResult, Predictions

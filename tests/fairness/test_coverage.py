@@ -13,9 +13,10 @@ import pytest
 from scipy.special import expit
 from scipy.stats import binomtest
 
+from skinml.fairness.catalogue import measures_of
 from skinml.fairness.cells import overall_cell
 from skinml.fairness.groups import evaluate_groups
-from skinml.fairness.measures import measures_of, point_value
+from skinml.fairness.measures import point_value
 from skinml.fairness.settings import FairnessSettings
 
 pytestmark = pytest.mark.slow
