@@ -98,6 +98,7 @@ def class_auroc(cell: Cell, settings: FairnessSettings) -> Measure:
         return _malignancy_auroc("auroc", cell, settings)
     present, missing = _classes(cell)
     if len(cell.names) == 2:
+        # One against the other is the same area whichever is called positive.
         present = present[-1:] if len(present) == 2 else []
     if len(present) < 1 or (len(cell.names) > 2 and len(present) < 2):
         return undefined("auroc", f"no items of {', '.join(missing)}: only one class is present")

@@ -22,6 +22,7 @@ from skinml.fairness.intervals import (
     expanded_percentiles,
     logit_interval,
 )
+from skinml.fairness.resampling import effective_patients
 from skinml.fairness.settings import FairnessSettings
 from skinml.records import BoolArray, Estimate, FloatArray
 

@@ -101,7 +101,7 @@ def test_calibration_error_is_unbiased_on_the_square_scale():
     rng = np.random.default_rng(1)
     for shift in (0.0, 0.15):
         squares = []
-        for _ in range(2000):
+        for _ in range(800):
             truth = rng.uniform(0.2, 0.8, size=60)
             found = ece(np.clip(truth + shift, 0, 1), rng.random(60) < truth)
             squares.append(found * abs(found))
