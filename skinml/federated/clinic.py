@@ -114,7 +114,7 @@ class Clinic:
         round_ = self._round(request)
         binding = self._binding(request)
         if not self._follows(request):
-            require_affordable_from(self._setup, binding)
+            self._require_budget(request)
         entries = self._setup.ledger.reserve(
             binding,
             [(r.name, r.purpose, r.split, r.event) for r in round_.releases],
@@ -141,6 +141,18 @@ class Clinic:
         entries = self._setup.ledger.entries()
         done = {e.binding.round for e in entries if e.binding.run == request.run}
         return request.round - 1 in done and request.round not in done
+
+    def _require_budget(self, request: Request) -> None:
+        setup = self._setup
+        require_budget(
+            setup.ledger,
+            setup.learner,
+            setup.validation,
+            setup.privacy,
+            run=request.run,
+            split_key_id=setup.split_key_id,
+            from_round=request.round,
+        )
 
     def _binding(self, request: Request) -> Binding:
         setup = self._setup
@@ -177,27 +189,39 @@ class Clinic:
         return {release.name: noisy}
 
 
-def require_affordable_from(setup: ClinicSetup, binding: Binding) -> None:
-    """Refuse a run whose remaining schedule would pass the clinic's budget.
+def require_budget(
+    ledger: Ledger,
+    learner: Learner,
+    validation: Release,
+    privacy: PrivacySettings,
+    *,
+    run: str,
+    split_key_id: str,
+    from_round: int,
+) -> None:
+    """Refuse a run whose remaining schedule would pass a clinic's budget.
 
     Args:
-        setup: What the clinic brings.
-        binding: The next round's binding; this round and all later ones are counted.
+        ledger: The clinic's ledger.
+        learner: The recipe.
+        validation: The release of validation scores.
+        privacy: The promise of the run, with its budget.
+        run: The run's id.
+        split_key_id: Short public digest of the split key.
+        from_round: This round and all later ones are counted beside what the ledger holds.
 
     Raises:
         BudgetExceededError: If it would.
         IntegrityError: If the ledger was changed.
     """
     now = datetime.now(UTC).isoformat(timespec="seconds")
+    binding = Binding(run, from_round, 1, (), privacy.trust, privacy.unit, split_key_id, True)
     planned = [
         Entry(0, now, binding, r.name, r.purpose, r.split, r.event, guarantee=True)
-        for round_ in schedule(setup.learner, setup.validation)
-        if round_.number >= binding.round
+        for round_ in schedule(learner, validation)
+        if round_.number >= from_round
         for r in round_.releases
     ]
     require_affordable(
-        setup.ledger.entries(),
-        planned,
-        ceiling=setup.privacy.budget.epsilon,
-        delta=setup.privacy.delta,
+        ledger.entries(), planned, ceiling=privacy.budget.epsilon, delta=privacy.delta
     )

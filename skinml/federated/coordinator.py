@@ -42,7 +42,6 @@ class RunTerms:
         allowed_missing: Clinics that a round may go on without.
         deadline_s: Seconds to wait for an answer.
         mechanism: The coordinator's part of the noise; none but under central trust.
-        shapes: For a round and its query, the shape of each planned release.
     """
 
     run: str
@@ -50,7 +49,6 @@ class RunTerms:
     allowed_missing: int
     deadline_s: float
     mechanism: Mechanism
-    shapes: Callable[[Round, Arrays], Mapping[str, tuple[int, ...]]]
 
 
 @dataclass
@@ -99,7 +97,7 @@ def exchange_with(
         elif reply.problem:
             missing[clinic] = f"expected {reply.problem['rule']}; got {reply.problem['got']}"
             refused.append(reply)
-        elif problem := _defect(reply, round_, query, terms, clinic):
+        elif problem := _defect(reply, round_, clinic):
             missing[clinic] = problem
         else:
             sums[clinic] = reply.sums
@@ -111,11 +109,11 @@ def exchange_with(
     return Exchanged(_total(sums, round_, terms.mechanism), len(sums))
 
 
-def _defect(reply: Reply, round_: Round, query: Arrays, terms: RunTerms, clinic: str) -> str:
+def _defect(reply: Reply, round_: Round, clinic: str) -> str:
     if reply.round != round_.number or reply.clinic != clinic:
         return "an answer to another question"
     try:
-        require_sums(reply.sums, terms.shapes(round_, query), clinic)
+        require_sums(reply.sums, {r.name: r.shape for r in round_.releases}, clinic)
     except IntegrityError as error:
         return f"expected {error.rule}; got {error.got}"
     return ""

@@ -67,9 +67,10 @@ def fit(
     for round_ in learner.rounds:
         answer = exchange(round_, learner.query(round_, state))
         state = learner.advance(round_, state, answer.total, answer.num_clinics)
+        flat = np.concatenate([values.ravel() for values in answer.total.values()])
         figures = {
-            "clinics": float(answer.num_clinics),
-            **{f"norm_{name}": float(np.linalg.norm(v)) for name, v in answer.total.items()},
+            "num_clinics": float(answer.num_clinics),
+            "update_norm": float(np.linalg.norm(flat)),
         }
         history.append(figures)
         if on_round is not None:

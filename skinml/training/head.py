@@ -10,6 +10,7 @@ Shapes in this file: p patients, d features, k classes.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from math import exp, log, sqrt
 
 import numpy as np
@@ -68,24 +69,20 @@ class HeadLearner:
 
     def _plan(self) -> tuple[Round, ...]:
         privacy, total = self._privacy, self._settings.rounds
-
-        def release(name: str, purpose: str, sensitivity: float, steps: int = 1) -> Release:
-            return Release(name, purpose, "train", sensitivity, 0.0, steps=steps)
-
+        d, k = self._num_features, len(self._classes.names)
+        rest = 1 - privacy.counts_share - privacy.centre_share
         counts, centre, gradients = gaussian_releases(
             privacy,
             [
-                (release("label_counts", "label counts", 1.0), privacy.counts_share),
-                (release("feature_sum", "training", 1.0), privacy.centre_share),
+                (_release("label_counts", "label counts", 1.0, (k,)), privacy.counts_share),
+                (_release("feature_sum", "training", 1.0, (d,)), privacy.centre_share),
                 (
-                    release("gradient", "training", privacy.clip_norm, steps=total),
-                    1 - privacy.counts_share - privacy.centre_share,
+                    _release("gradient", "training", privacy.clip_norm, (d + 1, k), steps=total),
+                    rest,
                 ),
             ],
         )
-        each = Release(
-            "gradient", "training", "train", gradients.sensitivity, gradients.noise_multiplier
-        )
+        each = replace(gradients, steps=1)
         later = (Round(number, GRADIENT, (each,)) for number in range(2, total + 2))
         return (Round(1, STATISTICS, (counts, centre)), *later)
 
@@ -283,6 +280,12 @@ class HeadContributor:
         if self._inputs is None or self._inputs[0] != key:
             self._inputs = (key, head_inputs(self._features, centre, self._bias_input))
         return self._inputs[1]
+
+
+def _release(
+    name: str, purpose: str, sensitivity: float, shape: tuple[int, ...], steps: int = 1
+) -> Release:
+    return Release(name, purpose, "train", sensitivity, 0.0, shape, steps=steps)
 
 
 def step_for_mu(points: Sequence[tuple[float, float]], mu: float) -> float:

@@ -54,13 +54,16 @@ class NetworkLearner:
         self._settings = settings
         self._privacy = privacy
         self._build = build
-        require_supported(build())
+        network = build()
+        require_supported(network)
+        size = sum(array.size for array in network_arrays(network).values())
         release = Release(
             WEIGHTS,
             "training",
             "train",
             privacy.clip_norm,
             0.0,
+            (size,),
             sampling_prob=settings.sampling_prob,
             steps=settings.steps_per_round,
         )

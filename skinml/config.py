@@ -1,0 +1,217 @@
+"""From YAML files and key=value overrides to one frozen, validated config.
+
+Hydra composes the files; pydantic validates the outcome. An unknown key is an error that names
+the nearest known one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from skinml.data.settings import DataSettings
+from skinml.errors import ConfigError
+from skinml.fairness.settings import FairnessSettings
+from skinml.federated.settings import FederationSettings
+from skinml.models.settings import ModelSettings
+from skinml.privacy.settings import PrivacySettings
+from skinml.tracking.settings import TrackingSettings
+from skinml.training.settings import TrainingSettings
+
+# In a checkout the configs lie beside the package, in a wheel inside it.
+_PLACES = (Path(__file__).parent / "configs", Path(__file__).parents[1] / "configs")
+_OWN_CONFIGS = Path("configs")
+
+
+class RunConfig(BaseModel):
+    """Everything that decides what a run does."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(description="The experiment's name.")
+    seed: int = Field(0, ge=0, le=2**63 - 1, description="Root of the run's random streams.")
+    work_dir: Path = Field(Path(), description="Where runs, clinic folders and MLflow's store are.")
+    data: DataSettings = Field(description="What is used for which question.")
+    model: ModelSettings = Field(description="What is trained.")
+    privacy: PrivacySettings = Field(description="What is promised to a patient.")
+    training: TrainingSettings = Field(description="How the model is trained.")
+    federation: FederationSettings = Field(description="How rounds are run.")
+    fairness: FairnessSettings = Field(description="How groups are compared.")
+    tracking: TrackingSettings = Field(description="Where a run writes what it saw.")
+
+    @model_validator(mode="after")
+    def _sections_agree(self) -> RunConfig:
+        missing, dropouts = self.federation.allowed_missing, self.privacy.tolerated_dropouts
+        if self.privacy.trust == "distributed" and missing > dropouts:
+            raise ConfigError(
+                rule="federation.allowed_missing within privacy.tolerated_dropouts, for the noise "
+                "of the clinics that stay must suffice",
+                got=f"allowed_missing={missing}, tolerated_dropouts={dropouts}",
+                do="Raise privacy.tolerated_dropouts to the same number.",
+            )
+        return self
+
+
+def config_folder() -> Path:
+    """Find the shipped configs.
+
+    Returns:
+        The folder that holds config.yaml.
+
+    Raises:
+        ConfigError: If the installation is broken.
+    """
+    for place in _PLACES:
+        if (place / "config.yaml").is_file():
+            return place
+    raise ConfigError(
+        rule="skinml's own configs beside the package",
+        got="no config.yaml",
+        do="Install skinml again.",
+    )
+
+
+def experiments() -> tuple[str, ...]:
+    """List the experiments that can be run.
+
+    Returns:
+        Names of the shipped experiments and of those in ./configs/experiment.
+    """
+    folders = (config_folder() / "experiment", _OWN_CONFIGS / "experiment")
+    return tuple(sorted({path.stem for folder in folders for path in folder.glob("*.yaml")}))
+
+
+def load_config(experiment: str, overrides: Sequence[str] = ()) -> RunConfig:
+    """Compose and validate the config of an experiment.
+
+    Args:
+        experiment: Its name.
+        overrides: Changes such as "privacy.epsilon=1" or "federation=centralised".
+
+    Returns:
+        The config.
+
+    Raises:
+        ConfigError: If the experiment, a key or a value is unknown or impossible.
+    """
+    known = experiments()
+    if experiment not in known:
+        raise ConfigError(
+            rule=f"an experiment among {', '.join(known)}",
+            got=f"experiment={experiment}",
+            do=_nearest(experiment, known) or "Choose one of these names.",
+        )
+    composed = _compose(experiment, [_checked(override) for override in overrides])
+    return parse_config(composed)
+
+
+def parse_config(values: dict[str, Any]) -> RunConfig:
+    """Validate plain values, such as those a finished run has stored.
+
+    Args:
+        values: Nested values.
+
+    Returns:
+        The config.
+
+    Raises:
+        ConfigError: If a key or a value is unknown or impossible.
+    """
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        raise _explained(error) from None
+
+
+def _compose(experiment: str, overrides: Sequence[str]) -> dict[str, Any]:
+    from hydra import compose, initialize_config_dir
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    chosen = [f"experiment={experiment}", *overrides]
+    if (_OWN_CONFIGS / "experiment").is_dir():
+        chosen.append(f"hydra.searchpath=[file://{_OWN_CONFIGS.resolve()}]")
+    try:
+        with initialize_config_dir(version_base="1.3", config_dir=str(config_folder().resolve())):
+            composed = OmegaConf.to_container(
+                compose(config_name="config", overrides=chosen), resolve=True
+            )
+    except (HydraException, OmegaConfBaseException) as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise ConfigError(
+            rule="overrides of the form key=value that fit the config",
+            got=lines[0].strip().rstrip("."),
+            do="Write section.key=value, for example privacy.epsilon=1.",
+        ) from None
+    return {str(key): value for key, value in dict(composed).items()}  # type: ignore[call-overload]
+
+
+def _checked(override: str) -> str:
+    """Check an override's key against the schema and let Hydra set it."""
+    key, equals, _ = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(
+            rule="an override of the form key=value",
+            got=f"'{override}'",
+            do="Write section.key=value, for example privacy.epsilon=1.",
+        )
+    if key in RunConfig.model_fields and (config_folder() / key).is_dir():
+        return override  # another file of a group, such as federation=centralised
+    _require_known(key.split("."))
+    return f"++{override}"
+
+
+def _require_known(path: Sequence[str]) -> None:
+    model: type[BaseModel] | None = RunConfig
+    for depth, part in enumerate(path):
+        if model is None:
+            return  # below a mapping such as data.where, where the user names the keys
+        fields = model.model_fields
+        if part not in fields:
+            raise _unknown_key(".".join(path[: depth + 1]), part, tuple(fields))
+        model = _section(fields[part].annotation)
+
+
+def _section(annotation: Any) -> type[BaseModel] | None:
+    for kind in (annotation, *get_args(annotation)):
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            return kind
+    return None
+
+
+def _unknown_key(whole: str, part: str, known: Sequence[str]) -> ConfigError:
+    return ConfigError(
+        rule="a key of the config",
+        got=f"{whole}",
+        do=_nearest(part, known) or f"Known here: {', '.join(known)}.",
+    )
+
+
+def _nearest(word: str, known: Sequence[str]) -> str:
+    close = get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"Did you mean {close[0]}?" if close else ""
+
+
+def _explained(error: ValidationError) -> ConfigError:
+    """Turn pydantic's findings into one error; unknown keys get their nearest neighbour."""
+    found = error.errors(include_url=False)
+    first = found[0]
+    path = [str(part) for part in first["loc"]]
+    if first["type"] == "extra_forbidden":
+        model: type[BaseModel] | None = RunConfig
+        for part in path[:-1]:
+            model = _section(model.model_fields[part].annotation) if model else None
+        return _unknown_key(".".join(path), path[-1], tuple(model.model_fields) if model else ())
+    lines = [f"{'.'.join(str(p) for p in f['loc'])}: {f['msg']}" for f in found]
+    shown = "" if isinstance(first["input"], dict) else f"={first['input']}"
+    return ConfigError(
+        rule=f"a config whose {'.'.join(path) or 'sections'} is valid ({first['msg']})",
+        got=f"{'.'.join(path)}{shown}",
+        do="Change this value in the YAML file or on the command line.",
+        details=lines if len(lines) > 1 else (),
+    )

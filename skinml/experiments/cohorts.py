@@ -1,0 +1,216 @@
+"""From a config's data section to checked images, each at its clinic."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from skinml.clinic.folder import ClinicFolder, open_folder
+from skinml.config import RunConfig
+from skinml.data.cohort import Cohort, build_cohort
+from skinml.data.feature_store import read_sealed_arrays, write_sealed_arrays
+from skinml.data.images import Inspection, inspect_images
+from skinml.data.leakage import audit_leakage
+from skinml.data.manifest import Manifest, read_manifest
+from skinml.data.settings import DataSettings
+from skinml.data.synthetic.cohort import write_cohort
+from skinml.data.synthetic.settings import SyntheticSettings, settings_digest
+from skinml.data.taxonomy import load_taxonomy
+from skinml.errors import DataError
+from skinml.experiments.progress import Progress
+from skinml.experiments.workspace import Workspace
+from skinml.seeding import Seeds
+
+POOLED = "pooled"
+_INSPECTIONS = "inspections"
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """A cohort whose images have been read once.
+
+    Attributes:
+        cohort: The cohort.
+        places: (items,) the clinic that holds each item in this run: its own, or "pooled".
+        folders: Each clinic's folder by name, in order.
+        digests: (images,) SHA-256 of each image's file, 32 bytes each.
+        taxonomy_version: What the manifest's words were translated with.
+    """
+
+    cohort: Cohort
+    places: np.ndarray[tuple[int], np.dtype[np.str_]]
+    folders: Mapping[str, ClinicFolder]
+    digests: tuple[bytes, ...]
+    taxonomy_version: str
+
+
+def gather(config: RunConfig, workspace: Workspace, progress: Progress) -> Gathered:
+    """Read, check, divide and audit the data of a run.
+
+    Args:
+        config: The run's config.
+        workspace: Where clinic folders and synthetic cohorts are.
+        progress: Hears how far it is.
+
+    Returns:
+        The cohort with every clinic's folder opened.
+
+    Raises:
+        ConfigError, DataError, PolicyError: If the data or their settings are at fault.
+        EnvironmentProblem: If the working folder cannot be written.
+        IntegrityError: If a clinic's folder was changed.
+    """
+    settings = config.data
+    manifest = open_manifest(settings, workspace, progress)
+    today = datetime.datetime.now(datetime.UTC).date()
+    cohort = build_cohort(manifest, settings, Seeds(settings.seed), day=today)
+    places = cohort.items["clinic"].to_numpy(dtype=str)
+    if config.federation.mode == "centralised":
+        places = np.full(len(places), POOLED)
+    folders = {name: open_folder(workspace.clinics, name) for name in np.unique(places).tolist()}
+    inspections = _inspect(cohort, places, folders, settings, progress)
+    audit_leakage(
+        inspections,
+        cohort.images["patient_id"].to_numpy(dtype=str),
+        cohort.images["split"].to_numpy(dtype=str),
+        settings.leakage,
+        rows=cohort.images["row"].tolist(),
+    )
+    digests = tuple(bytes.fromhex(each.digest) for each in inspections)
+    return Gathered(cohort, places, folders, digests, manifest.taxonomy.version)
+
+
+def open_manifest(settings: DataSettings, workspace: Workspace, progress: Progress) -> Manifest:
+    """Read the manifest that the settings name; draw the synthetic cohort where they ask for it.
+
+    Args:
+        settings: The data section.
+        workspace: Where synthetic cohorts are kept.
+        progress: Hears how far the drawing is.
+
+    Returns:
+        The checked manifest.
+
+    Raises:
+        DataError: If it breaks a rule.
+        EnvironmentProblem: If the cohort cannot be written.
+    """
+    root = _synthetic_root(settings, workspace, progress)
+    if settings.source == "manifest":
+        root = (settings.root or Path()).expanduser()
+    if not (root / settings.manifest).is_file():
+        raise DataError(
+            rule=f"a manifest {settings.manifest} in the folder data.root",
+            got=f"data.root={root} without it",
+            do="Correct data.root, or write the manifest with `skinml data prepare`.",
+        )
+    return read_manifest(
+        root / settings.manifest,
+        root=root,
+        unit=settings.unit,
+        name=settings.name,
+        taxonomy=load_taxonomy(settings.taxonomy),
+        tone_scale=settings.tone_scale,
+    )
+
+
+def _synthetic_root(settings: DataSettings, workspace: Workspace, progress: Progress) -> Path:
+    if settings.source != "synthetic":
+        return Path()
+    drawn = settings.synthetic or SyntheticSettings()
+    folder = workspace.cohorts / f"synthetic-{settings_digest(drawn, settings.seed)}"
+    if not folder.is_dir():
+        progress.begin("drawing the synthetic cohort", drawn.num_patients)
+        write_cohort(folder, drawn, settings.seed, lambda done, _: progress.reached(done))
+    return folder
+
+
+def image_positions(
+    cohort: Cohort, chosen: np.ndarray[tuple[int], np.dtype[np.bool_]]
+) -> list[int]:
+    """Find the images of some items.
+
+    Args:
+        cohort: The cohort.
+        chosen: (items,) mask.
+
+    Returns:
+        Positions in `cohort.images`, sorted.
+    """
+    return [int(position) for position in np.unique(cohort.views[chosen])]
+
+
+def _inspect(
+    cohort: Cohort,
+    places: np.ndarray[tuple[int], np.dtype[np.str_]],
+    folders: Mapping[str, ClinicFolder],
+    settings: DataSettings,
+    progress: Progress,
+) -> list[Inspection]:
+    """Read every clinic's images once; what is known of a file is kept sealed at its clinic."""
+    images = cohort.images["image"].tolist()
+    rows = cohort.images["row"].tolist()
+    found: dict[int, Inspection] = {}
+    progress.begin("reading images", len(images))
+    for name, folder in folders.items():
+        positions = image_positions(cohort, places == name)
+        known = read_inspections(folder)
+        before = len(found)
+        fresh = inspect_images(
+            [images[at] for at in positions],
+            cohort.root,
+            settings.limits,
+            known,
+            lambda done, before=before: progress.reached(before + done),  # type: ignore[misc]
+            rows=[rows[at] for at in positions],
+        )
+        found |= dict(zip(positions, fresh, strict=True))
+        if any(each.digest not in known for each in fresh):
+            write_inspections(folder, known | {each.digest: each for each in fresh})
+    return [found[at] for at in range(len(images))]
+
+
+def read_inspections(folder: ClinicFolder) -> dict[str, Inspection]:
+    """Read what a clinic knows of its image files.
+
+    Args:
+        folder: The clinic's folder.
+
+    Returns:
+        Inspections by digest; none where nothing is known yet.
+
+    Raises:
+        IntegrityError: If the file was changed.
+    """
+    if not folder.inspections.exists():
+        return {}
+    arrays = read_sealed_arrays(folder.inspections, folder.key, _INSPECTIONS)
+    return {
+        digest: Inspection(digest, bytes(hashed), int(width), int(height))
+        for digest, hashed, (width, height) in zip(
+            arrays["digest"].tolist(), arrays["hash"], arrays["size"], strict=True
+        )
+    }
+
+
+def write_inspections(folder: ClinicFolder, known: Mapping[str, Inspection]) -> None:
+    """Keep what a clinic knows of its image files.
+
+    Args:
+        folder: The clinic's folder.
+        known: Inspections by digest, at least one.
+
+    Raises:
+        EnvironmentProblem: If the file cannot be written.
+    """
+    values = list(known.values())
+    arrays = {
+        "digest": np.array([each.digest for each in values]),
+        "hash": np.array([list(each.perceptual_hash) for each in values], dtype=np.uint8),
+        "size": np.array([(each.width, each.height) for each in values], dtype=np.int64),
+    }
+    write_sealed_arrays(folder.inspections, folder.key, arrays, _INSPECTIONS)

@@ -1,0 +1,156 @@
+"""From a config to the recipe that coordinator and clinics follow alike."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from typing import Any
+
+from skinml.config import RunConfig
+from skinml.errors import ConfigError
+from skinml.federated.clinic import SCORE_BINS
+from skinml.models.bundle import Bundle, BundleSpec, score
+from skinml.models.networks import build_network
+from skinml.privacy.mechanism import Mechanism
+from skinml.privacy.plan import Release, gaussian_releases
+from skinml.privacy.trust import noise_rule
+from skinml.records import Arrays, Labels, Predictions, Samples
+from skinml.seeding import Seeds
+from skinml.training.evaluate import evaluate
+from skinml.training.head import HeadLearner
+from skinml.training.learner import Learner
+from skinml.training.network import NetworkLearner
+
+# Shorter side resized, centre cropped, as data.images.resize_square does it.
+PREPROCESSING = "square-centre-crop-1"
+
+
+def build_learner(
+    config: RunConfig, classes: Labels, num_features: int, num_clinics: int
+) -> Learner:
+    """Build the recipe of a run.
+
+    Args:
+        config: The run's config.
+        classes: What the model tells apart.
+        num_features: Features of an item; not used by networks.
+        num_clinics: Clinics in the run.
+
+    Returns:
+        The recipe; the same at every clinic and at the coordinator.
+
+    Raises:
+        ConfigError: If the trust model does not fit the model's kind.
+    """
+    if config.model.kind == "linear_head":
+        return HeadLearner(config.training.head, config.privacy, classes, num_features, num_clinics)
+    name = config.model.network
+    if name is None:
+        raise ConfigError(
+            rule="model.network where model.kind is network",
+            got="model.network=null",
+            do="Choose small_cnn or resnet18_groupnorm.",
+        )
+
+    def build() -> Any:
+        return build_network(name, len(classes.names), Seeds(config.seed).stream("weights"))
+
+    return NetworkLearner(config.training.network, config.privacy, build)
+
+
+def validation_release(config: RunConfig) -> Release:
+    """Plan the one release about validation patients: a histogram of scores for the threshold.
+
+    Validation patients are no training patients, so the whole budget stands open to it.
+
+    Args:
+        config: The run's config.
+
+    Returns:
+        The release, of L2 sensitivity 1.
+    """
+    release = Release("validation_scores", "validation", "validation", 1.0, 0.0, (2, SCORE_BINS))
+    return gaussian_releases(config.privacy, [(release, 1.0)])[0]
+
+
+def clinic_mechanism(config: RunConfig, num_clinics: int) -> Mechanism:
+    """Choose a clinic's part of the noise.
+
+    Args:
+        config: The run's config.
+        num_clinics: Clinics in the run.
+
+    Returns:
+        The mechanism.
+    """
+    return Mechanism(noise_rule(config.privacy, num_clinics).clinic)
+
+
+def coordinator_mechanism(config: RunConfig, num_clinics: int) -> Mechanism:
+    """Choose the coordinator's part of the noise.
+
+    Args:
+        config: The run's config.
+        num_clinics: Clinics in the run.
+
+    Returns:
+        The mechanism.
+    """
+    return Mechanism(noise_rule(config.privacy, num_clinics).coordinator)
+
+
+def predictor(config: RunConfig, classes: Labels) -> Callable[[Arrays, Samples], Predictions]:
+    """Make the function that scores samples with a model's arrays.
+
+    Args:
+        config: The run's config.
+        classes: What the model tells apart.
+
+    Returns:
+        From a model's arrays and samples to predictions.
+    """
+    spec = model_spec(config, classes)
+
+    def predict(arrays: Arrays, samples: Samples) -> Predictions:
+        bundle = Bundle(spec, arrays)
+        return evaluate(lambda inputs: score(bundle, inputs), classes, samples)
+
+    return predict
+
+
+def model_spec(config: RunConfig, classes: Labels) -> BundleSpec:
+    """Describe the model of a run as far as its config alone tells.
+
+    Args:
+        config: The run's config.
+        classes: What the model tells apart.
+
+    Returns:
+        The spec, to be completed with what the run found out.
+    """
+    head = config.model.kind == "linear_head"
+    return BundleSpec(
+        kind=config.model.kind,
+        labels=classes.names,
+        malignant=classes.malignant,
+        backbone=config.model.backbone if head else "",
+        network="" if head else str(config.model.network),
+        image_size=config.model.image_size,
+        views=config.data.views or ("any",),
+        preprocessing=PREPROCESSING,
+        taxonomy_version="",
+        bias_input=config.training.head.bias_input,
+        config=config.model_dump(mode="json"),
+    )
+
+
+def split_key_id(split_key: str) -> str:
+    """Name a split key in the ledger.
+
+    Args:
+        split_key: The public key of the splits.
+
+    Returns:
+        A short digest: equal for equal keys.
+    """
+    return hashlib.sha256(f"skinml split {split_key}".encode()).hexdigest()[:16]

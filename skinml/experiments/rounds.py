@@ -1,0 +1,112 @@
+"""Carrying a run's rounds: through Flower's simulation, or by plain calls to one clinic."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from threading import Event
+
+from flwr.serverapp import Grid
+
+from skinml.config import RunConfig
+from skinml.errors import SkinmlError
+from skinml.experiments.learners import coordinator_mechanism
+from skinml.experiments.sites import Terms, open_clinic
+from skinml.federated.client_app import client_app, close_clinics
+from skinml.federated.clinic import Clinic, schedule
+from skinml.federated.coordinator import Ask, Record, RunTerms, exchange_with, grid_asker
+from skinml.federated.messages import Reply, Request, problem_of
+from skinml.federated.simulation import simulate
+from skinml.privacy.plan import Release
+from skinml.records import FloatArray
+from skinml.training.fit import Fitted, fit
+from skinml.training.learner import Learner
+
+OnRound = Callable[[int, Mapping[str, float]], None]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What came out of all rounds.
+
+    Attributes:
+        fitted: The model and its history.
+        scores: (2, bins) noisy histogram of validation scores; row 1 is malignant.
+    """
+
+    fitted: Fitted
+    scores: FloatArray
+
+
+def train(
+    config: RunConfig,
+    terms: Terms,
+    learner: Learner,
+    validation: Release,
+    record: Record,
+    on_round: OnRound,
+) -> Trained:
+    """Run all rounds of a run, evaluation included.
+
+    Args:
+        config: The run's config.
+        terms: What every node knows.
+        learner: The recipe.
+        validation: The release of validation scores.
+        record: Grows by one entry a round, whatever happens.
+        on_round: Called after each training round.
+
+    Returns:
+        The model and the released validation scores.
+
+    Raises:
+        BudgetExceededError, PolicyError, IntegrityError: If a clinic refused.
+        IncompleteRunError: If more clinics were missing than allowed.
+    """
+    held_to = RunTerms(
+        run=terms.run,
+        clinics=terms.clinics,
+        allowed_missing=config.federation.allowed_missing,
+        deadline_s=config.federation.round_deadline_s,
+        mechanism=coordinator_mechanism(config, len(terms.clinics)),
+    )
+
+    def through(ask: Ask) -> Trained:
+        exchange = partial(exchange_with, ask, held_to, record)
+        fitted = fit(learner, exchange, on_round)
+        last = schedule(learner, validation)[-1]
+        answer = exchange(last, fitted.arrays)
+        return Trained(fitted, answer.total[validation.name])
+
+    if config.federation.mode == "centralised":
+        return through(partial(_ask_directly, open_clinic(terms, {"partition-id": 0})))
+
+    def drive(grid: Grid, stop: Event) -> Trained:
+        return through(grid_asker(grid, held_to, stop))
+
+    opener = partial(open_clinic, terms)
+    try:
+        return simulate(client_app(opener), len(terms.clinics), drive, cpus=config.federation.cpus)
+    finally:
+        close_clinics()
+
+
+def _ask_directly(clinic: Clinic, request: Request) -> Mapping[str, Reply | str]:
+    try:
+        reply = Reply(clinic.name, request.round, clinic.answer(request), {})
+    except SkinmlError as error:
+        reply = Reply(clinic.name, request.round, {}, problem_of(error))
+    return {clinic.name: reply}
+
+
+def num_rounds(learner: Learner) -> int:
+    """Count a run's rounds.
+
+    Args:
+        learner: The recipe.
+
+    Returns:
+        Training rounds and the one of evaluation.
+    """
+    return len(learner.rounds) + 1

@@ -1,0 +1,111 @@
+"""The working folder of a run: where everything that it writes goes.
+
+WORK_DIR/
+  runs/RUN/          result.json, report.html, report.json, config.json, model/
+  clinics/NAME/      each virtual clinic's folder, with the ledger that outlives runs
+  cohorts/           synthetic cohorts, one folder for each settings
+  mlflow.db, mlartifacts/
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from skinml.errors import DataError, EnvironmentProblem
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """The folders of one working folder.
+
+    Attributes:
+        root: The working folder.
+    """
+
+    root: Path
+
+    @property
+    def runs(self) -> Path:
+        """Finished runs."""
+        return self.root / "runs"
+
+    @property
+    def clinics(self) -> Path:
+        """Folders of virtual clinics."""
+        return self.root / "clinics"
+
+    @property
+    def cohorts(self) -> Path:
+        """Synthetic cohorts."""
+        return self.root / "cohorts"
+
+    def find_run(self, run: str) -> Path:
+        """Find a finished run by its id or its folder.
+
+        Args:
+            run: The id, or the path of its folder.
+
+        Returns:
+            The run's folder.
+
+        Raises:
+            DataError: If there is no such run.
+        """
+        for folder in (self.runs / run, Path(run)):
+            if (folder / "model" / "bundle.json").is_file():
+                return folder
+        known = sorted(path.name for path in self.runs.glob("*/") if not path.name.startswith("."))
+        raise DataError(
+            rule="the id or the folder of a finished run",
+            got=f"run={run}",
+            do=f"Finished here: {', '.join(known[-5:]) or 'none yet'}.",
+        )
+
+
+def new_run_id(experiment: str, now: datetime) -> str:
+    """Name a run.
+
+    Args:
+        experiment: The experiment's name.
+        now: When it begins.
+
+    Returns:
+        A name that no other run has.
+    """
+    return f"{experiment}-{now.astimezone(UTC):%Y%m%d-%H%M%S}-{os.urandom(2).hex()}"
+
+
+@contextmanager
+def run_folder(workspace: Workspace, run: str) -> Iterator[Path]:
+    """Make a run's folder that appears whole or not at all.
+
+    Args:
+        workspace: Where.
+        run: The run's id.
+
+    Yields:
+        A draft folder, renamed to the run's when the block ends well and removed when not.
+
+    Raises:
+        EnvironmentProblem: If the working folder cannot be written.
+    """
+    draft = workspace.runs / f".{run}.draft"
+    try:
+        draft.mkdir(parents=True)
+    except OSError as error:
+        raise EnvironmentProblem(
+            rule="a working folder that can be written",
+            got=f"{workspace.root} ({error.strerror})",
+            do="Check its permissions and the space on the disk, or choose another work_dir.",
+        ) from error
+    try:
+        yield draft
+        draft.rename(workspace.runs / run)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
