@@ -1,0 +1,154 @@
+"""What a finished run's record becomes in a tracking store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from math import isfinite
+
+from skinml.records import Estimate, GroupResult, RunRecord
+from skinml.tracking.allowlist import (
+    FIGURES,
+    checked_attribute,
+    checked_tags,
+    checked_word,
+)
+
+
+def final_metrics(record: RunRecord, attributes: tuple[str, ...]) -> dict[str, float]:
+    """Collect a run's figures: overall, by group, of the yardsticks, and what it spent.
+
+    Names are `auroc`, `auroc.low`, `auroc.skin_tone.0-2`, `yardstick.NAME.auroc`,
+    `epsilon.CLINIC`. An undefined figure is left out, never written as 0.
+
+    Args:
+        record: What the run may show.
+        attributes: The attributes whose groups may be named.
+
+    Returns:
+        The figures by name.
+
+    Raises:
+        PolicyError: If a group's attribute is not on the list, or a name looks like a patient's.
+    """
+    found: dict[str, float | None] = {
+        "wall_s": record.wall_s,
+        "threshold": record.threshold,
+        "num_rounds": float(len(record.participation)),
+        "num_incomplete_rounds": float(sum(bool(each.missing) for each in record.participation)),
+        **_group(record.overall, ""),
+        **_spends(record),
+    }
+    taken = set(found)
+    for group in record.groups:
+        attribute = checked_attribute(group.attribute, attributes)
+        name = checked_word(f"a group of {attribute}", group.group)
+        suffix = _fresh(f".{attribute}.{name}", "n_images", taken)
+        found.update(_group(group, suffix))
+        taken.update(found)
+    for yardstick in record.yardsticks:
+        name = checked_word("a yardstick's name", yardstick.name)
+        prefix = f"yardstick.{name}."
+        found.update({f"{prefix}{key}": value for key, value in _figures(yardstick.estimates)})
+    return {name: value for name, value in found.items() if value is not None and isfinite(value)}
+
+
+def clinic_metrics(record: RunRecord) -> dict[str, dict[str, float]]:
+    """Collect what each clinic spent and in how many rounds it took part.
+
+    Args:
+        record: What the run may show.
+
+    Returns:
+        For each clinic its figures; an epsilon without a guarantee is left out.
+
+    Raises:
+        PolicyError: If a clinic's name looks like a patient's.
+    """
+    asked = {name for each in record.participation for name in each.expected}
+    found = {}
+    for clinic in sorted({*record.guarantee.clinics, *asked}):
+        spend = record.guarantee.clinics.get(clinic)
+        rounds = [each for each in record.participation if clinic in each.expected]
+        values: dict[str, float | None] = {
+            "epsilon": spend.epsilon if spend else None,
+            "total_epsilon": spend.total_epsilon if spend else None,
+            "num_events": float(spend.num_events) if spend else None,
+            "rounds_taken_part": float(sum(clinic in each.took_part for each in rounds)),
+            "rounds_expected": float(len(rounds)),
+        }
+        found[checked_word("a clinic's name", clinic)] = {
+            name: value for name, value in values.items() if value is not None and isfinite(value)
+        }
+    return found
+
+
+def final_tags(record: RunRecord) -> dict[str, str]:
+    """Collect a run's tags: what kind of evidence it is.
+
+    Args:
+        record: What the run may show.
+
+    Returns:
+        The tags by name.
+
+    Raises:
+        PolicyError: If a value looks like a patient's id or like the path of an image.
+    """
+    return checked_tags(
+        {
+            "skinml.complete": record.complete,
+            "skinml.evaluation_source": record.evaluation_source,
+            "skinml.private": record.guarantee.private,
+            "skinml.seed": record.seed,
+            "skinml.simulated": record.guarantee.simulated,
+            "skinml.started": record.started,
+            "skinml.trust": record.guarantee.trust,
+            "skinml.unit": record.guarantee.unit,
+            "skinml.version": record.versions.get("skinml", ""),
+        }
+    )
+
+
+def _group(group: GroupResult, suffix: str) -> dict[str, float | None]:
+    found: dict[str, float | None] = {
+        f"n_images{suffix}": float(group.num_images),
+        f"n_patients{suffix}": float(group.num_patients),
+        f"n_positives{suffix}": float(group.num_positives),
+        f"n_negatives{suffix}": float(group.num_negatives),
+    }
+    for name, value in _figures(group.estimates):
+        figure, dot, limit = name.partition(".")
+        found[f"{figure}{suffix}{dot}{limit}"] = value
+    return found
+
+
+def _figures(estimates: Mapping[str, Estimate]) -> Iterable[tuple[str, float | None]]:
+    for name in FIGURES:
+        if name in estimates:
+            estimate = estimates[name]
+            yield name, estimate.value
+            yield f"{name}.low", estimate.low
+            yield f"{name}.high", estimate.high
+
+
+def _spends(record: RunRecord) -> dict[str, float | None]:
+    guarantee = record.guarantee
+    found = {
+        "epsilon": guarantee.epsilon,
+        "total_epsilon": guarantee.total_epsilon,
+        "epsilon_across_clinics": guarantee.epsilon_across_clinics,
+        "delta": guarantee.delta if guarantee.private else None,
+    }
+    for clinic, spend in guarantee.clinics.items():
+        name = checked_word("a clinic's name", clinic)
+        found[f"epsilon.{name}"] = spend.epsilon
+        found[f"total_epsilon.{name}"] = spend.total_epsilon
+    return found
+
+
+def _fresh(suffix: str, probe: str, taken: set[str]) -> str:
+    """Keep two groups apart whose names differ only in characters that MLflow refuses."""
+    candidate, number = suffix, 2
+    while f"{probe}{candidate}" in taken:
+        candidate, number = f"{suffix}_{number}", number + 1
+    return candidate

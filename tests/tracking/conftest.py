@@ -1,0 +1,150 @@
+"""One finished run in a real SQLite store, and the record behind it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from skinml.records import (
+    ClinicSpend,
+    Estimate,
+    GroupResult,
+    Guarantee,
+    Labels,
+    Participation,
+    RunRecord,
+    Yardstick,
+)
+from skinml.tracking.mlflow_tracker import MlflowTracker
+from skinml.tracking.settings import TrackingSettings
+from skinml.tracking.tracker import DatasetRef
+
+SERVED = """
+from skinml.tracking.serving import serve
+
+
+def load_scorer(folder):
+    import json
+
+    names = json.loads((folder / "labels.json").read_text())
+
+    def score(images):
+        return [
+            {names[0]: 1 - len(image) / 100, names[1]: len(image) / 100, "decision": names[0]}
+            for image in images
+        ]
+
+    return score
+
+
+serve(load_scorer)
+"""
+
+CONFIG: dict[str, Any] = {
+    "name": "toy",
+    "seed": 3,
+    "work_dir": ".",
+    "data": {"groups": ["skin_tone", "sex"], "bins": {"skin_tone": {"0-2": ["0", "1", "2"]}}},
+    "privacy": {"trust": "distributed", "epsilon": 3.0},
+    "training": {"notes": "x" * 9000},
+    "tracking": {"uri": "postgresql://user:hunter2@host/db"},
+}
+
+DATASETS = (
+    DatasetRef("toy/harbour", "hmac-sha256:" + "ab" * 32, "harbour's own images", 41),
+    DatasetRef("toy/hillside", "hmac-sha256:" + "cd" * 32, "hillside's own images"),
+)
+
+
+def build_record(**changes: Any) -> RunRecord:
+    figures = {
+        "auroc": Estimate(0.9, 0.85, 0.94),
+        "sensitivity": Estimate(None, reason="no malignant images"),
+        "brier": Estimate(0.0, None, None),
+    }
+    record = RunRecord(
+        run="20261121-101502-toy-3",
+        experiment="toy",
+        seed=3,
+        started="2026-11-21T10:15:02Z",
+        wall_s=12.5,
+        evaluation_source="exact",
+        classes=Labels(("benign", "malignant"), (False, True)),
+        threshold=0.3,
+        threshold_source="validation",
+        overall=GroupResult("overall", "overall", 60, 41, 20, 40, figures),
+        groups=(
+            GroupResult("skin_tone", "0-2", 10, 8, 4, 6, figures),
+            GroupResult("skin_tone", "<5", 3, 3, 1, 2, figures),
+            GroupResult("skin_tone", ">5", 7, 5, 2, 5, figures),
+            GroupResult("anatomical_site", "head/neck", 6, 6, 3, 3, figures),
+        ),
+        yardsticks=(Yardstick("harbour alone", False, figures),),
+        guarantee=Guarantee(
+            private=True,
+            trust="distributed",
+            unit="patient_within_clinic",
+            epsilon=2.9,
+            total_epsilon=4.1,
+            epsilon_across_clinics=6.0,
+            max_clinics=2,
+            delta=1e-5,
+            simulated=True,
+            clinics={"harbour": ClinicSpend(2.9, 4.1, 8), "hillside": ClinicSpend(2.8, 2.8, 7)},
+        ),
+        participation=(
+            Participation(1, ("harbour", "hillside"), ("harbour", "hillside"), {}),
+            Participation(2, ("harbour", "hillside"), ("harbour",), {"hillside": "no answer"}),
+        ),
+        cohort_flow=(),
+        cohort_table=(),
+        data={"name": "toy"},
+        config=CONFIG,
+        versions={"skinml": "0.1.0"},
+        history=(),
+        complete=False,
+    )
+    return replace(record, **changes)
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A finished run and where its store is."""
+
+    folder: Path
+    uri: str
+    run_id: str
+
+
+def write_run(folder: Path, *, uri: str | None = None) -> Finished:
+    """Take a run through the tracker, with a clinic's private files lying beside the store."""
+    output = folder / "output"
+    bundle = output / "bundle"
+    bundle.mkdir(parents=True)
+    (bundle / "labels.json").write_text(json.dumps(["benign", "malignant"]))
+    (output / "report.html").write_text("<p>report</p>")
+    (output / "report.json").write_text("{}")
+    (folder / "served.py").write_text(SERVED)
+    tracker = MlflowTracker(TrackingSettings(uri=uri), folder / "work", folder / "served.py")
+    tracker.start("20261121-101502-toy-3", "toy", CONFIG, DATASETS)
+    for round_number in (1, 2, 3):
+        tracker.log_round(round_number, {"update_norm": 1 / round_number, "epsilon": float("nan")})
+    run_id = tracker.finish(build_record(), output / "report.html", output / "report.json", bundle)
+    assert run_id
+    return Finished(folder, tracker.uri, run_id)
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    return write_run(tmp_path_factory.mktemp("tracking"))
+
+
+@pytest.fixture(scope="session")
+def make_record() -> Callable[..., RunRecord]:
+    """Builds the record; keywords replace its fields."""
+    return build_record
