@@ -52,7 +52,7 @@ _BOMB = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 # and its message says what to do.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 # A camera's broken metadata does not make its picture unusable, and nobody can act on the warning.
-warnings.filterwarnings("ignore", message=".*EXIF", category=UserWarning, module=r"PIL\..*")
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.TiffImagePlugin")
 
 
 @dataclass(frozen=True)

@@ -70,7 +70,9 @@ def patient_labels(frame: pd.DataFrame) -> IntArray:
     Returns:
         (n,) labels, one value a patient.
     """
-    modal = frame.groupby("patient_id")["label"].agg(lambda labels: labels.mode().max())
+    counts = frame.groupby(["patient_id", "label"]).size().reset_index(name="count")
+    ranked = counts.sort_values(["count", "label"]).drop_duplicates("patient_id", keep="last")
+    modal = ranked.set_index("patient_id")["label"]
     return np.asarray(frame["patient_id"].map(modal), dtype=np.int64)
 
 

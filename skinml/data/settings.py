@@ -138,7 +138,7 @@ class DataSettings(_Frozen):
         description="For an attribute, the values that each reported group joins.",
     )
     age_bands: tuple[int, ...] = Field(
-        (30, 50, 70), description="Years at which a new age band begins, rising."
+        (30, 50, 70), min_length=1, description="Years at which a new age band begins, rising."
     )
     purpose: str = Field("research", min_length=1, description="What the data are used for.")
     synthetic: SyntheticSettings | None = Field(
@@ -160,8 +160,8 @@ class DataSettings(_Frozen):
             raise ValueError(
                 f"groups must be among {', '.join(GROUP_ATTRIBUTES)}, not {', '.join(unknown)}"
             )
-        if list(self.age_bands) != sorted(set(self.age_bands)):
-            raise ValueError("age_bands must rise")
+        if list(self.age_bands) != sorted(set(self.age_bands)) or min(self.age_bands) < 1:
+            raise ValueError("age_bands must rise, from 1 year on")
         if "skin_tone" in self.bins and self.tone_scale is None:
             raise ValueError("bins of skin_tone need tone_scale, the scale they are written for")
         for attribute, bins in self.bins.items():

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from pydantic import BaseModel
 
 from skinml.data.cohort import MALIGNANCY, Cohort, build_cohort
 from skinml.data.groups import age_bands
@@ -280,6 +281,19 @@ def test_age_limits_belong_to_the_upper_band() -> None:
 def test_settings_that_contradict_themselves_are_refused(more: dict[str, Any], says: str) -> None:
     with pytest.raises(ValueError, match=says):
         settings(**more)
+
+
+def test_every_setting_is_described() -> None:
+    def undescribed(model: type[BaseModel]) -> list[str]:
+        bare = []
+        for name, field in model.model_fields.items():
+            if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+                bare += undescribed(field.annotation)
+            if not field.description:
+                bare.append(f"{model.__name__}.{name}")
+        return bare
+
+    assert undescribed(DataSettings) == []
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)

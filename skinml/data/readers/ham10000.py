@@ -36,7 +36,7 @@ def read(source: Path) -> pd.DataFrame:
             "image": "images/" + table["image_id"] + ".jpg",
             "patient_id": table["lesion_id"],
             "lesion_id": table["lesion_id"],
-            "clinic": table["dataset"] if "dataset" in table else "",
+            "clinic": table.get("dataset", ""),
             "diagnosis": table["dx"],
             "age": whole_years(table["age"]),
             "sex": table["sex"],
