@@ -20,6 +20,7 @@ from skinml.reports.wording import (
     METRICS,
     attribute_title,
     trust_words,
+    unit_noun,
     unit_words,
 )
 
@@ -105,18 +106,20 @@ def _write(path: Path, text: str) -> None:
 
 def _context(record: RunRecord, derived: Derived) -> dict[str, Any]:
     shown = {*record.overall.estimates, *(n for g in record.groups for n in g.estimates)}
+    people = unit_noun(record.data.get("unit", ""))
     return {
         "record": record,
+        "people": people,
         "derived": derived,
         "overall_alarms": derived.alarms[0],
         "few_groups": [each for each in derived.alarms[1:] if each.few],
-        "alarm_table": view.alarm_table(derived),
-        "overall_tables": view.figure_tables("overall", [record.overall], derived),
-        "sections": sections(record, derived),
+        "alarm_table": view.alarm_table(derived, people),
+        "overall_tables": view.figure_tables("overall", [record.overall], derived, people),
+        "sections": sections(record, derived, people),
         "words": [words for name, words in METRICS.items() if name in shown],
         "yardsticks": view.yardstick_table(record),
-        "flow": view.flow_table(record),
-        "cohort": view.cohort_tables(record),
+        "flow": view.flow_table(record, people),
+        "cohort": view.cohort_tables(record, people),
         "clinics": view.clinic_table(record, derived),
         "missing_rounds": view.participation_table(record, missing_only=True),
         "all_rounds": view.participation_table(record, missing_only=False),

@@ -52,12 +52,13 @@ class Section:
     tables: tuple[view.Table, ...]
 
 
-def sections(record: RunRecord, derived: Derived) -> tuple[Section, ...]:
+def sections(record: RunRecord, derived: Derived, people: str) -> tuple[Section, ...]:
     """Make the sections of all attributes.
 
     Args:
         record: What the run may show.
         derived: The derived figures.
+        people: What the data count as patients, such as "patients" or "lesions".
 
     Returns:
         A section for each attribute, in the record's order.
@@ -70,7 +71,7 @@ def sections(record: RunRecord, derived: Derived) -> tuple[Section, ...]:
             unknown=any(group.group == "unknown" for group in groups),
             few=tuple(group.group for group in groups if is_few(group, derived.min_events)),
             plots=_forest_plots(f"groups-{place}", attribute, groups, record, derived),
-            tables=tuple(view.figure_tables(attribute, groups, derived)),
+            tables=tuple(view.figure_tables(attribute, groups, derived, people)),
         )
         for place, (attribute, groups) in enumerate(view.group_results(record), start=1)
     )

@@ -72,11 +72,12 @@ def group_results(record: RunRecord) -> tuple[tuple[str, tuple[GroupResult, ...]
     )
 
 
-def alarm_table(derived: Derived) -> Table:
+def alarm_table(derived: Derived, people: str) -> Table:
     """Make the first page's table: alarms in 100 images.
 
     Args:
         derived: The derived figures.
+        people: What the data count as patients, such as "patients" or "lesions".
 
     Returns:
         A table with a line for everybody and one for each group of the headline attribute.
@@ -85,17 +86,20 @@ def alarm_table(derived: Derived) -> Table:
     return Table(
         caption=f"Alarms in 100 images, with the {derived.level_percent:.0f}% interval",
         columns=(title, "Of 100 malignant, found", "Of 100 others, false alarms"),
-        rows=tuple(_alarm_row(alarms) for alarms in derived.alarms),
+        rows=tuple(_alarm_row(alarms, people) for alarms in derived.alarms),
     )
 
 
-def figure_tables(attribute: str, groups: Sequence[GroupResult], derived: Derived) -> list[Table]:
+def figure_tables(
+    attribute: str, groups: Sequence[GroupResult], derived: Derived, people: str
+) -> list[Table]:
     """Make an attribute's tables of figures: performance, calibration, and whatever else there is.
 
     Args:
         attribute: The attribute's name; "overall" for everybody.
         groups: Its groups.
         derived: The derived figures, for the number of events that a finding needs.
+        people: What the data count as patients, such as "patients" or "lesions".
 
     Returns:
         The tables that have at least one figure.
@@ -108,7 +112,7 @@ def figure_tables(attribute: str, groups: Sequence[GroupResult], derived: Derive
     for words, wanted in parts:
         names = [name for name in wanted if name in present]
         if names:
-            rows = tuple(_group_row(group, names, derived.min_events) for group in groups)
+            rows = tuple(_group_row(group, names, derived.min_events, people) for group in groups)
             columns = (title, *(metric_words(name).title for name in names))
             found.append(Table(f"{words}: {title.lower()}", columns, rows))
     return found
@@ -137,11 +141,12 @@ def yardstick_table(record: RunRecord) -> Table:
     return Table("The model beside other models, on the same test images", columns, (own, *others))
 
 
-def flow_table(record: RunRecord) -> Table:
+def flow_table(record: RunRecord, people: str) -> Table:
     """Make the table of the cohort's flow.
 
     Args:
         record: What the run may show.
+        people: What the data count as patients, such as "patients" or "lesions".
 
     Returns:
         A table with a line for each stage.
@@ -152,14 +157,15 @@ def flow_table(record: RunRecord) -> Table:
         )
         for stage in record.cohort_flow
     )
-    return Table("From files to test images", ("Stage", "Images", "Patients"), rows)
+    return Table("From files to test images", ("Stage", "Images", people.capitalize()), rows)
 
 
-def cohort_tables(record: RunRecord) -> list[Table]:
+def cohort_tables(record: RunRecord, people: str) -> list[Table]:
     """Make Table 1, a table for each attribute.
 
     Args:
         record: What the run may show.
+        people: What the data count as patients, such as "patients" or "lesions".
 
     Returns:
         Tables of patients by split, with the malignant images as the second line.
@@ -185,7 +191,7 @@ def cohort_tables(record: RunRecord) -> list[Table]:
         )
         title = attribute_title(attribute)
         columns = (title, *(split.capitalize() for split in splits))
-        tables.append(Table(f"Patients by {title.lower()} and split", columns, rows))
+        tables.append(Table(f"{people.capitalize()} by {title.lower()} and split", columns, rows))
     return tables
 
 
@@ -322,17 +328,17 @@ def _cell(estimate: Estimate, decimals: int) -> Cell:
     return Cell(figure(estimate.value, decimals), "; ".join(note for note in notes if note))
 
 
-def _group_row(group: GroupResult, names: Sequence[str], floor: int) -> Row:
-    counts = f"{count(group.num_patients)} patients, {count(group.num_images)} images: "
+def _group_row(group: GroupResult, names: Sequence[str], floor: int, people: str) -> Row:
+    counts = f"{count(group.num_patients)} {people}, {count(group.num_images)} images: "
     counts += f"{count(group.num_positives)} malignant, {count(group.num_negatives)} other"
     few = ". Too few for a finding" if is_few(group, floor) else ""
     name = "All test images" if group.attribute == "overall" else _group_name(group.group)
     return Row(name, _cells(group.estimates, names), f"{counts}{few}")
 
 
-def _alarm_row(alarms: Alarms) -> Row:
+def _alarm_row(alarms: Alarms, people: str) -> Row:
     everybody = alarms.attribute == "overall"
-    note = f"{count(alarms.num_patients)} patients, {count(alarms.num_positives)} malignant images"
+    note = f"{count(alarms.num_patients)} {people}, {count(alarms.num_positives)} malignant images"
     if alarms.few and not everybody:
         note += ". Too few to tell"
     return Row(

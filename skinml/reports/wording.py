@@ -170,3 +170,18 @@ def unit_words(unit: str) -> str:
         The unit in words.
     """
     return UNITS.get(unit, unit.replace("_", " "))
+
+
+def unit_noun(unit: str) -> str:
+    """Name what the data count as patients.
+
+    Args:
+        unit: What a patient's id stands for in the data: "patient", "lesion" or "image".
+
+    Returns:
+        The noun in the plural.
+
+    >>> unit_noun("lesion"), unit_noun("")
+    ('lesions', 'patients')
+    """
+    return {"lesion": "lesions", "image": "single images"}.get(unit, "patients")

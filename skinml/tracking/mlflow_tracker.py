@@ -145,13 +145,14 @@ class MlflowTracker:
         with quiet():
             from mlflow import MlflowClient
             from mlflow.exceptions import MlflowException
+            from sqlalchemy.exc import SQLAlchemyError
 
             try:
                 if self._open_client is None:
                     _prepare_store(self.uri)
                     self._open_client = MlflowClient(self.uri, registry_uri=self.uri)
                 yield self._open_client
-            except (MlflowException, OSError, sqlite3.Error) as error:
+            except (MlflowException, SQLAlchemyError, OSError, sqlite3.Error) as error:
                 raise _store_problem(error) from error
 
     def _flush(self, client: MlflowClient) -> None:

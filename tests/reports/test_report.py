@@ -233,3 +233,12 @@ def test_the_barest_record_still_makes_a_page(make_record, read_page):
         threshold_source="",
     )
     assert "the data name no groups" in read_page(render_html(record)).text
+
+
+def test_data_without_patients_say_so_wherever_they_are_counted(make_record, record, read_page):
+    data = {**record.data, "unit": "lesion"}
+    page = read_page(render_html(make_record(data=data, groups=())))
+    assert "1,161 lesions that were kept out" in page.text
+    assert "a person with several of them is protected less" in page.text
+    assert "Lesions by clinic and split" in page.tables
+    assert page.tables["Performance: everybody"][1][0].startswith("All test images 1,161 lesions")

@@ -3,6 +3,8 @@ from __future__ import annotations
 import json
 import logging
 import os
+import resource
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -206,6 +208,20 @@ def test_a_store_that_cannot_be_written_is_the_machines_fault(tmp_path, kind):
     tracker = MlflowTracker(TrackingSettings(), tmp_path / "work")
     with pytest.raises(EnvironmentProblem, match=r"tracking\.enabled=false"):
         tracker.start("x", "toy", {"seed": 1}, ())
+
+
+def test_a_full_disk_is_the_machines_fault_and_leaves_no_half_made_store(tmp_path):
+    # A limit on the size of files stands in for the disk.
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        with pytest.raises(EnvironmentProblem):
+            MlflowTracker(TrackingSettings(), tmp_path).start("x", "toy", {"seed": 1}, ())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_address_that_nothing_answers_at_is_the_machines_fault(tmp_path):
