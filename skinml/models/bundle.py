@@ -59,13 +59,13 @@ class BundleSpec(BaseModel):
     malignant: tuple[bool, ...]
     backbone: str = ""
     backbone_version: str = ""
-    network: str = ""
+    network: Literal["", "small_cnn", "resnet18_groupnorm"] = ""
     image_size: int = Field(gt=0)
     views: tuple[str, ...] = Field(min_length=1)
     preprocessing: str
     taxonomy_version: str
     bias_input: float = BIAS_INPUT
-    threshold: float | None = None
+    threshold: float | None = Field(default=None, allow_inf_nan=False)
     threshold_source: str = ""
     guarantee: dict[str, Any] = Field(default_factory=dict)
     config: dict[str, Any] = Field(default_factory=dict)
@@ -158,7 +158,7 @@ def save_bundle(folder: Path, bundle: Bundle) -> None:
 
     Args:
         folder: Where; a bundle that is there is replaced.
-        bundle: What.
+        bundle: What. NaN and infinity in its spec are written as null.
 
     Raises:
         EnvironmentProblem: If the folder cannot be written to.

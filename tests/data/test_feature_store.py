@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import resource
 import stat
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -196,6 +198,26 @@ def test_each_version_has_its_own_file(tmp_path):
     assert all(store_path(tmp_path, version).parent == tmp_path for version in versions)
 
 
+@contextmanager
+def no_more_space_than(num_bytes):
+    """Let no file of this process grow beyond a size, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_loses_the_block_that_did_not_fit_and_no_other(filled, path):
+    store, ends = filled
+    with no_more_space_than(ends[-1] + 40), pytest.raises(EnvironmentProblem, match="space"):
+        store.append(names(7), rows_of(7))
+    assert len(FeatureStore(path, KEY, "v1")) == len(store) == 6
+    store.append(names(8), rows_of(8))
+    assert np.array_equal(FeatureStore(path, KEY, "v1").take(names(6, 8)), rows_of(6, 8))
+
+
 TABLE = {
     "patients": np.array(["p1", "päivi", ""]),
     "labels": np.array([0, 1, 1]),
@@ -266,3 +288,11 @@ def test_a_table_that_cannot_be_written_leaves_the_old_one(path, tmp_path):
         write_sealed_arrays(tmp_path / "none" / "t", KEY, TABLE, "c")
     with pytest.raises(EnvironmentProblem):
         read_sealed_arrays(path, KEY, "c")
+
+
+def test_a_full_disk_leaves_the_old_table_and_nothing_half_written(path):
+    write_sealed_arrays(path, KEY, TABLE, "c")
+    with no_more_space_than(500), pytest.raises(EnvironmentProblem, match="space"):
+        write_sealed_arrays(path, KEY, {"labels": np.arange(1000)}, "c")
+    assert read_sealed_arrays(path, KEY, "c").keys() == TABLE.keys()
+    assert [file.name for file in path.parent.iterdir()] == [path.name]

@@ -154,7 +154,9 @@ def resign(folder, weights=None, **changes):
 
 
 @pytest.mark.parametrize(
-    "changes", [{"format_version": 2}, {"surprise": 1}, {"labels": ["one"]}], ids=str
+    "changes",
+    [{"format_version": 2}, {"surprise": 1}, {"labels": ["one"]}, {"network": "vgg"}],
+    ids=str,
 )
 def test_a_spec_of_another_format_is_refused(tmp_path, changes):
     save_bundle(tmp_path, head_bundle())
@@ -194,3 +196,9 @@ def test_a_folder_that_is_a_file_is_the_environments_fault(tmp_path):
     (tmp_path / "model").write_text("in the way")
     with pytest.raises(EnvironmentProblem):
         save_bundle(tmp_path / "model", head_bundle())
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_an_undefined_number_comes_back_as_none(tmp_path, number):
+    save_bundle(tmp_path, head_bundle(guarantee={"epsilon": number}))
+    assert load_bundle(tmp_path).spec.guarantee == {"epsilon": None}
