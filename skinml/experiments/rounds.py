@@ -7,15 +7,20 @@ from dataclasses import dataclass
 from functools import partial
 from threading import Event
 
-from flwr.serverapp import Grid
-
 from skinml.config import RunConfig
 from skinml.errors import SkinmlError
 from skinml.experiments.learners import coordinator_mechanism
 from skinml.experiments.sites import Terms, open_clinic
 from skinml.federated.client_app import client_app, close_clinics
 from skinml.federated.clinic import Clinic, schedule
-from skinml.federated.coordinator import Ask, Record, RunTerms, exchange_with, grid_asker
+from skinml.federated.coordinator import (
+    Ask,
+    Grid,
+    Record,
+    RunTerms,
+    exchange_with,
+    grid_asker,
+)
 from skinml.federated.messages import Reply, Request, problem_of
 from skinml.federated.simulation import simulate
 from skinml.privacy.plan import Release

@@ -13,7 +13,7 @@ from threading import Event
 
 import numpy as np
 from flwr.app import Message, RecordDict
-from flwr.serverapp import Grid
+from flwr.serverapp import Grid as Grid  # others name the type through this door
 
 from skinml.errors import (
     BudgetExceededError,

@@ -6,11 +6,11 @@ Shapes in this file: N images, C = 3 channels, H height, W width, d features.
 from __future__ import annotations
 
 import hashlib
-import pickle
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -239,7 +239,7 @@ def read_weights(source: str) -> dict[str, Tensor]:
             got=f"weights={source} ({error})",
             do="Check the path, or download the file and give its path.",
         ) from error
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError):
+    except (UnpicklingError, RuntimeError, EOFError, ValueError, KeyError):
         raise _not_weights(source) from None
     if not isinstance(weights, dict) or not all(
         isinstance(value, Tensor) for value in weights.values()
