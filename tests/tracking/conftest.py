@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -114,15 +117,17 @@ def build_record(**changes: Any) -> RunRecord:
 
 @dataclass(frozen=True)
 class Finished:
-    """A finished run and where its store is."""
+    """A finished run, where its store is, and what its process wrote to the terminal."""
 
     folder: Path
     uri: str
     run_id: str
+    words: str
+    errors: str
 
 
-def write_run(folder: Path, *, uri: str | None = None) -> Finished:
-    """Take a run through the tracker, with a clinic's private files lying beside the store."""
+def write_run(folder: Path) -> str:
+    """Take a run through the tracker; returns MLflow's id of it."""
     output = folder / "output"
     bundle = output / "bundle"
     bundle.mkdir(parents=True)
@@ -130,18 +135,52 @@ def write_run(folder: Path, *, uri: str | None = None) -> Finished:
     (output / "report.html").write_text("<p>report</p>")
     (output / "report.json").write_text("{}")
     (folder / "served.py").write_text(SERVED)
-    tracker = MlflowTracker(TrackingSettings(uri=uri), folder / "work", folder / "served.py")
+    tracker = MlflowTracker(TrackingSettings(), folder / "work", folder / "served.py")
     tracker.start("20261121-101502-toy-3", "toy", CONFIG, DATASETS)
-    for round_number in (1, 2, 3):
-        tracker.log_round(round_number, {"update_norm": 1 / round_number, "epsilon": float("nan")})
+    for number in (1, 2, 3):
+        tracker.log_round(number, {"update_norm": 1 / number, "epsilon": float("nan")})
     run_id = tracker.finish(build_record(), output / "report.html", output / "report.json", bundle)
     assert run_id
-    return Finished(folder, tracker.uri, run_id)
+    return run_id
+
+
+ROOT = Path(__file__).resolve().parents[2]
+
+IN_A_PROCESS = """
+import os, sys
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+spec = spec_from_file_location("conftest_of_tracking", sys.argv[1])
+module = module_from_spec(spec)
+sys.modules[spec.name] = module
+spec.loader.exec_module(module)
+run_id = module.write_run(Path(sys.argv[2]))
+import mlflow
+print(run_id, mlflow.active_run(), "MLFLOW_TRACKING_URI" in os.environ)
+"""
 
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    return write_run(tmp_path_factory.mktemp("tracking"))
+    """A run in a process of its own, which works in a folder named after a patient."""
+    folder = tmp_path_factory.mktemp("tracking")
+    private = folder / "clinic" / "Zebedee-Quill" / "lesion_zq_77.jpg"
+    private.parent.mkdir(parents=True)
+    private.write_text("HAM_0099123")
+    keep = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    done = subprocess.run(
+        [sys.executable, "-W", "default", "-c", IN_A_PROCESS, __file__, str(folder)],
+        cwd=private.parent,
+        env={**keep, "PYTHONPATH": str(ROOT), "PATIENT": "Zebedee-Quill"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    run_id, _, words = done.stdout.strip().partition(" ")
+    uri = f"sqlite:///{folder / 'work' / 'mlflow.db'}"
+    return Finished(folder, uri, run_id, words, done.stderr)
 
 
 @pytest.fixture(scope="session")

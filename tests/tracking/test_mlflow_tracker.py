@@ -2,12 +2,8 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import resource
 import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
@@ -15,8 +11,6 @@ from skinml.errors import EnvironmentProblem
 from skinml.tracking.mlflow_tracker import MlflowTracker, tracking_uri
 from skinml.tracking.quiet import quiet
 from skinml.tracking.settings import TrackingSettings
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -242,63 +236,21 @@ def test_logging_levels_are_put_back():
     assert logger.level == before
 
 
-QUIET = """
-import os, sys
-from pathlib import Path
-sys.path.insert(0, {tests!r})
-from importlib.util import module_from_spec, spec_from_file_location
-spec = spec_from_file_location("records_of_tests", {conftest!r})
-module = module_from_spec(spec)
-sys.modules[spec.name] = module
-spec.loader.exec_module(module)
-module.write_run(Path({folder!r}))
-import mlflow
-print(mlflow.active_run(), "MLFLOW_TRACKING_URI" in os.environ, len(sys.argv))
-"""
+def test_a_run_is_quiet_and_leaves_no_global_state(finished):
+    assert finished.errors == ""
+    assert finished.words == "None False"
 
 
-@pytest.fixture(scope="module")
-def process(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("process")
-    code = QUIET.format(
-        tests=str(ROOT),
-        conftest=str(Path(__file__).with_name("conftest.py")),
-        folder=str(folder / "run"),
-    )
-    private = folder / "clinic" / "Zebedee-Quill" / "lesion_zq_77.jpg"
-    private.parent.mkdir(parents=True)
-    private.write_text("HAM_0099123")
-    keep = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
-    done = subprocess.run(
-        [sys.executable, "-W", "default", "-c", code],
-        cwd=private.parent,
-        env={**keep, "PYTHONPATH": str(ROOT), "PATIENT": "Zebedee-Quill"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    return folder, done
-
-
-def test_a_run_is_quiet_and_leaves_no_global_state(process):
-    _, done = process
-    assert done.stderr == ""
-    assert done.stdout == "None False 1\n"
-
-
-def test_nothing_is_left_in_the_folder_the_process_was_in(process):
-    folder, _ = process
-    left = [path.name for path in (folder / "clinic" / "Zebedee-Quill").iterdir()]
+def test_nothing_is_left_in_the_folder_the_process_was_in(finished):
+    left = [path.name for path in (finished.folder / "clinic" / "Zebedee-Quill").iterdir()]
     assert left == ["lesion_zq_77.jpg"]
 
 
-def test_no_planted_name_is_in_any_byte_of_the_store(process):
-    folder, _ = process
-    store = [path for path in (folder / "run" / "work").rglob("*") if path.is_file()]
+def test_no_planted_name_is_in_any_byte_of_the_store(finished):
+    store = [path for path in (finished.folder / "work").rglob("*") if path.is_file()]
     assert len(store) > 5
     for path in store:
         held = path.read_bytes()
         for planted in (b"Zebedee-Quill", b"HAM_0099123", b"lesion_zq_77", b"hunter2"):
             assert planted not in held
-    assert b"harbour" in (folder / "run" / "work" / "mlflow.db").read_bytes()
+    assert b"harbour" in (finished.folder / "work" / "mlflow.db").read_bytes()
