@@ -82,6 +82,8 @@ def extract_features(
         )
     finally:
         release_freed_memory()
+    if not digests:
+        return np.empty((0, backbone.num_features), dtype=np.float32)
     return store.take(digests)
 
 
@@ -122,6 +124,8 @@ def prepare_images(
         batch_size=256,
         progress=progress,
     )
+    if not digests:
+        return np.empty((0, size, size, 3), dtype=np.uint8)
     return store.take(digests)
 
 

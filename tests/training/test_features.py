@@ -165,6 +165,13 @@ def test_a_batch_of_nothing_is_refused(tmp_path, backbone, files):
         extract_features(*files, backbone, open_store(tmp_path, backbone), LIMITS, batch_size=0)
 
 
+def test_no_files_give_no_rows(tmp_path, backbone):
+    store = open_store(tmp_path, backbone)
+    assert extract_features([], [], backbone, store, LIMITS).shape == (0, 8)
+    store = FeatureStore(tmp_path / "images.store", KEY, images_version(SIZE))
+    assert prepare_images([], [], SIZE, store, LIMITS).shape == (0, SIZE, SIZE, 3)
+
+
 def test_as_many_digests_as_files(tmp_path, backbone, files):
     paths, digests = files
     with pytest.raises(DataError, match="one length"):
