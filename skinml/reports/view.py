@@ -182,7 +182,7 @@ def cohort_tables(record: RunRecord, people: str) -> list[Table]:
                 tuple(
                     Cell(
                         count(cell.num_patients.get(split, 0)),
-                        f"{count(cell.num_positives.get(split, 0))} malignant images",
+                        f"{count(cell.num_positives.get(split, 0))} malignant",
                     )
                     for split in splits
                 ),
@@ -191,7 +191,8 @@ def cohort_tables(record: RunRecord, people: str) -> list[Table]:
         )
         title = attribute_title(attribute)
         columns = (title, *(split.capitalize() for split in splits))
-        tables.append(Table(f"{people.capitalize()} by {title.lower()} and split", columns, rows))
+        caption = f"{people.capitalize()} by {title.lower()} and split, and their malignant images"
+        tables.append(Table(caption, columns, rows))
     return tables
 
 

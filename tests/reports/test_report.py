@@ -240,5 +240,5 @@ def test_data_without_patients_say_so_wherever_they_are_counted(make_record, rec
     page = read_page(render_html(make_record(data=data, groups=())))
     assert "1,161 lesions that were kept out" in page.text
     assert "a person with several of them is protected less" in page.text
-    assert "Lesions by clinic and split" in page.tables
+    assert "Lesions by clinic and split, and their malignant images" in page.tables
     assert page.tables["Performance: everybody"][1][0].startswith("All test images 1,161 lesions")
