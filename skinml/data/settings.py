@@ -30,7 +30,7 @@ class SplitFractions(_Frozen):
     @model_validator(mode="after")
     def _sum_to_one(self) -> Self:
         total = self.train + self.validation + self.test
-        if not isclose(total, 1, abs_tol=1e-6):
+        if not isclose(total, 1, abs_tol=1e-9):
             raise ValueError(f"the fractions of the three splits must sum to 1, not {total:g}")
         return self
 

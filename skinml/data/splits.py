@@ -60,10 +60,7 @@ def assign_splits(
         another patient moves nobody. The shares hold in expectation, not exactly.
     """
     uniforms = keyed_uniforms(patients, split_key)
-    limits = np.array([fractions.train, fractions.train + fractions.validation])
-    if fractions.test == 0:
-        # Rounding of the sum must not open a split that was closed.
-        limits[1] = 1.0
+    limits = [fractions.train, fractions.train + fractions.validation]
     return np.asarray(SPLITS, dtype=np.str_)[np.searchsorted(limits, uniforms, side="right")]
 
 

@@ -136,6 +136,8 @@ def lesions(many: Folder) -> Folder:
 def test_views_of_a_lesion_make_one_item(lesions: Folder) -> None:
     made = cohort(lesions, views=["dermoscopic", "clinical_closeup"])
     assert made.views.shape == (29, 2)
+    in_order = dict.fromkeys(pd.read_csv(lesions.manifest)["lesion_id"].tolist()[2:])
+    assert made.items["lesion_id"].tolist() == list(in_order)
     for view, modality in enumerate(["dermoscopic", "clinical_closeup"]):
         images = made.images.iloc[made.views[:, view]]
         assert set(images["modality"]) == {modality}
@@ -229,6 +231,8 @@ def test_scales_of_tone_are_never_mixed(many: Folder) -> None:
     rows.loc[5, ["skin_tone", "skin_tone_scale"]] = ["4", "fitzpatrick"]
     with pytest.raises(DataError, match="fitzpatrick in 1 rows, milk in 59 rows"):
         cohort(many, rows)
+    with pytest.raises(DataError, match="one scale of skin tone"):
+        cohort(many, rows, bins={})
     assert cohort(many, where={"skin_tone_scale": ["milk"]}).tone_scale == "milk"
 
 

@@ -164,11 +164,11 @@ def test_square_is_the_middle_resized() -> None:
 
 
 def test_resizing_is_antialiased() -> None:
+    # Bright where a resize without antialiasing samples, dark elsewhere: a quarter of each period.
     stripes = torch.zeros(3, 64, 64, dtype=torch.uint8)
-    stripes[:, :, ::2] = 255
-    inner = resize_square(stripes, 8)[:, :, 1:-1].int()
-    assert inner.min() > 110
-    assert inner.max() < 145
+    stripes[:, :, 3::8] = 255
+    stripes[:, :, 4::8] = 255
+    assert resize_square(stripes, 8).max() < 128
 
 
 def test_long_strip_does_not_grow_beyond_memory() -> None:
