@@ -67,7 +67,7 @@ def sections(record: RunRecord, derived: Derived, people: str) -> tuple[Section,
         Section(
             name=f"groups-{place}",
             title=attribute_title(attribute),
-            scale=record.data.get(f"{attribute}_scale", ""),
+            scale=_scale(record, attribute),
             unknown=any(group.group == "unknown" for group in groups),
             few=tuple(group.group for group in groups if is_few(group, derived.min_events)),
             plots=_forest_plots(f"groups-{place}", attribute, groups, record, derived),
@@ -75,6 +75,13 @@ def sections(record: RunRecord, derived: Derived, people: str) -> tuple[Section,
         )
         for place, (attribute, groups) in enumerate(view.group_results(record), start=1)
     )
+
+
+def _scale(record: RunRecord, attribute: str) -> str:
+    # The tone scales differ from one another and are never mixed, so each page names its own.
+    name = "tone_scale" if attribute == "skin_tone" else f"{attribute}_scale"
+    scale = record.data.get(name, "")
+    return "" if scale == "none" else scale
 
 
 def _forest_plots(

@@ -143,7 +143,7 @@ def build_record(**changes: Any) -> RunRecord:
             "unit": "patient",
             "digest": "sha256:5c1f0f6d9b",
             "licence": "CC BY-NC 4.0",
-            "skin_tone_scale": "MILK10k's classes, 0 very dark to 5 very light",
+            "tone_scale": "MILK10k's classes, 0 very dark to 5 very light",
         },
         config={
             "seed": 7,

@@ -200,6 +200,12 @@ def test_missing_clinics_are_named_by_round(page):
     assert rounds == [["Round 17", "2 of 3", "riverside: did not answer within 120 s"]]
 
 
+def test_the_tone_scale_is_named(page, make_record, record, read_page):
+    assert "Scale: MILK10k's classes, 0 very dark to 5 very light." in page.text
+    unnamed = make_record(data={**record.data, "tone_scale": "none"})
+    assert "Scale:" not in read_page(render_html(unnamed)).text
+
+
 def test_no_verdict_is_given_on_the_gap_between_groups(page):
     text = page.text.lower()
     assert "cannot be told" in text
