@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from skinml.config import RunConfig, load_config
 from skinml.errors import SkinmlError
@@ -20,6 +22,7 @@ from skinml.experiments.learners import (
     validation_release,
 )
 from skinml.experiments.progress import Progress, Silence
+from skinml.experiments.result import RESULT_FILE, result_json, write_record
 from skinml.experiments.rounds import Trained, num_rounds, train
 from skinml.experiments.sites import (
     Terms,
@@ -53,13 +56,13 @@ class Finished:
 
     Attributes:
         record: Everything that it may show.
+        result: The object of `--json`.
         folder: Its folder.
-        mlflow_run: MLflow's id of it; None where tracking is off.
     """
 
     record: RunRecord
+    result: dict[str, Any]
     folder: Path
-    mlflow_run: str | None
 
 
 def run(
@@ -115,10 +118,14 @@ def run_config(config: RunConfig, *, progress: Progress | None = None) -> Finish
             files = write_report(record, draft)
             save_bundle(draft / "model", bundle)
             mlflow_run = tracker.finish(record, files.html, files.json, draft / "model")
+            final = workspace.runs / name
+            result = result_json(record, final, final / files.html.name, mlflow_run)
+            write_record(record, draft)
+            (draft / RESULT_FILE).write_text(json.dumps(result, indent=1))
         except (SkinmlError, KeyboardInterrupt, OSError) as error:
             tracker.fail(type(error).__name__)
             raise
-    return Finished(record, workspace.runs / name, mlflow_run)
+    return Finished(record, result, final)
 
 
 def _require_budgets(config: RunConfig, gathered: Gathered, name: str) -> None:
@@ -156,7 +163,7 @@ class _Work:
         learner = build_learner(config, terms.classes, terms.num_features, len(terms.clinics))
         validation, rounds = validation_release(config), Record()
         trained = self._train(terms, learner, validation, samples, rounds)
-        threshold = _threshold(config, trained)
+        threshold = choose_threshold(trained.scores, score_edges(SCORE_BINS))
         self.progress.begin("comparing groups", 1)
         predictions = pooled(
             {
@@ -263,11 +270,6 @@ class _Work:
             history=trained.fitted.history,
             complete=all(not each.missing for each in rounds.participation),
         )
-
-
-def _threshold(config: RunConfig, trained: Trained) -> ThresholdChoice:
-    del config
-    return choose_threshold(trained.scores, score_edges(SCORE_BINS))
 
 
 def _threshold_source(config: RunConfig, threshold: ThresholdChoice) -> str:

@@ -1,0 +1,260 @@
+"""Scoring a finished run's model on other images: a folder with a manifest, or single files."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import UTC
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skinml.config import RunConfig, parse_config
+from skinml.data.cohort import Cohort, build_cohort
+from skinml.data.images import decode_image, resize_square
+from skinml.data.manifest import Manifest
+from skinml.data.settings import DataSettings, PartitionSettings
+from skinml.errors import DataError, IntegrityError
+from skinml.experiments.cohorts import open_manifest
+from skinml.experiments.progress import Progress, Silence
+from skinml.experiments.result import (
+    RESULT_FILE,
+    read_mlflow_run,
+    read_record,
+    result_json,
+)
+from skinml.experiments.workspace import Workspace
+from skinml.fairness.groups import evaluate_groups
+from skinml.models.backbones import load_backbone
+from skinml.models.bundle import Bundle, load_bundle, score
+from skinml.models.linear_head import item_features
+from skinml.records import RunRecord, Samples
+from skinml.reports.report import write_report
+from skinml.seeding import Seeds
+from skinml.training.evaluate import evaluate
+from skinml.training.features import features_version
+
+_MANIFESTS = ("manifest.csv", "manifest.parquet")
+_BATCH = 16
+
+Embed = Callable[[list[Path]], NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """A finished evaluation.
+
+    Attributes:
+        record: The run's record with this evaluation's figures.
+        result: The object of `--json`.
+        folder: Where the evaluation's report is.
+    """
+
+    record: RunRecord
+    result: dict[str, Any]
+    folder: Path
+
+
+def evaluate_run(
+    run: str, data: Path, *, work_dir: Path = Path(), progress: Progress | None = None
+) -> Evaluated:
+    """Score a finished run's model on a folder with a manifest.
+
+    Every row counts as a test row. The run's own filter, classes and views apply; clinics are
+    read from the manifest and may be unknown to the run.
+
+    Args:
+        run: The run's id or folder.
+        data: A folder with manifest.csv or manifest.parquet and the images that it names.
+        work_dir: The working folder of the run.
+        progress: Hears how far it is.
+
+    Returns:
+        The evaluation; its report is below the run's folder.
+
+    Raises:
+        DataError: If the run or the data are at fault.
+        EnvironmentProblem: If the backbone is not installed or the report cannot be written.
+        IntegrityError: If the model was changed, or its backbone is another one.
+    """
+    clock, began = time.monotonic(), datetime.datetime.now(UTC)
+    watcher = progress or Silence()
+    workspace = Workspace(work_dir)
+    folder = workspace.find_run(run)
+    bundle = load_bundle(folder / "model")
+    config = parse_config(bundle.spec.config)
+    cohort, settings = _cohort(config, bundle, data, workspace, watcher)
+    inputs = _inputs(config, bundle, cohort, watcher)
+    items = cohort.items
+    samples = Samples(
+        inputs,
+        items["label"].to_numpy(dtype=np.int64),
+        items["patient_id"].to_numpy(dtype=str),
+        {name: items[name].to_numpy(dtype=str) for name in settings.groups},
+    )
+    predictions = evaluate(lambda rows: score(bundle, rows), bundle.spec.classes, samples)
+    overall, groups = evaluate_groups(
+        predictions,
+        threshold=bundle.spec.threshold,
+        settings=config.fairness,
+        rng=Seeds(config.seed).stream("bootstrap"),
+    )
+    record = replace(
+        read_record(folder),
+        started=began.isoformat(timespec="seconds"),
+        overall=overall,
+        groups=groups,
+        yardsticks=(),
+        cohort_flow=cohort.flow,
+        cohort_table=cohort.table,
+        data={
+            **read_record(folder).data,
+            "name": f"{cohort.name} (evaluation on other data)",
+            "unit": cohort.unit,
+            "digest": cohort.digest,
+            "images": str(len(cohort.images)),
+            "patients": str(overall.num_patients),
+        },
+        wall_s=round(time.monotonic() - clock, 3),
+    )
+    place = folder / "evaluations" / f"{began:%Y%m%d-%H%M%S-%f}"
+    files = write_report(record, place)
+    result = result_json(record, folder, files.html, read_mlflow_run(folder))
+    (place / RESULT_FILE).write_text(json.dumps(result, indent=1))
+    return Evaluated(record, result, place)
+
+
+def _cohort(
+    config: RunConfig, bundle: Bundle, data: Path, workspace: Workspace, progress: Progress
+) -> tuple[Cohort, DataSettings]:
+    name = next((name for name in _MANIFESTS if (data / name).is_file()), None)
+    if name is None:
+        raise DataError(
+            rule=f"a folder with {' or '.join(_MANIFESTS)}",
+            got=f"data={data}",
+            do="Give the folder that holds the manifest and the images.",
+        )
+    settings = config.data.model_copy(
+        update={
+            "source": "manifest",
+            "root": data,
+            "manifest": name,
+            "partition": PartitionSettings(by="column", column="clinic"),
+        }
+    )
+    manifest = open_manifest(settings, workspace, progress)
+    settings = _bins_of_the_same_scale(settings, manifest)
+    today = datetime.datetime.now(UTC).date()
+    cohort = build_cohort(
+        manifest,
+        settings,
+        Seeds(settings.seed),
+        day=today,
+        labels=bundle.spec.classes,
+        split=False,
+    )
+    return cohort, settings
+
+
+def _bins_of_the_same_scale(settings: DataSettings, manifest: Manifest) -> DataSettings:
+    """Leave tones unbinned where they are on another scale than the run's: scales never mix."""
+    scales = set(manifest.frame["skin_tone_scale"].dropna())
+    if not scales or scales == {settings.tone_scale}:
+        return settings
+    others = {name: bins for name, bins in settings.bins.items() if name != "skin_tone"}
+    return settings.model_copy(update={"bins": others, "tone_scale": None})
+
+
+def _inputs(config: RunConfig, bundle: Bundle, cohort: Cohort, progress: Progress) -> NDArray[Any]:
+    embed = embedder(config, bundle)
+    paths = [cohort.root / image for image in cohort.images["image"]]
+    progress.begin("looking at images", len(paths))
+    rows = []
+    for start in range(0, len(paths), _BATCH):
+        rows.append(embed(paths[start : start + _BATCH]))
+        progress.reached(min(start + _BATCH, len(paths)))
+    by_image = np.concatenate(rows)
+    if bundle.spec.kind == "linear_head":
+        return item_features(by_image[cohort.views])
+    return np.asarray(by_image[cohort.views[:, 0]])
+
+
+def embedder(config: RunConfig, bundle: Bundle) -> Embed:
+    """Open what stands between image files and a bundle's model.
+
+    Args:
+        config: The run's config.
+        bundle: The model.
+
+    Returns:
+        From image files to one row each: features for a head, pixels for a network.
+
+    Raises:
+        EnvironmentProblem: If the backbone is not installed.
+        IntegrityError: If the backbone is not the one that the model was trained on.
+    """
+    import torch
+
+    size, limits = bundle.spec.image_size, config.data.limits
+
+    def pixels(paths: list[Path]) -> torch.Tensor:
+        return torch.stack([resize_square(decode_image(path, limits), size) for path in paths])
+
+    if bundle.spec.kind == "network":
+        return lambda paths: np.ascontiguousarray(pixels(paths).permute(0, 2, 3, 1).numpy())
+    backbone = load_backbone(config.model)
+    if features_version(backbone) != bundle.spec.backbone_version:
+        raise IntegrityError(
+            rule=f"the backbone {bundle.spec.backbone_version} that the model was trained on",
+            got=features_version(backbone),
+            do="Install the same weights as the run used.",
+        )
+    return lambda paths: backbone.extract(pixels(paths))
+
+
+def load_scorer(folder: Path) -> Callable[[list[bytes]], list[dict[str, Any]]]:
+    """Open a bundle for MLflow's model server: from the bytes of image files to answers.
+
+    Args:
+        folder: The bundle's folder.
+
+    Returns:
+        From files' bytes to, for each, the classes' probabilities and the decision.
+
+    Raises:
+        DataError: If the model needs several views of a lesion at once.
+        IntegrityError: If the bundle was changed.
+    """
+    bundle = load_bundle(folder)
+    config = parse_config(bundle.spec.config)
+    if len(bundle.spec.views) > 1:
+        raise DataError(
+            rule="a model that looks at one image at a time",
+            got=f"views={', '.join(bundle.spec.views)}",
+            do="Score lesions of several views with `skinml evaluate`.",
+        )
+    embed = embedder(config, bundle)
+
+    def scorer(images: list[bytes]) -> list[dict[str, Any]]:
+        with tempfile.TemporaryDirectory() as place:
+            paths = [Path(place) / str(number) for number in range(len(images))]
+            for path, content in zip(paths, images, strict=True):
+                path.write_bytes(content)
+            rows = embed(paths)
+        inputs = item_features(rows[:, None]) if bundle.spec.kind == "linear_head" else rows
+        probabilities, decisions = score(bundle, inputs)
+        return [
+            {
+                **dict(zip(bundle.spec.labels, map(float, row), strict=True)),
+                "decision": bundle.spec.labels[decision],
+            }
+            for row, decision in zip(probabilities, decisions, strict=True)
+        ]
+
+    return scorer
