@@ -109,7 +109,7 @@ def load_config(experiment: str, overrides: Sequence[str] = ()) -> RunConfig:
     return parse_config(composed)
 
 
-def parse_config(values: dict[str, Any]) -> RunConfig:
+def parse_config(values: dict[Any, Any]) -> RunConfig:
     """Validate plain values, such as those a finished run has stored.
 
     Args:
@@ -127,7 +127,7 @@ def parse_config(values: dict[str, Any]) -> RunConfig:
         raise _explained(error) from None
 
 
-def _compose(experiment: str, overrides: Sequence[str]) -> dict[str, Any]:
+def _compose(experiment: str, overrides: Sequence[str]) -> dict[Any, Any]:
     from hydra import compose, initialize_config_dir
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
@@ -148,7 +148,7 @@ def _compose(experiment: str, overrides: Sequence[str]) -> dict[str, Any]:
             got=lines[0].strip().rstrip("."),
             do="Write section.key=value, for example privacy.epsilon=1.",
         ) from None
-    return {str(key): value for key, value in dict(composed).items()}  # type: ignore[call-overload]
+    return composed if isinstance(composed, dict) else {}
 
 
 def _checked(override: str) -> str:

@@ -149,7 +149,7 @@ def _cohort(
         }
     )
     manifest = open_manifest(settings, workspace, progress)
-    settings = _bins_of_the_same_scale(settings, manifest)
+    settings = _fitted(settings, manifest)
     today = datetime.datetime.now(UTC).date()
     cohort = build_cohort(
         manifest,
@@ -162,13 +162,21 @@ def _cohort(
     return cohort, settings
 
 
-def _bins_of_the_same_scale(settings: DataSettings, manifest: Manifest) -> DataSettings:
-    """Leave tones unbinned where they are on another scale than the run's: scales never mix."""
+def _fitted(settings: DataSettings, manifest: Manifest) -> DataSettings:
+    """Keep of the run's choice of rows what other data can answer.
+
+    The kind of picture that the model knows stays a condition where the manifest tells it; which
+    dataset or clinic the run learnt from does not. Tones on another scale stay unbinned, for
+    scales never mix.
+    """
+    told = manifest.frame["modality"].notna().any()
+    kept = {name: words for name, words in settings.where.items() if name == "modality" and told}
+    changes: dict[str, object] = {"where": kept}
     scales = set(manifest.frame["skin_tone_scale"].dropna())
-    if not scales or scales == {settings.tone_scale}:
-        return settings
-    others = {name: bins for name, bins in settings.bins.items() if name != "skin_tone"}
-    return settings.model_copy(update={"bins": others, "tone_scale": None})
+    if scales and scales != {settings.tone_scale}:
+        changes["bins"] = {name: v for name, v in settings.bins.items() if name != "skin_tone"}
+        changes["tone_scale"] = None
+    return settings.model_copy(update=changes)
 
 
 def _inputs(config: RunConfig, bundle: Bundle, cohort: Cohort, progress: Progress) -> NDArray[Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -41,7 +42,7 @@ from skinml.federated.coordinator import Record
 from skinml.models.bundle import Bundle, save_bundle
 from skinml.privacy.plan import Release
 from skinml.records import Predictions, RunRecord, Samples
-from skinml.reports.report import write_report
+from skinml.reports.report import ReportFiles, write_report
 from skinml.seeding import Seeds
 from skinml.tracking.tracker import DatasetRef, Tracker, make_tracker
 from skinml.training.learner import Learner
@@ -113,19 +114,32 @@ def run_config(config: RunConfig, *, progress: Progress | None = None) -> Finish
         tracker = make_tracker(config.tracking, workspace.root, _SERVED_MODEL)
         tracker.start(name, config.name, config.model_dump(mode="json"), [_dataset(gathered)])
         try:
-            work = _Work(config, name, gathered, tracker, watcher)
-            record, bundle = work.do(began, clock)
-            files = write_report(record, draft)
-            save_bundle(draft / "model", bundle)
-            mlflow_run = tracker.finish(record, files.html, files.json, draft / "model")
-            final = workspace.runs / name
-            result = result_json(record, final, final / files.html.name, mlflow_run)
-            write_record(record, draft)
-            (draft / RESULT_FILE).write_text(json.dumps(result, indent=1))
+            record, bundle = _Work(config, name, gathered, tracker, watcher).do(began, clock)
+            _write(draft, record, bundle)
         except (SkinmlError, KeyboardInterrupt, OSError) as error:
-            tracker.fail(type(error).__name__)
+            with suppress(SkinmlError):  # the first error is the one to tell
+                tracker.fail(type(error).__name__)
             raise
-    return Finished(record, result, final)
+    # The run is whole on the disk by now: a store that fails from here on loses nothing.
+    final = workspace.runs / name
+    files = ReportFiles(final / "report.html", final / "report.json")
+    mlflow_run = tracker.finish(record, files.html, files.json, final / "model")
+    return Finished(record, _write_result(final, record, files.html, mlflow_run), final)
+
+
+def _write(folder: Path, record: RunRecord, bundle: Bundle) -> None:
+    write_report(record, folder)
+    save_bundle(folder / "model", bundle)
+    write_record(record, folder)
+    _write_result(folder, record, folder / "report.html", None)
+
+
+def _write_result(
+    folder: Path, record: RunRecord, report: Path, mlflow_run: str | None
+) -> dict[str, Any]:
+    result = result_json(record, folder, report, mlflow_run)
+    (folder / RESULT_FILE).write_text(json.dumps(result, indent=1, allow_nan=False) + "\n")
+    return result
 
 
 def _require_budgets(config: RunConfig, gathered: Gathered, name: str) -> None:

@@ -7,6 +7,7 @@ patient. Epsilons are recomputed from events and never summed.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from math import exp, inf, log, sqrt
 
 from scipy.optimize import brentq
@@ -65,11 +66,15 @@ def epsilon(events: Iterable[Event], delta: float, *, grid: float = CERTIFICATE_
     sampled = [event for event in distinct if isinstance(event, SampledGaussianEvent)]
     if not gaussians and not sampled:
         return 0.0
-    return _pld_epsilon(gaussians, sampled, delta, grid)
+    return _pld_epsilon(tuple(gaussians), tuple(sampled), delta, grid)
 
 
+@lru_cache(maxsize=256)  # every clinic of a run asks the same
 def _pld_epsilon(
-    gaussians: list[GaussianEvent], sampled: list[SampledGaussianEvent], delta: float, grid: float
+    gaussians: tuple[GaussianEvent, ...],
+    sampled: tuple[SampledGaussianEvent, ...],
+    delta: float,
+    grid: float,
 ) -> float:
     # Imported here: dp-accounting takes a second to load, and most commands never need it.
     from dp_accounting import dp_event, privacy_accountant

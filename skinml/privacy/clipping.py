@@ -57,8 +57,8 @@ def clip_rows(rows: FloatArray, bound: float) -> FloatArray:
     Guarantees:
         Each row's norm is at most bound, up to rounding.
     """
-    finite = np.asarray(np.isfinite(rows)).all(axis=1)
-    clean = np.where(finite[:, None], rows, 0.0)
+    finite = np.isfinite(rows).all(axis=1, keepdims=True)
+    clean = np.where(finite, rows, 0.0)
     # In double precision: float32 squares overflow from 2e19 on.
     norms = np.linalg.norm(clean.astype(np.float64), axis=1)
     return np.asarray(clean * clip_factors(norms, bound)[:, None])

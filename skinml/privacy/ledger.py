@@ -134,7 +134,7 @@ class Ledger:
         with self._locked() as file:
             known, previous = self._read(file)
             now = datetime.now(UTC).isoformat(timespec="seconds")
-            fresh = []
+            fresh: list[Entry] = []
             for name, purpose, split, event in releases:
                 index = len(known) + len(fresh)
                 entry = Entry(index, now, binding, name, purpose, split, event, guarantee)

@@ -25,6 +25,7 @@ class Release:
         split: Which split of patients it reads.
         sensitivity: Greatest L2 change by one patient, after clipping.
         noise_multiplier: Noise standard deviation over sensitivity; 0 where nothing is promised.
+        shape: Shape of the array that leaves.
         sampling_prob: Chance of each patient to be in the secret Poisson sample; 1 takes all.
         steps: Noisy steps inside this one release.
     """
@@ -34,6 +35,7 @@ class Release:
     split: str
     sensitivity: float
     noise_multiplier: float
+    shape: tuple[int, ...]
     sampling_prob: float = 1.0
     steps: int = 1
 

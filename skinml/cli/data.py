@@ -1,0 +1,38 @@
+"""`skinml data ...`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, help="Bring published datasets into skinml's layout.")
+
+
+@app.callback()
+def _group() -> None:
+    """Bring published datasets into skinml's layout."""
+
+
+@app.command()
+def prepare(
+    dataset: Annotated[str, typer.Argument(help="Such as ham10000, milk10k or ddi.")],
+    source: Annotated[Path, typer.Argument(help="The folder as its publisher lays it out.")],
+    into: Annotated[
+        Path | None, typer.Option(help="Where the manifest goes; by default the source folder.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Write the manifest of a published dataset.
+
+    Example: skinml data prepare ham10000 ./HAM10000
+    """
+    from skinml.experiments.prepare import prepare_dataset
+
+    path, rows = prepare_dataset(dataset, source, into or source)
+    if as_json:
+        print(json.dumps({"manifest": str(path), "images": rows}), flush=True)
+    else:
+        print(f"{rows} images: {path}")

@@ -1,0 +1,100 @@
+"""The process edge: errors become one line, one JSON object and an exit code."""
+
+from __future__ import annotations
+
+import errno
+import json
+import sys
+import traceback
+from typing import Any
+
+from skinml.errors import EnvironmentProblem, InputError, SkinmlError
+
+EXIT_INTERRUPTED = 130
+EXIT_DEFECT = 1
+EXIT_USAGE = 2
+# What the operating system says when the machine, not the user, is at fault.
+_MACHINE = {
+    errno.ENOSPC,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.EIO,
+}
+
+
+def translated(error: BaseException) -> SkinmlError | None:
+    """Find the foreseen error behind an exception.
+
+    Args:
+        error: Whatever ended the command.
+
+    Returns:
+        The error itself, or an EnvironmentProblem for a failure of the machine; None for a
+        defect of ours.
+    """
+    if isinstance(error, SkinmlError):
+        return error
+    if isinstance(error, OSError) and error.errno in _MACHINE:
+        return EnvironmentProblem(
+            rule="a disk that can be written",
+            got=error.strerror or type(error).__name__,
+            do="Check the space on the disk and the permissions of the working folder.",
+        )
+    if isinstance(error, MemoryError):
+        return EnvironmentProblem(
+            rule="enough memory", got="none left", do="Close other programs or use less data."
+        )
+    return None
+
+
+def report_error(error: BaseException, *, as_json: bool) -> int:
+    """Say what went wrong and choose the exit code.
+
+    Args:
+        error: Whatever ended the command.
+        as_json: Whether the last line of standard output is to be a JSON object.
+
+    Returns:
+        The exit code.
+    """
+    if isinstance(error, KeyboardInterrupt):
+        _say("interrupted", "", "", EXIT_INTERRUPTED, (), as_json=as_json)
+        return EXIT_INTERRUPTED
+    known = translated(error)
+    if known is None:
+        traceback.print_exception(error, file=sys.stderr)
+        got, do = type(error).__name__, "Report this defect with the traceback above."
+        _say("a run without a defect of skinml", got, do, EXIT_DEFECT, (), as_json=as_json)
+        return EXIT_DEFECT
+    _say(known.rule, known.got, known.do, known.exit_code, known.details, as_json=as_json)
+    return known.exit_code
+
+
+def usage_error(message: str) -> InputError:
+    """Turn a complaint about arguments into an error of ours.
+
+    Args:
+        message: What the argument parser said.
+
+    Returns:
+        The error, exit code 2.
+    """
+    text = " ".join(message.split()).rstrip(".")
+    return InputError(rule="valid arguments", got=text, do="See `skinml --help`.")
+
+
+def _say(
+    rule: str, got: str, do: str, code: int, details: tuple[str, ...], *, as_json: bool
+) -> None:
+    line = f"error: expected {rule}; got {got}. {do}" if got else f"error: {rule}"
+    print("\n  ".join([line, *details]), file=sys.stderr)
+    if as_json:
+        told: dict[str, Any] = {"code": code, "rule": rule, "got": got, "do": do}
+        if details:
+            told["details"] = list(details)
+        print(json.dumps({"error": told}), flush=True)

@@ -1,0 +1,75 @@
+"""The command line's entry: commands, exit codes, and nothing heavy before a command needs it."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import click
+import typer
+
+from skinml import __version__
+from skinml.cli import data, doctor, runs
+from skinml.cli.edge import report_error, usage_error
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Federated skin-condition classifiers with patient-level privacy and fairness reports.",
+    epilog="Exit codes: 0 done, 2 input, 3 refused by policy or budget, 4 incomplete, "
+    "5 integrity, 6 environment, 130 interrupted, 1 a defect of skinml.",
+)
+app.command()(runs.run)
+app.command()(runs.evaluate)
+app.add_typer(data.app, name="data")
+app.command()(doctor.doctor)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"skinml {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    """Federated skin-condition classifiers with patient-level privacy and fairness reports."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        arguments: What stands behind `skinml`; by default the process's own arguments.
+
+    Returns:
+        The exit code of design.md section 5.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    as_json = "--json" in words
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        code = app(words, prog_name="skinml", standalone_mode=False)
+    except click.exceptions.Exit as leave:
+        return leave.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return report_error(KeyboardInterrupt(), as_json=as_json)
+    except click.ClickException as complaint:
+        return report_error(usage_error(complaint.format_message()), as_json=as_json)
+    # The process edge: foreseen errors become one line, defects show their traceback.
+    except Exception as error:  # noqa: BLE001
+        return report_error(error, as_json=as_json)
+    return code if isinstance(code, int) else 0
+
+
+def _interrupt(number: int, frame: object) -> None:
+    """End a terminated command the way Ctrl-C does, so that its workers end too."""
+    del number, frame
+    raise KeyboardInterrupt

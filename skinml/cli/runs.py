@@ -1,0 +1,126 @@
+"""`skinml run` and `skinml evaluate`."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from skinml.cli.progress import Bars
+
+if TYPE_CHECKING:
+    from skinml.records import Estimate, RunRecord
+
+AsJson = Annotated[
+    bool, typer.Option("--json", help="Print one JSON object as the last line of output.")
+]
+WorkDir = Annotated[
+    Path, typer.Option(help="The working folder: runs, clinic folders, MLflow's store.")
+]
+
+
+def run(
+    experiment: Annotated[str, typer.Argument(help="One of configs/experiment/*.yaml.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Changes such as privacy.epsilon=1 seed=7.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train, evaluate, report and track an experiment.
+
+    Example: skinml run quickstart privacy.epsilon=1
+    """
+    from skinml.experiments.run import run as run_experiment
+
+    with Bars(quiet=as_json) as bars:
+        finished = run_experiment(experiment, overrides or [], progress=bars)
+    if as_json:
+        _print_json(finished.result)
+        return
+    _show(finished.record, finished.result)
+    work_dir = Path(str(finished.record.config["work_dir"]))
+    store = f"sqlite:///{(work_dir / 'mlflow.db').resolve()}"
+    console = Console(soft_wrap=True)
+    console.print(f"Report:  {finished.result['artifacts']['report']}")
+    if finished.result["artifacts"]["mlflow_run"]:
+        uri = finished.record.config["tracking"]["uri"] or _tracking_uri(store)
+        console.print(f"MLflow:  mlflow ui --backend-store-uri {shlex.quote(str(uri))}")
+
+
+def evaluate(
+    run: Annotated[str, typer.Argument(help="A finished run's id or folder.")],
+    data: Annotated[Path, typer.Option(help="A folder with manifest.csv and its images.")],
+    work_dir: WorkDir = Path(),
+    as_json: AsJson = False,
+) -> None:
+    """Score a finished run's model on another folder of images.
+
+    Example: skinml evaluate quickstart-20260101-120000-abcd --data ./new_clinic
+    """
+    from skinml.experiments.evaluate import evaluate_run
+
+    with Bars(quiet=as_json) as bars:
+        done = evaluate_run(run, data, work_dir=work_dir, progress=bars)
+    if as_json:
+        _print_json(done.result)
+        return
+    _show(done.record, done.result)
+    Console(soft_wrap=True).print(f"Report:  {done.result['artifacts']['report']}")
+
+
+def _tracking_uri(default: str) -> str:
+    import os
+
+    return os.environ.get("MLFLOW_TRACKING_URI") or default
+
+
+def _print_json(result: dict[str, Any]) -> None:
+    print(json.dumps(result, allow_nan=False), flush=True)
+
+
+def _show(record: RunRecord, result: dict[str, Any]) -> None:
+    console = Console()
+    stamps = [] if record.guarantee.private else ["NOT PRIVATE"]
+    stamps += ["SIMULATED"] if record.guarantee.simulated else []
+    stamps += [] if record.complete else ["INCOMPLETE"]
+    console.print(f"[bold]{record.run}[/bold]  {'  '.join(stamps)}")
+    table = Table(box=None, pad_edge=False)
+    for heading in ("group", "patients", "malignant", "AUROC (95% interval)"):
+        table.add_column(heading)
+    for each in (record.overall, *(g for g in record.groups if g.attribute == "skin_tone")):
+        name = "everybody" if each.attribute == "overall" else f"skin tone {each.group}"
+        table.add_row(
+            name, str(each.num_patients), str(each.num_positives), _words(each.estimates["auroc"])
+        )
+    console.print(table)
+    for beside in record.yardsticks[:1]:
+        console.print(f"{beside.name}, not private: AUROC {_words(beside.estimates['auroc'])}")
+    console.print(_promise(result["privacy"]))
+
+
+def _promise(privacy: dict[str, Any]) -> str:
+    if not privacy["private"]:
+        return "No privacy is promised: trust is none."
+    total = privacy["total_epsilon"]
+    so_far = "unbounded" if total is None else f"{total:.3f}"
+    text = (
+        f"epsilon {privacy['epsilon']:.3f} at delta {privacy['delta']:g} for one "
+        f"{privacy['unit'].replace('_', ' ')}; ledger total so far {so_far}"
+    )
+    across = privacy["epsilon_across_clinics"]
+    if privacy["max_clinics"] > 1 and across is not None:
+        text += f"; {across:.2f} for a patient at {privacy['max_clinics']} clinics"
+    return text
+
+
+def _words(estimate: Estimate) -> str:
+    if estimate.value is None:
+        return f"undefined: {estimate.reason}"
+    if estimate.low is None or estimate.high is None:
+        return f"{estimate.value:.3f} (no interval)"
+    return f"{estimate.value:.3f} ({estimate.low:.3f} to {estimate.high:.3f})"

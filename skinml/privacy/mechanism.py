@@ -1,0 +1,50 @@
+"""The one place where noise joins a sum."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from skinml.privacy.noise import NoiseSource, secret_noise
+from skinml.privacy.plan import Release
+from skinml.records import FloatArray
+
+
+@dataclass(frozen=True)
+class Mechanism:
+    """Adds one party's part of the noise to a sum.
+
+    Attributes:
+        share: This party's standard deviation in multiples of sensitivity times noise multiplier
+            (see `skinml.privacy.trust.noise_rule`); 0 adds none.
+        open_source: Opens a noise source; called once a release.
+    """
+
+    share: float
+    open_source: Callable[[], NoiseSource] = secret_noise
+
+    def std(self, release: Release) -> float:
+        """Compute this party's noise for a release.
+
+        Args:
+            release: The planned release.
+
+        Returns:
+            Standard deviation in the units of the sum.
+        """
+        return self.share * release.sensitivity * release.noise_multiplier
+
+    def privatize(self, release: Release, exact: FloatArray) -> FloatArray:
+        """Add this party's noise to a sum of clipped contributions.
+
+        Args:
+            release: What is about to leave.
+            exact: The exact sum, of any shape, whose L2 sensitivity is the release's.
+
+        Returns:
+            The sum with noise, float64.
+
+        Guarantees:
+            With the parts of all parties, the release is the Gaussian mechanism of its event.
+        """
+        return exact + self.open_source().normal(exact.shape, self.std(release))
