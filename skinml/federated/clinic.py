@@ -6,15 +6,17 @@ neither what is computed nor how much noise is added.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
+from typing import Any
 
 import numpy as np
 
 from skinml.errors import IntegrityError
 from skinml.fairness.thresholds import score_histogram
-from skinml.federated.messages import Request
+from skinml.federated.messages import Request, require_sums
 from skinml.privacy.ledger import Binding, Entry, Ledger, require_affordable
 from skinml.privacy.mechanism import Mechanism
 from skinml.privacy.plan import Release
@@ -91,6 +93,7 @@ class Clinic:
         self._setup = setup
         self._rounds = schedule(setup.learner, setup.validation)
         self._contributor: Contributor | None = None
+        self._queries: dict[str, Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]] = {}
 
     @property
     def name(self) -> str:
@@ -107,24 +110,29 @@ class Clinic:
             One array for each release of the round, with this clinic's noise in it.
 
         Raises:
-            IntegrityError: If the request is not about the approved run and schedule, or the
-                ledger was changed.
-            BudgetExceededError: If the run as a whole would pass the budget.
+            IntegrityError: If the request is not about the approved run and schedule, carries
+                other arrays than the recipe's, or the ledger was changed; or if what would
+                leave is not exactly the planned releases.
+            BudgetExceededError: If what the ledger holds and the rest of the run would together
+                pass the budget.
+            EnvironmentProblem: If the ledger cannot be written.
         """
         round_ = self._round(request)
-        binding = self._binding(request)
-        if not self._follows(request):
-            self._require_budget(request)
+        self._require_query(round_, request.query)
         entries = self._setup.ledger.reserve(
-            binding,
+            self._binding(request),
             [(r.name, r.purpose, r.split, r.event) for r in round_.releases],
             guarantee=self._setup.mechanism.open_source().guarantee,
+            admit=partial(self._require_budget, request),
         )
         if round_.kind == VALIDATION:
-            return self._validate(round_.releases[0], request.query)
-        # Keyed by the ledger's position: no sample is ever drawn twice under one ledger.
-        sampling = Seeds(self._setup.sampling_root).stream(f"sampling/{entries[0].index}")
-        return self._opened().contribute(round_, request.query, self._setup.mechanism, sampling)
+            sums = self._validate(round_.releases[0], request.query)
+        else:
+            # Keyed by the ledger's position: no sample is ever drawn twice under one ledger.
+            sampling = Seeds(self._setup.sampling_root).stream(f"sampling/{entries[0].index}")
+            sums = self._opened().contribute(round_, request.query, self._setup.mechanism, sampling)
+        require_sums(sums, {r.name: r.shape for r in round_.releases}, self._setup.name)
+        return sums
 
     def _round(self, request: Request) -> Round:
         known = request.run == self._setup.run and self._setup.name in request.participants
@@ -136,23 +144,35 @@ class Clinic:
             )
         return self._rounds[request.round - 1]
 
-    def _follows(self, request: Request) -> bool:
-        """Whether the round is the next one of a run whose rest was found affordable before."""
-        entries = self._setup.ledger.entries()
-        done = {e.binding.round for e in entries if e.binding.run == request.run}
-        return request.round - 1 in done and request.round not in done
+    def _require_query(self, round_: Round, query: Arrays) -> None:
+        """Take only what the recipe sends: a NaN in it could single a patient out."""
+        if round_.kind not in self._queries:
+            learner = self._setup.learner
+            state = learner.start()
+            sent = learner.model if round_.kind == VALIDATION else partial(learner.query, round_)
+            self._queries[round_.kind] = {
+                name: (values.shape, values.dtype) for name, values in sent(state).items()
+            }
+        found = {name: (values.shape, values.dtype) for name, values in query.items()}
+        finite = all(np.isfinite(values).all() for values in query.values())
+        if found != self._queries[round_.kind] or not finite:
+            raise IntegrityError(
+                rule=f"the recipe's own finite arrays in round {round_.number}",
+                got="arrays of other names, shapes or types, or not finite",
+                do="Run the same release of skinml at the coordinator and at every clinic.",
+            )
 
-    def _require_budget(self, request: Request) -> None:
+    def _require_budget(self, request: Request, entries: Sequence[Entry]) -> None:
+        """Look at each round, for another run may have spent since the last one."""
         setup = self._setup
-        require_budget(
-            setup.ledger,
+        planned = _planned(
             setup.learner,
             setup.validation,
-            setup.privacy,
-            run=request.run,
-            split_key_id=setup.split_key_id,
+            self._binding(request),
             from_round=request.round,
         )
+        ceiling, delta = setup.privacy.budget.epsilon, setup.privacy.delta
+        require_affordable(entries, planned, ceiling=ceiling, delta=delta)
 
     def _binding(self, request: Request) -> Binding:
         setup = self._setup
@@ -214,14 +234,21 @@ def require_budget(
         BudgetExceededError: If it would.
         IntegrityError: If the ledger was changed.
     """
-    now = datetime.now(UTC).isoformat(timespec="seconds")
     binding = Binding(run, from_round, 1, (), privacy.trust, privacy.unit, split_key_id, True)
-    planned = [
+    planned = _planned(learner, validation, binding, from_round=from_round)
+    require_affordable(
+        ledger.entries(), planned, ceiling=privacy.budget.epsilon, delta=privacy.delta
+    )
+
+
+def _planned(
+    learner: Learner, validation: Release, binding: Binding, *, from_round: int
+) -> list[Entry]:
+    """Write down what a round and all later ones will release, as if they had."""
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    return [
         Entry(0, now, binding, r.name, r.purpose, r.split, r.event, guarantee=True)
         for round_ in schedule(learner, validation)
         if round_.number >= from_round
         for r in round_.releases
     ]
-    require_affordable(
-        ledger.entries(), planned, ceiling=privacy.budget.epsilon, delta=privacy.delta
-    )
