@@ -72,6 +72,7 @@ def _guarded(message: Message, answer: Callable[[], Reply]) -> Message:
     try:
         content = pack_reply(answer())
     except SkinmlError as error:
+        _LOG.info("a round was refused at this clinic: %s", error)
         content = _problem(problem_of(error))
     # The process edge of a clinic: whatever it is, only its class may cross.
     except Exception as error:  # noqa: BLE001

@@ -29,6 +29,7 @@ from skinml.training.fit import Exchanged
 from skinml.training.learner import Round
 
 _POLL_S = 0.01
+_DIED = "the clinic's process died"
 _REFUSALS: Mapping[int, type[SkinmlError]] = {3: PolicyError, 5: IntegrityError}
 
 
@@ -219,7 +220,7 @@ def _send(
             node = ids[message.metadata.reply_to_message_id]
             waiting.discard(message.metadata.reply_to_message_id)
             answers[node] = _read(message)
-        if any("died" in str(answer) for answer in answers.values()):
+        if _DIED in answers.values():
             break  # a dead worker goes back into Flower's pool and takes healthy clinics with it
         if not arrived:
             time.sleep(_POLL_S)
@@ -230,7 +231,7 @@ def _read(message: Message) -> Reply | str:
     if message.has_error():
         # Flower puts the traceback of the clinic into the reason: it goes no further than here.
         died = "ActorDied" in str(message.error.reason) or message.error.code == 0
-        return "the clinic's process died" if died else f"Flower error {message.error.code}"
+        return _DIED if died else f"Flower error {message.error.code}"
     try:
         return unpack_reply(message.content)
     except IntegrityError as error:

@@ -13,8 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
-from skinml.errors import IntegrityError, SkinmlError
+from skinml.errors import ConfigError, IntegrityError, RefusedError, SkinmlError
 from skinml.records import Arrays
+
+# What reading the records of a stranger may raise: missing, wrong type, no array, no memory.
+_MALFORMED = (KeyError, TypeError, ValueError, EOFError, OverflowError, MemoryError)
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,13 @@ def unpack_request(records: RecordDict) -> Request:
     Raises:
         IntegrityError: If the records are not exactly those of a request.
     """
+    try:
+        return _request_of(records)
+    except _MALFORMED as error:
+        raise _foreign("a request whose values can be read") from error
+
+
+def _request_of(records: RecordDict) -> Request:
     _require_keys(set(records), {"request", "query"}, "a request")
     header = dict(records.config_records["request"])
     _require_keys(set(header), {"run", "round", "attempt", "participants"}, "a request's header")
@@ -131,12 +141,20 @@ def unpack_reply(records: RecordDict) -> Reply:
     Raises:
         IntegrityError: If the records are not exactly those of a reply.
     """
+    try:
+        return _reply_of(records)
+    except _MALFORMED as error:
+        raise _foreign("a reply whose values can be read") from error
+
+
+def _reply_of(records: RecordDict) -> Reply:
     _require_keys(set(records), {"reply", "sums", "problem"}, "a reply")
     header = dict(records.config_records["reply"])
     _require_keys(set(header), {"clinic", "round"}, "a reply's header")
     problem = dict(records.config_records["problem"])
     if problem:
         _require_keys(set(problem), {"code", "rule", "got", "do"}, "a problem")
+        problem["code"] = int(str(problem["code"]))
     return Reply(
         clinic=str(header["clinic"]),
         round=int(str(header["round"])),
@@ -149,12 +167,24 @@ def problem_of(error: SkinmlError) -> dict[str, str | int]:
     """Describe a foreseen error for the coordinator.
 
     Args:
-        error: The error; its words never hold private data, which is the rule of errors.py.
+        error: The error.
 
     Returns:
         Code, rule, got and do.
+
+    Guarantees:
+        Refusals, broken integrity and a wrong config speak for themselves, for they are about
+        public things. Of any other error only the class crosses: its words may count a clinic's
+        own rows, and no count leaves without noise.
     """
-    return {"code": error.exit_code, "rule": error.rule, "got": error.got, "do": error.do}
+    if isinstance(error, RefusedError | IntegrityError | ConfigError):
+        return {"code": error.exit_code, "rule": error.rule, "got": error.got, "do": error.do}
+    return {
+        "code": error.exit_code,
+        "rule": "the clinic's own data and machine to be fit for the round",
+        "got": type(error).__name__,
+        "do": "Read the log at the clinic.",
+    }
 
 
 def require_sums(sums: Arrays, shapes: Mapping[str, tuple[int, ...]], clinic: str) -> None:
