@@ -1,6 +1,6 @@
 """Where privacy noise comes from: a fresh cryptographic stream for each release.
 
-Known limit: the noise is a Gaussian in double precision on a grid of 2**-53 in probability, not a
+Known limit: the noise is a Gaussian in double precision on a grid of 2**-52 in probability, not a
 discrete distribution on the release's own grid (Mironov 2012 describes what floating point can
 leak). The integer path of secure aggregation replaces it where exactness is promised.
 """
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
+from numpy.typing import NDArray
 from scipy.special import ndtri
 
 from skinml.records import FloatArray
@@ -59,11 +60,28 @@ def secret_noise() -> NoiseSource:
     def draw(shape: Sequence[int]) -> FloatArray:
         count = int(np.prod(shape, dtype=np.int64))
         words = np.frombuffer(stream.update(bytes(8 * count)), dtype="<u8")
-        # 53 random bits and a half: uniform on (0, 1), never 0 or 1, symmetric about 1/2.
-        uniform = ((words >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
-        return np.asarray(ndtri(uniform)).reshape(tuple(shape))
+        return np.asarray(ndtri(open_uniforms(words))).reshape(tuple(shape))
 
     return NoiseSource(draw, guarantee=True)
+
+
+def open_uniforms(words: NDArray[np.uint64]) -> FloatArray:
+    """Turn random words into numbers that look uniform and are neither 0 nor 1.
+
+    With one bit more, the half would be lost to rounding in the upper half of the range, and the
+    greatest word would become 1, whose normal is infinite.
+
+    Args:
+        words: (n,) random words of 64 bits.
+
+    Returns:
+        (n,) values above 0 and below 1, symmetric about 1/2 without rounding.
+
+    Example:
+        >>> open_uniforms(np.array([0, 2**64 - 1], dtype=np.uint64)) * 2.0**53
+        array([1.00000000e+00, 9.00719925e+15])
+    """
+    return ((words >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
 
 
 def fixed_noise(rng: np.random.Generator) -> NoiseSource:
