@@ -63,7 +63,11 @@ def epsilon(events: Iterable[Event], delta: float, *, grid: float = CERTIFICATE_
     if any(isinstance(event, UnprotectedEvent) for event in distinct):
         return inf
     gaussians = [event for event in distinct if isinstance(event, GaussianEvent)]
-    sampled = [event for event in distinct if isinstance(event, SampledGaussianEvent)]
+    sampled = [
+        event
+        for event in distinct
+        if isinstance(event, SampledGaussianEvent) and event.sampling_prob > 0
+    ]
     if not gaussians and not sampled:
         return 0.0
     return _pld_epsilon(tuple(gaussians), tuple(sampled), delta, grid)

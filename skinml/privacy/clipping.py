@@ -36,8 +36,7 @@ def clip_factors(norms: FloatArray, bound: float) -> FloatArray:
     """
     require_positive(clip_norm=bound)
     finite = np.isfinite(norms)
-    safe = np.where(finite & (norms > 0), norms, 1.0)
-    factors = np.where(norms > bound, bound / safe, 1.0)
+    factors = bound / np.maximum(np.where(finite, norms, bound), bound)
     return np.asarray(np.where(finite, factors, 0.0))
 
 
@@ -60,7 +59,8 @@ def clip_rows(rows: FloatArray, bound: float) -> FloatArray:
     finite = np.isfinite(rows).all(axis=1, keepdims=True)
     clean = np.where(finite, rows, 0.0)
     # In double precision: float32 squares overflow from 2e19 on.
-    norms = np.linalg.norm(clean.astype(np.float64), axis=1)
+    with np.errstate(over="ignore"):  # from 1e154 on a norm is infinite, and the row zeros
+        norms = np.linalg.norm(clean.astype(np.float64), axis=1)
     return np.asarray(clean * clip_factors(norms, bound)[:, None])
 
 

@@ -74,7 +74,7 @@ def require_supported(module: nn.Module) -> None:
 
     Raises:
         UnsupportedModelError: If a layer normalises over the batch or keeps running statistics,
-            frozen or not.
+            frozen or not, or if there is any buffer.
     """
     for name, layer in module.named_modules():
         if isinstance(layer, _UPDATES_BUFFERS):
@@ -83,6 +83,13 @@ def require_supported(module: nn.Module) -> None:
                 got=f"{type(layer).__name__} at {name or 'the top'}",
                 do="Use GroupNorm, as models.networks does.",
             )
+    # Whatever it is called, a layer can only remember samples in a buffer (pitfall P2).
+    for name, _ in module.named_buffers():
+        raise UnsupportedModelError(
+            rule="a network without buffers, which its forward pass could fill from samples",
+            got=f"buffer {name}",
+            do="Make it a constant of the class, or a parameter that is not trained.",
+        )
 
 
 def train_steps(

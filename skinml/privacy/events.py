@@ -10,7 +10,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 
-from skinml.errors import IntegrityError, require_in_range, require_positive
+from skinml.errors import ConfigError, IntegrityError, require_in_range, require_positive
+
+
+def _require_whole(count: int) -> None:
+    # Read from JSON, a count could be 0.5, which would halve what was spent.
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise ConfigError(
+            rule="a whole count from 1", got=f"count={count}", do="Count whole releases."
+        )
 
 
 @dataclass(frozen=True)
@@ -26,7 +34,8 @@ class GaussianEvent:
     count: int = 1
 
     def __post_init__(self) -> None:
-        require_positive(noise_multiplier=self.noise_multiplier, count=self.count)
+        require_positive(noise_multiplier=self.noise_multiplier)
+        _require_whole(self.count)
 
 
 @dataclass(frozen=True)
@@ -44,7 +53,8 @@ class SampledGaussianEvent:
     count: int = 1
 
     def __post_init__(self) -> None:
-        require_positive(noise_multiplier=self.noise_multiplier, count=self.count)
+        require_positive(noise_multiplier=self.noise_multiplier)
+        _require_whole(self.count)
         require_in_range(0, 1, sampling_prob=self.sampling_prob)
 
 
@@ -59,7 +69,7 @@ class UnprotectedEvent:
     count: int = 1
 
     def __post_init__(self) -> None:
-        require_positive(count=self.count)
+        _require_whole(self.count)
 
 
 Event = GaussianEvent | SampledGaussianEvent | UnprotectedEvent
@@ -98,7 +108,7 @@ def event_from_json(values: Mapping[str, object]) -> Event:
     """
     fields = dict(values)
     kind = _TYPES.get(str(fields.pop("type", None)))
-    numbers = {k: v for k, v in fields.items() if isinstance(v, int | float)}
+    numbers = {k: v for k, v in fields.items() if type(v) in (int, float)}
     expected = set(kind.__dataclass_fields__) if kind else set()
     if kind is None or set(numbers) != expected or len(numbers) != len(fields):
         raise IntegrityError(
@@ -106,7 +116,12 @@ def event_from_json(values: Mapping[str, object]) -> Event:
             got=f"type={values.get('type')!r} with fields {sorted(fields)}",
             do="Read this ledger with the release of skinml that wrote it.",
         )
-    return kind(**numbers)  # type: ignore[arg-type]  # the fields were checked just above
+    try:
+        return kind(**numbers)  # type: ignore[arg-type]  # the fields were checked just above
+    except ConfigError as error:
+        raise IntegrityError(
+            rule=error.rule, got=error.got, do="Restore the ledger from a backup."
+        ) from error
 
 
 def merged(events: Iterable[Event]) -> tuple[Event, ...]:

@@ -107,7 +107,8 @@ def epsilon_across_clinics(
     """Compute the run's epsilon for a patient whose data lie at several clinics.
 
     In one sum the patient moves it by k times the clip (noise multiplier divided by k); under
-    local noise the k releases compose, which is k times as many events.
+    local noise the k releases compose, which is k times as many events. Where the clip is divided
+    by max_clinics_per_patient, one clinic's part is as much smaller against the noise.
 
     Args:
         releases: The run's releases about one split.
@@ -119,9 +120,10 @@ def epsilon_across_clinics(
     """
     events = []
     for release in releases:
-        if settings.trust == "local" or release.noise_multiplier == 0:
-            one = replace(release, steps=release.steps * max_clinics)
+        noise = release.noise_multiplier * settings.max_clinics_per_patient
+        if settings.trust == "local" or noise == 0:
+            one = replace(release, noise_multiplier=noise, steps=release.steps * max_clinics)
         else:
-            one = replace(release, noise_multiplier=release.noise_multiplier / max_clinics)
+            one = replace(release, noise_multiplier=noise / max_clinics)
         events.append(one.event)
     return epsilon(events, settings.delta)
