@@ -278,7 +278,10 @@ class HeadContributor:
         """Centre the features once for all rounds that use the same centre."""
         key = centre.tobytes()
         if self._inputs is None or self._inputs[0] != key:
-            self._inputs = (key, head_inputs(self._features, centre, self._bias_input))
+            inputs = head_inputs(self._features, centre, self._bias_input)
+            # A hostile centre must not tell an empty clinic from one that is not: 0 times NaN.
+            inputs[~np.isfinite(inputs).all(axis=1)] = 0.0
+            self._inputs = (key, inputs)
         return self._inputs[1]
 
 
