@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     as_json = "--json" in words
-    signal.signal(signal.SIGTERM, _interrupt)
+    before = signal.signal(signal.SIGTERM, _interrupt)
     try:
         code = app(words, prog_name="skinml", standalone_mode=False)
     except click.exceptions.Exit as leave:
@@ -66,6 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # The process edge: foreseen errors become one line, defects show their traceback.
     except Exception as error:  # noqa: BLE001
         return report_error(error, as_json=as_json)
+    finally:
+        signal.signal(signal.SIGTERM, before)
     return code if isinstance(code, int) else 0
 
 

@@ -153,25 +153,22 @@ def _inspect(
 ) -> list[Inspection]:
     """Read every clinic's images once; what is known of a file is kept sealed at its clinic."""
     images = cohort.images["image"].tolist()
-    rows = cohort.images["row"].tolist()
-    found: dict[int, Inspection] = {}
+    known = {name: read_inspections(folder) for name, folder in folders.items()}
     progress.begin("reading images", len(images))
+    # All clinics in one pass, so that the broken files of all of them are told at once.
+    found = inspect_images(
+        images,
+        cohort.root,
+        settings.limits,
+        {digest: each for own in known.values() for digest, each in own.items()},
+        progress.reached,
+        rows=cohort.images["row"].tolist(),
+    )
     for name, folder in folders.items():
-        positions = image_positions(cohort, places == name)
-        known = read_inspections(folder)
-        before = len(found)
-        fresh = inspect_images(
-            [images[at] for at in positions],
-            cohort.root,
-            settings.limits,
-            known,
-            lambda done, before=before: progress.reached(before + done),  # type: ignore[misc]
-            rows=[rows[at] for at in positions],
-        )
-        found |= dict(zip(positions, fresh, strict=True))
-        if any(each.digest not in known for each in fresh):
-            write_inspections(folder, known | {each.digest: each for each in fresh})
-    return [found[at] for at in range(len(images))]
+        own = {found[at].digest: found[at] for at in image_positions(cohort, places == name)}
+        if not own.keys() <= known[name].keys():
+            write_inspections(folder, known[name] | own)
+    return found
 
 
 def read_inspections(folder: ClinicFolder) -> dict[str, Inspection]:
