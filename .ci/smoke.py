@@ -1,0 +1,91 @@
+"""Runs the quickstarts as a user would, and looks at what they say and leave behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import subprocess
+import sys
+import tempfile
+import time
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+RUNS = (("quickstart", 3.0, 0.70), ("quickstart_end_to_end", 8.0, 0.30))
+"""Experiment, the epsilon that it asks for, and an AUROC that only a broken run could miss."""
+MARK = "SKINML_SMOKE"
+SKINML = Path(sys.executable).parent / "skinml"
+
+
+def left_behind(mark: str) -> list[str]:
+    """Names of processes that inherited the mark and still live, after some seconds of grace."""
+    until = time.monotonic() + 15
+    while True:
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if process.environ().get(MARK) == mark:
+                    found.append(process.name())
+            except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
+                continue
+        if not found or time.monotonic() > until:
+            return found
+        time.sleep(0.5)
+
+
+def require(holds: bool, what: str) -> None:
+    if not holds:
+        sys.exit(f"smoke run: {what}")
+
+
+def check(result: dict[str, Any], asked: float, least_auroc: float) -> None:
+    privacy, artifacts = result["privacy"], result["artifacts"]
+    require(privacy["private"] is True, "a private run says that it is not")
+    require(0 < privacy["epsilon"] <= asked, f"epsilon {privacy['epsilon']}, asked for {asked}")
+    require(len(privacy["clinics"]) > 1, "one clinic only")
+    for name, spent in privacy["clinics"].items():
+        require(0 < spent["epsilon"] <= asked, f"clinic {name} spent {spent['epsilon']}")
+    require(result["complete"] is True, "the run is incomplete")
+    auroc = result["metrics"]["auroc"]
+    require(isfinite(auroc) and auroc >= least_auroc, f"AUROC {auroc}, at least {least_auroc}")
+    require(bool(result["groups"]["skin_tone"]), "no figures by skin tone")
+    require(artifacts["mlflow_run"] is not None, "nothing in MLflow")
+    report = Path(artifacts["report"])
+    require(report.stat().st_size > 10_000, "the report is all but empty")
+    require((Path(artifacts["model"]) / "bundle.json").is_file(), "no model")
+
+
+def main() -> None:
+    """Run both and exit with 1 at the first thing that is wrong."""
+    with tempfile.TemporaryDirectory() as folder:
+        for experiment, asked, least_auroc in RUNS:
+            mark, began = secrets.token_hex(8), time.monotonic()
+            done = subprocess.run(
+                [str(SKINML), "run", experiment, "--json"],
+                cwd=folder,
+                env={**os.environ, MARK: mark},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                text=True,
+                timeout=900,
+                check=False,
+            )
+            require(done.returncode == 0, f"{experiment} left with {done.returncode}")
+            result = json.loads(done.stdout.splitlines()[-1])
+            os.chdir(folder)
+            check(result, asked, least_auroc)
+            processes = left_behind(mark)
+            require(not processes, f"{experiment} left {', '.join(processes)} running")
+            print(
+                f"{experiment}: {time.monotonic() - began:.0f} s, "
+                f"AUROC {result['metrics']['auroc']:.3f}, epsilon {result['privacy']['epsilon']:.3f}"
+            )
+        os.chdir("/")
+
+
+if __name__ == "__main__":
+    main()
