@@ -25,7 +25,7 @@ from skinml.privacy.events import (
 # Grid of the privacy loss for figures that are stored or shown (notes of dp-accounting: an error
 # of at most the interval per composed distribution, always on the safe side).
 CERTIFICATE_GRID = 1e-4
-# Ten times coarser while searching: the answer is checked on the grid above before it is used.
+# Ten times coarser while searching: the answer is found again on the grid above, from near by.
 _SEARCH_GRID = 1e-3
 _TOLERANCE = 1e-3
 
@@ -180,15 +180,20 @@ def calibrate_noise(
     """
     require_positive(epsilon=eps, guess=guess)
 
-    def within(scale: float, grid: float = _SEARCH_GRID) -> bool:
+    def within(scale: float, grid: float) -> bool:
         return epsilon(events_at(scale), delta, grid=grid) <= eps
 
+    near = _least(lambda scale: within(scale, _SEARCH_GRID), guess, eps, delta)
+    # The coarse grid asks for too much noise, most so where epsilon is small.
+    return _least(lambda scale: within(scale, CERTIFICATE_GRID), near, eps, delta)
+
+
+def _least(within: Callable[[float], bool], guess: float, eps: float, delta: float) -> float:
+    """Find the least scale that is enough, up to the tolerance and never below it."""
     low, high = _bracket(within, guess, eps, delta)
-    while high / low > 1 + _TOLERANCE:
+    while high / low > 1 + 1.001 * _TOLERANCE:
         middle = sqrt(low * high)
         low, high = (low, middle) if within(middle) else (middle, high)
-    while not within(high, CERTIFICATE_GRID):
-        high *= 1 + _TOLERANCE / 10
     return high
 
 
