@@ -1,0 +1,176 @@
+"""What came out of a run's rounds, turned into its record and its saved model."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from importlib.metadata import version
+
+from skinml.config import RunConfig
+from skinml.experiments.cohorts import Gathered
+from skinml.experiments.guarantee import guarantee
+from skinml.experiments.learners import model_spec
+from skinml.experiments.rounds import Trained
+from skinml.experiments.sites import read_predictions
+from skinml.experiments.yardsticks import pooled, yardsticks
+from skinml.fairness.groups import evaluate_groups
+from skinml.fairness.thresholds import ThresholdChoice
+from skinml.models.bundle import Bundle
+from skinml.privacy.plan import Release
+from skinml.records import Participation, Predictions, RunRecord, Samples
+from skinml.seeding import Seeds
+from skinml.training.learner import Learner
+
+_VERSIONS = ("skinml", "torch", "torchvision", "flwr", "opacus", "dp-accounting", "scikit-learn")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the rounds left behind.
+
+    Attributes:
+        run: The run's id.
+        samples: Samples by clinic and split.
+        features_version: What the samples' inputs were made by.
+        learner: The recipe.
+        validation: The release of validation scores.
+        trained: The model, its history and the released validation scores.
+        threshold: The threshold from those scores.
+        participation: Who took part, a round each.
+    """
+
+    run: str
+    samples: Mapping[str, Mapping[str, Samples]]
+    features_version: str
+    learner: Learner
+    validation: Release
+    trained: Trained
+    threshold: ThresholdChoice
+    participation: tuple[Participation, ...]
+
+
+def run_record(
+    config: RunConfig, gathered: Gathered, outcome: Outcome, began: datetime, clock: float
+) -> RunRecord:
+    """Compute all figures of a run.
+
+    Args:
+        config: The run's config.
+        gathered: The cohort at its clinics.
+        outcome: What the rounds left behind.
+        began: When the run began.
+        clock: The monotonic clock at that moment.
+
+    Returns:
+        The record.
+
+    Raises:
+        DataError: If there is nothing to compute figures from.
+        IntegrityError: If a ledger or a prediction was changed.
+    """
+    cohort, seeds = gathered.cohort, Seeds(config.seed)
+    overall, groups = evaluate_groups(
+        _test_predictions(gathered, outcome),
+        threshold=outcome.threshold.value,
+        settings=config.fairness,
+        rng=seeds.stream("bootstrap"),
+    )
+    beside = yardsticks(outcome.samples, cohort.labels, config.fairness, seeds)
+    promised = guarantee(config, outcome.run, gathered.folders, outcome.learner, outcome.validation)
+    return RunRecord(
+        run=outcome.run,
+        experiment=config.name,
+        seed=config.seed,
+        started=began.isoformat(timespec="seconds"),
+        wall_s=round(time.monotonic() - clock, 3),
+        evaluation_source="exact",
+        classes=cohort.labels,
+        threshold=outcome.threshold.value,
+        threshold_source=_threshold_source(config, outcome.threshold),
+        overall=overall,
+        groups=groups,
+        yardsticks=beside,
+        guarantee=promised,
+        participation=outcome.participation,
+        cohort_flow=cohort.flow,
+        cohort_table=cohort.table,
+        data=_data_words(gathered),
+        config=config.model_dump(mode="json"),
+        versions={package: version(package) for package in _VERSIONS},
+        history=outcome.trained.fitted.history,
+        complete=all(not each.missing for each in outcome.participation),
+    )
+
+
+def run_bundle(
+    config: RunConfig, gathered: Gathered, outcome: Outcome, record: RunRecord
+) -> Bundle:
+    """Put the saved model together.
+
+    Args:
+        config: The run's config.
+        gathered: The cohort at its clinics.
+        outcome: What the rounds left behind.
+        record: The run's record.
+
+    Returns:
+        The bundle; all in it that comes from private data was a charged release.
+    """
+    head, promised = config.model.kind == "linear_head", record.guarantee
+    spec = model_spec(config, record.classes).model_copy(
+        update={
+            "backbone_version": outcome.features_version if head else "",
+            "taxonomy_version": gathered.taxonomy_version,
+            "threshold": record.threshold,
+            "threshold_source": record.threshold_source,
+            "guarantee": {
+                "private": promised.private,
+                "trust": promised.trust,
+                "unit": promised.unit,
+                "epsilon": promised.epsilon,
+                "delta": promised.delta,
+                "simulated": promised.simulated,
+            },
+            "provenance": {
+                "run": record.run,
+                "skinml": version("skinml"),
+                "created": record.started,
+                "data": gathered.cohort.name,
+                "unit": gathered.cohort.unit,
+            },
+        }
+    )
+    return Bundle(spec, outcome.trained.fitted.arrays)
+
+
+def _test_predictions(gathered: Gathered, outcome: Outcome) -> Predictions:
+    """Join the predictions of the clinics that took part in the evaluation."""
+    classes = gathered.cohort.labels
+    return pooled(
+        {
+            name: read_predictions(gathered.folders[name], outcome.run, "test", classes)
+            for name in outcome.participation[-1].took_part
+        }
+    )
+
+
+def _threshold_source(config: RunConfig, threshold: ThresholdChoice) -> str:
+    how = "with noise" if config.privacy.private else "without noise"
+    return f"{threshold.source}; from the validation patients' scores, released {how}"
+
+
+def _data_words(gathered: Gathered) -> dict[str, str]:
+    cohort = gathered.cohort
+    licences = sorted(cohort.images["licence"].dropna().astype(str).unique())
+    return {
+        "name": cohort.name,
+        "unit": cohort.unit,
+        "digest": cohort.digest,
+        "licence": ", ".join(licences),
+        "tone_scale": cohort.tone_scale or "none",
+        "taxonomy": gathered.taxonomy_version,
+        "images": str(len(cohort.images)),
+        "patients": str(cohort.items["patient_id"].nunique()),
+    }
