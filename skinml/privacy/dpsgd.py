@@ -21,6 +21,9 @@ from torch import nn
 from skinml.errors import UnsupportedModelError
 from skinml.privacy.noise import NoiseSource
 
+# Per-sample gradients of more images fall out of the processor's cache (2.1 against 1.2 ms an image
+# for small_cnn, 280 against 32 images) and take memory in proportion.
+_IMAGES_AT_ONCE = 32
 _UPDATES_BUFFERS = (
     nn.modules.batchnorm._BatchNorm,
     nn.modules.instancenorm._InstanceNorm,
@@ -157,22 +160,50 @@ def _one_step(
     plan: StepPlan,
     rng: np.random.Generator,
 ) -> None:
-    optimizer.zero_grad()
     kept = [_some(row, plan.max_images, rng) for row in rows]
-    if kept:
-        position = np.repeat(np.arange(len(kept)), [len(row) for row in kept])
-        chosen = torch.from_numpy(np.concatenate(kept))
-        share = torch.from_numpy(np.concatenate([np.full(len(row), 1 / len(row)) for row in kept]))
-        loss = nn.functional.cross_entropy(
-            per_sample(images[chosen]), labels[chosen], reduction="none"
-        )
-        _backward((loss * share.to(loss.dtype)).sum())
-        _gather_patients(optimizer.params, torch.from_numpy(position), len(kept))
-    else:
+    if not kept:
         # An empty sample is a noisy step too: one of zeros, for otherwise its number would tell.
+        optimizer.zero_grad()
         for parameter in optimizer.params:
             _set_grad_sample(parameter, torch.zeros((0, *parameter.shape), dtype=parameter.dtype))
-    optimizer.step()
+        optimizer.step()
+        return
+    chunks = _chunks(kept)
+    for number, chunk in enumerate(chunks, start=1):
+        # Opacus keeps the clipped sum until the last part, and only then adds noise and steps.
+        optimizer.signal_skip_step(do_skip=number < len(chunks))
+        optimizer.zero_grad()
+        _patient_gradients(per_sample, optimizer.params, images, labels, chunk)
+        optimizer.step()
+
+
+def _chunks(rows: Sequence[NDArray[np.intp]]) -> list[list[NDArray[np.intp]]]:
+    """Cut a sample into parts that fit the cache; a patient is never divided."""
+    chunks: list[list[NDArray[np.intp]]] = []
+    room = 0
+    for row in rows:
+        if room < len(row):
+            chunks.append([])
+            room = max(_IMAGES_AT_ONCE, len(row))
+        chunks[-1].append(row)
+        room -= len(row)
+    return chunks
+
+
+def _patient_gradients(
+    per_sample: GradSampleModule,
+    parameters: Sequence[nn.Parameter],
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    rows: Sequence[NDArray[np.intp]],
+) -> None:
+    """Leave each patient's averaged gradient in its parameter's grad_sample."""
+    position = np.repeat(np.arange(len(rows)), [len(row) for row in rows])
+    share = torch.from_numpy(np.concatenate([np.full(len(row), 1 / len(row)) for row in rows]))
+    chosen = torch.from_numpy(np.concatenate(rows))
+    loss = nn.functional.cross_entropy(per_sample(images[chosen]), labels[chosen], reduction="none")
+    _backward((loss * share.to(loss.dtype)).sum())
+    _gather_patients(parameters, torch.from_numpy(position), len(rows))
 
 
 def _backward(loss: torch.Tensor) -> None:
@@ -201,7 +232,8 @@ def _gather_patients(
         by_image: torch.Tensor = getattr(parameter, "grad_sample")  # noqa: B009  # set by Opacus
         total = torch.zeros((num_patients, *by_image.shape[1:]), dtype=by_image.dtype)
         sums.append(total.index_add_(0, position, by_image))
-    finite = torch.stack([s.flatten(1).double().norm(dim=1).isfinite() for s in sums]).all(dim=0)
+    norms = [torch.linalg.vector_norm(s.flatten(1), dim=1, dtype=torch.float64) for s in sums]
+    finite = torch.stack(norms).isfinite().all(dim=0)
     for parameter, total in zip(parameters, sums, strict=True):
         total[~finite] = 0
         _set_grad_sample(parameter, total)
