@@ -1,0 +1,299 @@
+"""The ledger: what was spent cannot be unspent, and a change shows."""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+from dataclasses import replace
+from math import inf
+
+import pytest
+
+from skinml.errors import BudgetExceededError, EnvironmentProblem, IntegrityError
+from skinml.privacy.accounting import epsilon
+from skinml.privacy.events import GaussianEvent, SampledGaussianEvent, UnprotectedEvent
+from skinml.privacy.ledger import Binding, Ledger, require_affordable, spent
+
+DELTA = 1e-5
+BINDING = Binding(
+    run="run-1",
+    round=1,
+    attempt=1,
+    participants=("a", "b"),
+    trust="local",
+    unit="patient_within_clinic",
+    split_key_id="k",
+    simulated=True,
+)
+TRAIN = ("gradient", "training", "train", GaussianEvent(4.0))
+COUNTS = ("label_counts", "label counts", "train", GaussianEvent(9.0))
+SAMPLED = ("weights", "training", "train", SampledGaussianEvent(1.3, 0.1, 5))
+VALIDATION = ("validation_scores", "validation", "validation", GaussianEvent(2.0))
+
+
+@pytest.fixture
+def ledger(tmp_path):
+    return Ledger(tmp_path / "clinic" / "ledger.jsonl", "a")
+
+
+def reopened(ledger):
+    return Ledger(ledger.path, ledger.clinic)
+
+
+def filled(ledger, rounds=3):
+    for number in range(1, rounds + 1):
+        ledger.reserve(replace(BINDING, round=number), [TRAIN])
+    return ledger
+
+
+def test_what_was_reserved_is_read_back(ledger):
+    first = ledger.reserve(BINDING, [COUNTS, TRAIN])
+    second = ledger.reserve(replace(BINDING, round=2), [SAMPLED], guarantee=False)
+    assert ledger.entries() == reopened(ledger).entries() == first + second
+    assert [entry.index for entry in first + second] == [0, 1, 2]
+    assert [entry.event for entry in first + second] == [COUNTS[3], TRAIN[3], SAMPLED[3]]
+    assert [entry.guarantee for entry in first + second] == [True, True, False]
+    assert second[0].binding == replace(BINDING, round=2)
+
+
+def test_no_ledger_is_an_empty_ledger(ledger):
+    assert ledger.entries() == ()
+    assert not ledger.path.exists()
+
+
+def test_a_ledger_is_for_its_owner_alone(ledger):
+    filled(ledger)
+    assert ledger.path.stat().st_mode & 0o077 == 0
+
+
+def test_every_line_is_json_with_its_schema(ledger):
+    filled(ledger)
+    for line in ledger.path.read_text().splitlines():
+        assert json.loads(line)["schema"] == 1
+
+
+def test_a_flipped_byte_shows_wherever_it_is(ledger):
+    """Every position, the last line's and its newline's included."""
+    content = filled(ledger, 2).path.read_bytes()
+    unseen = []
+    for place in range(len(content)):
+        for change in (0x01, content[place] ^ ord("\n")):
+            if change == 0:
+                continue
+            changed = bytearray(content)
+            changed[place] ^= change
+            ledger.path.write_bytes(bytes(changed))
+            try:
+                reopened(ledger).entries()
+                unseen.append((place, change))
+            except IntegrityError:
+                pass
+    assert unseen == []
+
+
+def test_a_change_shows_to_whoever_read_the_ledger_before(ledger):
+    """The verified beginning that a reader remembers is compared, not trusted."""
+    filled(ledger).entries()
+    content = ledger.path.read_bytes()
+    ledger.path.write_bytes(
+        content.replace(b'"noise_multiplier":4.0', b'"noise_multiplier":9.0', 1)
+    )
+    with pytest.raises(IntegrityError):
+        ledger.entries()
+    with pytest.raises(IntegrityError):
+        ledger.reserve(BINDING, [TRAIN])
+
+
+@pytest.mark.parametrize(
+    "order", [(1, 2), (0, 2), (1, 0, 2), (0, 2, 1), (0, 0, 1, 2), (0, 1, 2, 1)]
+)
+def test_lines_taken_out_repeated_or_reordered_show(ledger, order):
+    lines = filled(ledger).path.read_bytes().splitlines(keepends=True)
+    ledger.path.write_bytes(b"".join(lines[i] for i in order))
+    with pytest.raises(IntegrityError):
+        reopened(ledger).entries()
+
+
+def test_another_clinics_ledger_is_no_ledger_of_ours(ledger):
+    filled(ledger)
+    with pytest.raises(IntegrityError):
+        Ledger(ledger.path, "b").entries()
+
+
+def test_a_torn_last_line_is_dropped_and_the_next_follows(ledger):
+    """Only a whole line was followed by a release; part of one is a crash before it."""
+    content = filled(ledger).path.read_bytes()
+    lines = content.splitlines(keepends=True)
+    for cut in range(1, len(lines[2]) - 1):
+        ledger.path.write_bytes(content[:-cut] if cut > 1 else content[: len(content) - 2])
+        assert len(reopened(ledger).entries()) == 2
+    reopened(ledger).reserve(replace(BINDING, round=9), [TRAIN])
+    assert [entry.binding.round for entry in reopened(ledger).entries()] == [1, 2, 9]
+
+
+def test_zeros_that_a_power_cut_left_behind_are_dropped(ledger):
+    content = filled(ledger).path.read_bytes()
+    ledger.path.write_bytes(content + bytes(100))
+    assert len(reopened(ledger).entries()) == 3
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"schema": 2}, {"schema": None}, {"event": {"type": "laplace", "scale": 1.0}}, {"more": 1}],
+)
+def test_an_unknown_schema_event_or_field_is_refused(ledger, change):
+    line = json.loads(filled(ledger, 1).path.read_bytes())
+    ledger.path.write_text(json.dumps(line | change, sort_keys=True, separators=(",", ":")) + "\n")
+    with pytest.raises(IntegrityError):
+        reopened(ledger).entries()
+
+
+@pytest.mark.parametrize(
+    "line", [b"[]\n", b"1\n", b"null\n", b"{}\n", b"\n", b"\xff\n", b"[" * 9999]
+)
+def test_a_line_that_is_no_entry_is_refused_or_torn(ledger, line):
+    filled(ledger, 1)
+    with ledger.path.open("ab") as file:
+        file.write(line)
+    if line.endswith(b"\n"):
+        with pytest.raises(IntegrityError):
+            reopened(ledger).entries()
+    else:
+        assert len(reopened(ledger).entries()) == 1
+
+
+APPEND = """
+import sys
+from pathlib import Path
+from skinml.privacy.events import GaussianEvent
+from skinml.privacy.ledger import Binding, Ledger
+ledger = Ledger(Path(sys.argv[1]), "a")
+binding = Binding(sys.argv[2], 1, 1, ("a",), "local", "patient", "k", True)
+print("ready", flush=True)
+sys.stdin.readline()
+for number in range(40):
+    ledger.reserve(binding, [("gradient", "training", "train", GaussianEvent(1.0 + number))] * 2)
+"""
+
+
+def test_processes_that_append_at_once_keep_one_whole_chain(ledger):
+    command = [sys.executable, "-c", APPEND, str(ledger.path)]
+    writers = [
+        subprocess.Popen([*command, name], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        for name in ("run-1", "run-2")
+    ]
+    for writer in writers:
+        writer.stdout.readline()
+    for writer in writers:
+        writer.stdin.write(b"go\n")
+        writer.stdin.flush()
+    for writer in writers:
+        writer.communicate(timeout=60)
+        assert writer.returncode == 0
+    entries = reopened(ledger).entries()
+    assert len(entries) == 160
+    for run in ("run-1", "run-2"):
+        noises = [e.event.noise_multiplier for e in entries if e.binding.run == run]
+        assert noises == [1.0 + number for number in range(40) for _ in range(2)]
+    assert all(
+        a.binding.run == b.binding.run for a, b in zip(entries[::2], entries[1::2], strict=True)
+    )
+
+
+def test_a_ledger_that_cannot_be_written_is_the_machines_fault(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(EnvironmentProblem, match="ledger"):
+        Ledger(tmp_path / "file" / "ledger.jsonl", "a").reserve(BINDING, [TRAIN])
+
+
+@pytest.fixture
+def full_disk():
+    """No file may grow beyond 700 bytes, which Python meets as an OSError in mid-line."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (700, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_full_disk_lets_nothing_be_released(ledger, full_disk):
+    filled(ledger, 1)
+    with pytest.raises(EnvironmentProblem, match="ledger"):
+        filled(ledger, 3)
+    assert len(reopened(ledger).entries()) == 1  # and what was torn is no entry
+
+
+def test_whoever_refuses_leaves_nothing_in_the_ledger(ledger):
+    filled(ledger)
+    seen = []
+
+    def refuse(entries):
+        seen.extend(entries)
+        raise BudgetExceededError(rule="a budget", got="none", do="Stop.")
+
+    with pytest.raises(BudgetExceededError):
+        ledger.reserve(BINDING, [TRAIN], admit=refuse)
+    assert tuple(seen) == ledger.entries()
+    assert len(seen) == 3
+
+
+def test_splits_with_one_key_are_charged_apart(ledger):
+    ledger.reserve(BINDING, [COUNTS, TRAIN, VALIDATION])
+    train = epsilon([COUNTS[3], TRAIN[3]], DELTA)
+    validation = epsilon([VALIDATION[3]], DELTA)
+    assert spent(ledger.entries(), DELTA) == max(train, validation) == validation
+
+
+def test_with_two_split_keys_everything_composes(ledger):
+    """A patient may have been a training patient under one key and held out under the other."""
+    ledger.reserve(BINDING, [TRAIN])
+    ledger.reserve(replace(BINDING, run="run-2", split_key_id="other"), [VALIDATION])
+    whole = epsilon([TRAIN[3], VALIDATION[3]], DELTA)
+    assert spent(ledger.entries(), DELTA) == whole
+    assert whole > epsilon([VALIDATION[3]], DELTA)
+
+
+def test_runs_compose_and_do_not_add_up(ledger):
+    """P7 and the golden figure of five runs, with the ledger opened anew for each."""
+    event = SampledGaussianEvent(1.1, 0.02, 500)
+    for number in range(5):
+        release = ("weights", "training", "train", event)
+        reopened(ledger).reserve(replace(BINDING, run=f"run-{number}"), [release])
+    assert spent(ledger.entries(), DELTA) == pytest.approx(5.31, abs=0.005)
+
+
+def test_nothing_spent_is_zero_and_anything_bare_is_infinite(ledger):
+    assert spent((), DELTA) == 0
+    ledger.reserve(BINDING, [TRAIN, ("sum", "training", "validation", UnprotectedEvent())])
+    assert spent(ledger.entries(), DELTA) == inf
+
+
+def test_fixed_noise_buys_no_certificate(ledger):
+    """P10."""
+    ledger.reserve(BINDING, [TRAIN], guarantee=False)
+    assert spent(ledger.entries(), DELTA) == inf
+
+
+def test_a_reservation_is_spent_whatever_happens_next(ledger):
+    before = spent(filled(ledger, 1).entries(), DELTA)
+    with pytest.raises(ZeroDivisionError):
+        ledger.reserve(replace(BINDING, round=2), [TRAIN])[0].index / 0  # the release failed
+    assert spent(reopened(ledger).entries(), DELTA) > before
+
+
+def test_what_is_affordable_is_decided_before_and_at_the_limit(ledger):
+    held, planned = filled(ledger, 2).entries(), filled(ledger, 4).entries()[2:]
+    total = spent((*held, *planned), DELTA)
+    require_affordable(held, planned, ceiling=None, delta=DELTA)
+    require_affordable(held, planned, ceiling=total, delta=DELTA)
+    with pytest.raises(BudgetExceededError) as refusal:
+        require_affordable(held, planned, ceiling=total - 1e-6, delta=DELTA)
+    assert f"{spent(held, DELTA):.3f} spent so far" in str(refusal.value)
+    assert refusal.value.exit_code == 3
+
+
+def test_no_budget_affords_an_unprotected_release(ledger):
+    planned = ledger.reserve(BINDING, [("sum", "training", "train", UnprotectedEvent())])
+    with pytest.raises(BudgetExceededError, match="inf"):
+        require_affordable((), planned, ceiling=50.0, delta=DELTA)
