@@ -38,11 +38,13 @@ def left_behind(mark: str) -> list[str]:
 
 
 def require(holds: bool, what: str) -> None:
+    """End with a message unless something holds."""
     if not holds:
         sys.exit(f"smoke run: {what}")
 
 
 def check(result: dict[str, Any], asked: float, least_auroc: float) -> None:
+    """Hold a run's JSON against what was asked and what lies on the disk."""
     privacy, artifacts = result["privacy"], result["artifacts"]
     require(privacy["private"] is True, "a private run says that it is not")
     require(0 < privacy["epsilon"] <= asked, f"epsilon {privacy['epsilon']}, asked for {asked}")
@@ -80,10 +82,9 @@ def main() -> None:
             check(result, asked, least_auroc)
             processes = left_behind(mark)
             require(not processes, f"{experiment} left {', '.join(processes)} running")
-            print(
-                f"{experiment}: {time.monotonic() - began:.0f} s, "
-                f"AUROC {result['metrics']['auroc']:.3f}, epsilon {result['privacy']['epsilon']:.3f}"
-            )
+            auroc, epsilon = result["metrics"]["auroc"], result["privacy"]["epsilon"]
+            took = time.monotonic() - began
+            print(f"{experiment}: {took:.0f} s, AUROC {auroc:.3f}, epsilon {epsilon:.3f}")
         os.chdir("/")
 
 
