@@ -1,0 +1,145 @@
+"""Three small clinics, their ledgers and a coordinator, over the local grid."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import partial
+from threading import Event
+
+import numpy as np
+import pytest
+from flwr.app import Message
+
+from skinml.errors import (
+    ConfigError,
+)
+from skinml.federated.client_app import client_app, close_clinics
+from skinml.federated.clinic import Clinic, ClinicSetup, schedule
+from skinml.federated.coordinator import Record, RunTerms, exchange_with, grid_asker
+from skinml.federated.local_grid import LocalGrid
+from skinml.federated.messages import Request
+from skinml.models.linear_head import LinearHead
+from skinml.privacy.ledger import Ledger
+from skinml.privacy.mechanism import Mechanism
+from skinml.privacy.plan import Release, gaussian_releases
+from skinml.privacy.settings import PrivacySettings
+from skinml.privacy.trust import noise_rule
+from skinml.records import Labels, Predictions, Samples
+from skinml.training.evaluate import evaluate
+from skinml.training.fit import fit
+from skinml.training.head import HeadLearner
+from skinml.training.settings import HeadSettings
+
+CLASSES = Labels(("benign", "malignant"), (False, True))
+NAMES = ("north", "south", "studied")
+FEATURES, ROUNDS = 5, 4
+RUN = "run-1"
+
+
+def samples(seed, count=40):
+    rng = np.random.default_rng(seed)
+    inputs = np.abs(rng.normal(size=(count, FEATURES)))
+    inputs /= np.linalg.norm(inputs, axis=1, keepdims=True)
+    labels = (inputs[:, 0] > 0.4).astype(int)
+    patients = np.array([f"{seed}-{i // 2}" for i in range(count)])
+    return Samples(inputs.astype(np.float32), labels, patients)
+
+
+def predict(arrays, items) -> Predictions:
+    head = LinearHead(arrays["centre"], arrays["weight"], arrays["offset"])
+    return evaluate(lambda x: (head.probabilities(x), head.decisions(x)), CLASSES, items)
+
+
+@dataclass
+class World:
+    """Clinics, their ledgers, and one coordinator."""
+
+    privacy: PrivacySettings
+    setups: dict[str, ClinicSetup]
+    learner: HeadLearner
+    validation: Release
+    record: Record
+
+    def change(self, name, **changes):
+        self.setups[name] = replace(self.setups[name], **changes)
+
+    def terms(self, **changes):
+        coordinator = Mechanism(noise_rule(self.privacy, len(NAMES)).coordinator)
+        return replace(RunTerms(RUN, NAMES, 0, 5.0, coordinator), **changes)
+
+    def open(self, node):
+        name = NAMES[node["partition-id"]]
+        if name not in self.setups:
+            raise ConfigError(rule="a clinic of the run", got="another", do="Enrol it.")
+        return Clinic(self.setups[name])
+
+    def grid(self, nodes=3, change=None):
+        """A grid whose second clinic's training replies may be changed on the way."""
+        close_clinics()
+        honest = client_app(self.open)
+
+        def app(message, context):
+            reply = honest(message, context)
+            if change is None or context.node_id != 3 or message.metadata.message_type != "train":
+                return reply
+            return Message(change(reply.content), reply_to=message)
+
+        return LocalGrid(app, [{"partition-id": i} for i in range(nodes)])
+
+    def request(self, number, query=None, run=RUN, participants=NAMES):
+        sent = self.start_query(number) if query is None else query
+        return Request(run, number, 1, participants, sent)
+
+    def start_query(self, number):
+        if number == 1:
+            return {}
+        return self.learner.query(self.learner.rounds[1], self.learner.start())
+
+    def run(self, **changes):
+        """All rounds; gives the model and the released validation scores."""
+        terms = self.terms(**changes)
+        ask = grid_asker(self.grid(), terms, Event())
+        exchange = partial(exchange_with, ask, terms, self.record)
+        fitted = fit(self.learner, exchange)
+        last = schedule(self.learner, self.validation)[-1]
+        return fitted, exchange(last, fitted.arrays).total[self.validation.name]
+
+    def ledger(self, name):
+        return Ledger(self.setups[name].ledger.path, name).entries()
+
+
+@pytest.fixture
+def make(tmp_path):
+    def build(trust="distributed", kept=None, **changes):
+        privacy = PrivacySettings(trust=trust, **changes)
+        learner = HeadLearner(
+            HeadSettings(rounds=ROUNDS, learning_rate=1.0), privacy, CLASSES, FEATURES, len(NAMES)
+        )
+        score = Release("validation_scores", "validation", "validation", 1.0, 0.0, (2, 64))
+        validation = gaussian_releases(privacy, [(score, 1.0)])[0]
+        stored = {} if kept is None else kept
+        setups = {
+            name: ClinicSetup(
+                name=name,
+                run=RUN,
+                learner=learner,
+                validation=validation,
+                samples={
+                    split: samples(10 * place + part)
+                    for part, split in enumerate(("train", "validation", "test"))
+                },
+                predict=predict,
+                keep=lambda split, made, name=name: stored.__setitem__((name, split), made),
+                ledger=Ledger(tmp_path / name / "ledger.jsonl", name),
+                mechanism=Mechanism(noise_rule(privacy, len(NAMES)).clinic),
+                privacy=privacy,
+                split_key_id="k",
+                sampling_root=1,
+                simulated=True,
+            )
+            for place, name in enumerate(NAMES)
+        }
+        return World(privacy, setups, learner, validation, Record())
+
+    yield build
+    close_clinics()
