@@ -12,7 +12,7 @@ import typer
 
 from skinml import __version__
 from skinml.cli import data, doctor, runs
-from skinml.cli.edge import report_error, usage_error
+from skinml.cli.edge import EXIT_INTERRUPTED, report_error, usage_error
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -58,6 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         code = app(words, prog_name="skinml", standalone_mode=False)
     except click.exceptions.Exit as leave:
+        if leave.exit_code == EXIT_INTERRUPTED:  # what typer makes of Ctrl-C
+            return report_error(KeyboardInterrupt(), as_json=as_json)
         return leave.exit_code
     except (click.Abort, KeyboardInterrupt):
         return report_error(KeyboardInterrupt(), as_json=as_json)

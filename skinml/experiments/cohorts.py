@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from skinml.config import RunConfig
 from skinml.data.cohort import Cohort, build_cohort
 from skinml.data.feature_store import read_sealed_arrays, write_sealed_arrays
 from skinml.data.images import Inspection, inspect_images
-from skinml.data.leakage import audit_leakage
+from skinml.data.leakage import LeakageReport, audit_leakage
 from skinml.data.manifest import Manifest, read_manifest
 from skinml.data.settings import DataSettings
 from skinml.data.synthetic.cohort import write_cohort
@@ -23,6 +23,7 @@ from skinml.data.taxonomy import load_taxonomy
 from skinml.errors import DataError
 from skinml.experiments.progress import Progress
 from skinml.experiments.workspace import Workspace
+from skinml.records import SPLITS, CohortStage
 from skinml.seeding import Seeds
 
 POOLED = "pooled"
@@ -73,15 +74,30 @@ def gather(config: RunConfig, workspace: Workspace, progress: Progress) -> Gathe
         places = np.full(len(places), POOLED)
     folders = {name: open_folder(workspace.clinics, name) for name in np.unique(places).tolist()}
     inspections = _inspect(cohort, places, folders, settings, progress)
-    audit_leakage(
+    audit = audit_leakage(
         inspections,
         cohort.images["patient_id"].to_numpy(dtype=str),
         cohort.images["split"].to_numpy(dtype=str),
         settings.leakage,
         rows=cohort.images["row"].tolist(),
     )
+    cohort = replace(cohort, flow=_with_audit(cohort, audit))
     digests = tuple(bytes.fromhex(each.digest) for each in inspections)
     return Gathered(cohort, places, folders, digests, manifest.taxonomy.version)
+
+
+def _with_audit(cohort: Cohort, audit: LeakageReport) -> tuple[CohortStage, ...]:
+    """Put what the audit let pass on record, before the splits that it looked at."""
+    pairs = "1 pair" if audit.num_near_duplicates == 1 else f"{audit.num_near_duplicates} pairs"
+    stage = CohortStage(
+        "audited for leakage",
+        len(cohort.images),
+        int(cohort.images["patient_id"].nunique()),
+        f"{pairs} of near-duplicates across splits, {audit.num_identical} of identical files "
+        "within a patient",
+    )
+    before = len(cohort.flow) - len(SPLITS)
+    return (*cohort.flow[:before], stage, *cohort.flow[before:])
 
 
 def open_manifest(settings: DataSettings, workspace: Workspace, progress: Progress) -> Manifest:

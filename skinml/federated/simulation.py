@@ -6,7 +6,7 @@ import logging
 import os
 import warnings
 from collections.abc import Callable
-from threading import Event
+from threading import Event, Thread, current_thread
 from typing import TypeVar
 
 from flwr.app import Context
@@ -15,6 +15,7 @@ from flwr.serverapp import Grid, ServerApp
 
 T = TypeVar("T")
 
+_GRACE_S = 10
 # Set only where the user has not: no usage reports, no look for updates, no installs at run time.
 QUIET_ENVIRONMENT = {
     "FLWR_TELEMETRY_ENABLED": "0",
@@ -54,12 +55,14 @@ def simulate(
 
     cores = cpus or min(os.cpu_count() or 1, 8)
     outcome: list[T] = []
+    servers: list[Thread] = []
     stop = Event()
     server = ServerApp()
 
     @server.main()
     def main(grid: Grid, context: Context) -> None:
         del context
+        servers.append(current_thread())
         outcome.append(drive(grid, stop))
 
     level = logging.getLogger("flwr").level
@@ -84,6 +87,8 @@ def simulate(
             )
     finally:
         stop.set()
+        for thread in servers:  # Ctrl-C reaches the main thread only
+            thread.join(_GRACE_S)
         ray.shutdown()
         logging.getLogger("flwr").setLevel(level)
     return outcome[0]
