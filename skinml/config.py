@@ -53,6 +53,13 @@ class RunConfig(BaseModel):
                 got=f"allowed_missing={missing}, tolerated_dropouts={dropouts}",
                 do="Raise privacy.tolerated_dropouts to the same number.",
             )
+        # The recipe refuses this too, but only once all images have been read.
+        if self.model.kind == "network" and self.privacy.trust not in ("none", "local"):
+            raise ConfigError(
+                rule="privacy.trust=local (or none) for end-to-end training",
+                got=f"model.kind=network, privacy.trust={self.privacy.trust}",
+                do="Set privacy=local: each clinic adds its own noise at every step.",
+            )
         return self
 
 

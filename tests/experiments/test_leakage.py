@@ -22,6 +22,7 @@ RunSmall = Callable[..., Finished]
 NUM_PATIENTS = 80
 NETWORK = (
     "model=small_cnn",
+    "privacy=local",
     "model.image_size=16",
     "training.network.rounds=1",
     "training.network.steps_per_round=1",
