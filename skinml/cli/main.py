@@ -57,9 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     before = signal.signal(signal.SIGTERM, _interrupt)
     try:
         code = app(words, prog_name="skinml", standalone_mode=False)
-    except click.exceptions.Exit as leave:
-        if leave.exit_code == EXIT_INTERRUPTED:  # what typer makes of Ctrl-C
+        if code == EXIT_INTERRUPTED:  # what typer makes of Ctrl-C
             return report_error(KeyboardInterrupt(), as_json=as_json)
+    except click.exceptions.Exit as leave:
         return leave.exit_code
     except (click.Abort, KeyboardInterrupt):
         return report_error(KeyboardInterrupt(), as_json=as_json)
