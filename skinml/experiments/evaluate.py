@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from skinml.config import RunConfig, parse_config
 from skinml.data.cohort import Cohort, build_cohort
-from skinml.data.images import decode_image, resize_square
+from skinml.data.images import decode_image, inspect_images, resize_square
 from skinml.data.manifest import Manifest
 from skinml.data.settings import DataSettings, PartitionSettings
 from skinml.errors import DataError, IntegrityError
@@ -181,7 +181,17 @@ def _fitted(settings: DataSettings, manifest: Manifest) -> DataSettings:
 
 def _inputs(config: RunConfig, bundle: Bundle, cohort: Cohort, progress: Progress) -> NDArray[Any]:
     embed = embedder(config, bundle)
-    paths = [cohort.root / image for image in cohort.images["image"]]
+    images = cohort.images["image"].tolist()
+    # One more look at each file, so that all broken ones are told at once and by their rows.
+    progress.begin("reading images", len(images))
+    inspect_images(
+        images,
+        cohort.root,
+        config.data.limits,
+        progress=progress.reached,
+        rows=cohort.images["row"].tolist(),
+    )
+    paths = [cohort.root / image for image in images]
     progress.begin("looking at images", len(paths))
     rows = []
     for start in range(0, len(paths), _BATCH):

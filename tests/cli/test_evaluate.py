@@ -20,7 +20,7 @@ def folder(centralised: tuple[Path, Any], tmp_path: Path) -> Path:
     (cohort,) = (centralised[0] / "cohorts").iterdir()
     root = tmp_path / "elsewhere"
     root.mkdir()
-    rows = list(csv.DictReader((cohort / "manifest.csv").open()))
+    rows = list(csv.DictReader((cohort / "manifest.csv").read_text().splitlines()))
     malignant = [row for row in rows if row["malignant"] in ("1", "True", "true")]
     benign = [row for row in rows if row not in malignant]
     chosen = [*malignant[: COUNT // 2], *benign[: COUNT // 2]]
@@ -42,7 +42,7 @@ def _write(root: Path, rows: list[dict[str, str]]) -> None:
 
 
 def _rows(root: Path) -> list[dict[str, str]]:
-    return list(csv.DictReader((root / "manifest.csv").open()))
+    return list(csv.DictReader((root / "manifest.csv").read_text().splitlines()))
 
 
 @pytest.fixture
@@ -171,7 +171,8 @@ def test_a_changed_model_is_not_used(
     name: str,
 ) -> None:
     copy = tmp_path / "copy"
-    shutil.copytree(centralised[0] / "runs" / centralised[1].json["run"], copy)
+    finished = centralised[0] / "runs" / centralised[1].json["run"]
+    shutil.copytree(finished, copy, ignore=shutil.ignore_patterns("evaluations"))
     path = copy / "model" / name
     content = path.read_bytes()
     changed = content.replace(b'"threshold": 0', b'"threshold": 1')

@@ -18,7 +18,7 @@ def _slice(
     derm_root: Path, place: Path, chosen: Callable[[dict[str, str]], str | None], quota: int
 ) -> Path:
     """Copy the first images of each kind, whole patients only, and write their manifest."""
-    rows = list(csv.DictReader((derm_root / "manifest.csv").open()))
+    rows = list(csv.DictReader((derm_root / "manifest.csv").read_text().splitlines()))
     taken: set[str] = set()
     seen: Counter[str] = Counter()
     for row in rows:
@@ -107,7 +107,7 @@ def test_close_ups_are_left_out_by_a_model_of_dermoscopic_images(
     words = ("--data", both, "--work-dir", malignancy[0], "--json")
     outcome = skinml("evaluate", malignancy[2].json["run"], *words)
     assert outcome.code == 0, outcome.told
-    dermoscopic = sum("dermoscopic" in line for line in (both / "manifest.csv").open())
+    dermoscopic = sum(row["modality"] == "dermoscopic" for row in _read(both))
     assert outcome.json["metrics"]["n_images"] == dermoscopic
 
 
@@ -154,4 +154,4 @@ def test_diagnoses_that_the_model_does_not_know_are_left_out_and_counted(
 
 
 def _read(root: Path) -> list[dict[str, str]]:
-    return list(csv.DictReader((root / "manifest.csv").open()))
+    return list(csv.DictReader((root / "manifest.csv").read_text().splitlines()))
