@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from skinml.config import RunConfig
+from skinml.data.settings import DataSettings
 from skinml.errors import ConfigError
 from skinml.federated.clinic import SCORE_BINS
 from skinml.models.bundle import Bundle, BundleSpec, score
@@ -144,13 +145,15 @@ def model_spec(config: RunConfig, classes: Labels) -> BundleSpec:
     )
 
 
-def split_key_id(split_key: str) -> str:
-    """Name a split key in the ledger.
+def split_key_id(settings: DataSettings) -> str:
+    """Name a way of splitting in the ledger.
 
     Args:
-        split_key: The public key of the splits.
+        settings: The data section; the key and the fractions decide each patient's split.
 
     Returns:
-        A short digest: equal for equal keys.
+        A short digest: equal where no patient can be in two different splits.
     """
-    return hashlib.sha256(f"skinml split {split_key}".encode()).hexdigest()[:16]
+    shares = settings.fractions
+    way = f"{settings.split_key} {shares.train!r} {shares.validation!r} {shares.test!r}"
+    return hashlib.sha256(f"skinml split {way}".encode()).hexdigest()[:16]

@@ -8,9 +8,8 @@ from functools import partial
 from threading import Event
 
 from skinml.config import RunConfig
-from skinml.errors import SkinmlError
 from skinml.experiments.learners import coordinator_mechanism
-from skinml.experiments.sites import Terms, open_clinic
+from skinml.experiments.sites import Opener, Terms, open_clinic
 from skinml.federated.client_app import client_app, close_clinics
 from skinml.federated.clinic import Clinic, schedule
 from skinml.federated.coordinator import (
@@ -21,7 +20,7 @@ from skinml.federated.coordinator import (
     exchange_with,
     grid_asker,
 )
-from skinml.federated.messages import Reply, Request, problem_of
+from skinml.federated.messages import Reply, Request
 from skinml.federated.simulation import simulate
 from skinml.privacy.plan import Release
 from skinml.records import FloatArray
@@ -74,6 +73,7 @@ def train(
         clinics=terms.clinics,
         allowed_missing=config.federation.allowed_missing,
         deadline_s=config.federation.round_deadline_s,
+        least_survivors=_least_survivors(config, len(terms.clinics)),
         mechanism=coordinator_mechanism(config, len(terms.clinics)),
     )
 
@@ -90,19 +90,24 @@ def train(
     def drive(grid: Grid, stop: Event) -> Trained:
         return through(grid_asker(grid, held_to, stop))
 
-    opener = partial(open_clinic, terms)
     try:
-        return simulate(client_app(opener), len(terms.clinics), drive, cpus=config.federation.cpus)
+        return simulate(
+            client_app(Opener(terms)), len(terms.clinics), drive, cpus=config.federation.cpus
+        )
     finally:
         close_clinics()
 
 
+def _least_survivors(config: RunConfig, num_clinics: int) -> int:
+    """Count the clinics whose noise shares a distributed sum needs."""
+    if config.privacy.trust != "distributed":
+        return 1
+    return num_clinics - config.privacy.tolerated_dropouts
+
+
 def _ask_directly(clinic: Clinic, request: Request) -> Mapping[str, Reply | str]:
-    try:
-        reply = Reply(clinic.name, request.round, clinic.answer(request), {})
-    except SkinmlError as error:
-        reply = Reply(clinic.name, request.round, {}, problem_of(error))
-    return {clinic.name: reply}
+    """Ask without a wire: what the clinic raises is raised here."""
+    return {clinic.name: Reply(clinic.name, request.round, clinic.answer(request), {})}
 
 
 def num_rounds(learner: Learner) -> int:

@@ -143,7 +143,7 @@ def _require_budgets(config: RunConfig, gathered: Gathered, name: str) -> None:
             validation_release(config),
             config.privacy,
             run=name,
-            split_key_id=split_key_id(config.data.split_key),
+            split_key_id=split_key_id(config.data),
             from_round=1,
         )
 

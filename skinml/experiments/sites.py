@@ -229,8 +229,26 @@ def read_predictions(folder: ClinicFolder, run: str, split: str, classes: Labels
     )
 
 
+@dataclass(frozen=True)
+class Opener:
+    """Opens clinics for one run: the callable that travels to worker processes.
+
+    Flower pickles it anew for every message; two copies are equal where their terms are, so that
+    a worker that has opened a clinic knows it again.
+
+    Attributes:
+        terms: What every node of the run knows.
+    """
+
+    terms: Terms
+
+    def __call__(self, node: Mapping[str, object]) -> Clinic:
+        """Open the clinic of one node, see `open_clinic`."""
+        return open_clinic(self.terms, node)
+
+
 def open_clinic(terms: Terms, node: Mapping[str, object]) -> Clinic:
-    """Open the clinic of one node: the function that travels to worker processes.
+    """Open the clinic of one node.
 
     Args:
         terms: What every node of the run knows.
@@ -259,7 +277,7 @@ def open_clinic(terms: Terms, node: Mapping[str, object]) -> Clinic:
             ledger=folder.ledger,
             mechanism=clinic_mechanism(config, count),
             privacy=config.privacy,
-            split_key_id=split_key_id(config.data.split_key),
+            split_key_id=split_key_id(config.data),
             sampling_root=sampling_root(config, folder.name),
             simulated=True,
         )

@@ -122,7 +122,7 @@ class Clinic:
         entries = self._setup.ledger.reserve(
             self._binding(request),
             [(r.name, r.purpose, r.split, r.event) for r in round_.releases],
-            guarantee=self._setup.mechanism.open_source().guarantee,
+            guarantee=self._setup.privacy.private and self._setup.mechanism.open_source().guarantee,
             admit=partial(self._require_budget, request),
         )
         if round_.kind == VALIDATION:

@@ -41,6 +41,7 @@ class RunTerms:
         run: The run's id.
         clinics: The clinics expected, in order.
         allowed_missing: Clinics that a round may go on without.
+        least_survivors: Clinics whose shares of the noise a sum needs, whatever is allowed.
         deadline_s: Seconds to wait for an answer.
         mechanism: The coordinator's part of the noise; none but under central trust.
     """
@@ -48,6 +49,7 @@ class RunTerms:
     run: str
     clinics: tuple[str, ...]
     allowed_missing: int
+    least_survivors: int
     deadline_s: float
     mechanism: Mechanism
 
@@ -105,7 +107,7 @@ def exchange_with(
     record.participation.append(
         Participation(round_.number, terms.clinics, tuple(sums), dict(missing))
     )
-    if len(missing) > terms.allowed_missing or not sums:
+    if len(missing) > terms.allowed_missing or len(sums) < max(terms.least_survivors, 1):
         raise _why_incomplete(round_, missing, refused)
     return Exchanged(_total(sums, round_, terms.mechanism), len(sums))
 

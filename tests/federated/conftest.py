@@ -65,7 +65,7 @@ class World:
 
     def terms(self, **changes):
         coordinator = Mechanism(noise_rule(self.privacy, len(NAMES)).coordinator)
-        return replace(RunTerms(RUN, NAMES, 0, 5.0, coordinator), **changes)
+        return replace(RunTerms(RUN, NAMES, 0, 1, 5.0, coordinator), **changes)
 
     def open(self, node):
         name = NAMES[node["partition-id"]]
