@@ -177,12 +177,13 @@ def test_a_read_only_working_folder_is_the_environments_fault(pooled_place: Path
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kilobytes", [64, 600, 2000, 2600])
+@pytest.mark.parametrize("kilobytes", [64, 600, 2000])
 def test_a_full_disk_is_the_environments_fault(pooled_place: Path, kilobytes: int) -> None:
     cohorts = (pooled_place / "cohorts").resolve()
+    # What is on the small disk is seen from inside only: any run, whole or half, is printed.
     script = (
         f'mount -t tmpfs -o size={kilobytes}k none "$1" && ln -s "$2" "$1/cohorts" || exit 99; '
-        f'{_RUN}; code=$?; find "$1" -name "runs" -exec find {{}} -mindepth 1 \\; ; exit $code'
+        f'{_RUN}; code=$?; find "$1/runs" -mindepth 1 2>/dev/null; exit $code'
     )
     done = _in_own_mounts(script, str(pooled_place), str(cohorts))
     assert done.returncode == 6, done.stderr
