@@ -31,6 +31,7 @@ from skinml.experiments.result import (
 )
 from skinml.experiments.workspace import Workspace
 from skinml.fairness.groups import evaluate_groups
+from skinml.models.allocator import keep_freed_memory
 from skinml.models.backbones import load_backbone
 from skinml.models.bundle import Bundle, load_bundle, score
 from skinml.models.linear_head import item_features
@@ -226,6 +227,7 @@ def embedder(config: RunConfig, bundle: Bundle) -> Embed:
 
     if bundle.spec.kind == "network":
         return lambda paths: np.ascontiguousarray(pixels(paths).permute(0, 2, 3, 1).numpy())
+    keep_freed_memory()
     backbone = load_backbone(config.model)
     if features_version(backbone) != bundle.spec.backbone_version:
         raise IntegrityError(

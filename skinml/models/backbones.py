@@ -53,6 +53,7 @@ class Backbone:
         num_features: d.
         scale: What happens to pixels first.
         module: (N, 3, H, W) float to (N, d), in eval mode, frozen, channels last.
+        half_turn: Whether features are averaged over the picture and its half turn.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Backbone:
     num_features: int
     scale: PixelScale
     module: nn.Module
+    half_turn: bool = False
 
     def extract(self, images_NCHW: Tensor) -> NDArray[np.float32]:  # noqa: N803 -- legend above
         """Compute features.
@@ -89,6 +91,11 @@ class Backbone:
             pixels -= torch.tensor(self.scale.shift).view(3, 1, 1)
             pixels /= torch.tensor(self.scale.divisor).view(3, 1, 1)
             features: NDArray[np.float32] = self.module(pixels).numpy()
+            if self.half_turn:
+                turned = self.module(
+                    pixels.flip(2, 3).contiguous(memory_format=torch.channels_last)
+                )
+                features = (features + turned.numpy()) / 2
         return features
 
 
@@ -118,13 +125,15 @@ def load_backbone(settings: ModelSettings) -> Backbone:
             scale = IMAGENET_SCALE
     digest = weights_digest(module.state_dict())
     module = module.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    turns = "/half-turn" if settings.half_turn else ""
     return Backbone(
         name=settings.backbone,
-        version=f"{settings.backbone}/{digest[:16]}/{scale.name}/{settings.image_size}px",
+        version=f"{settings.backbone}/{digest[:16]}/{scale.name}/{settings.image_size}px{turns}",
         image_size=settings.image_size,
         num_features=num_features,
         scale=scale,
         module=module,
+        half_turn=settings.half_turn,
     )
 
 

@@ -185,3 +185,14 @@ def test_an_address_that_is_not_https_or_not_pth_is_refused(source):
 def test_a_missing_file_is_the_environments_fault(tmp_path, name):
     with pytest.raises(EnvironmentProblem):
         read_weights(str(tmp_path / name))
+
+
+def test_half_turn_averages_the_picture_and_its_half_turn(lite):
+    images = random_images(2, 224)
+    both = load_backbone(ModelSettings(half_turn=True))
+    turned = lite.extract(images.flip(2, 3))
+    np.testing.assert_allclose(
+        both.extract(images), (lite.extract(images) + turned) / 2, rtol=1e-5, atol=1e-6
+    )
+    np.testing.assert_allclose(both.extract(images.flip(2, 3)), both.extract(images), atol=1e-5)
+    assert both.version != lite.version
