@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -200,6 +201,8 @@ def drop_samples(folder: ClinicFolder, run: str) -> None:
     """
     for split in SPLITS:
         _samples_file(folder.run(run), split).unlink(missing_ok=True)
+    with suppress(OSError):  # a folder that holds predictions stays
+        folder.run(run).rmdir()
 
 
 def read_predictions(folder: ClinicFolder, run: str, split: str, classes: Labels) -> Predictions:

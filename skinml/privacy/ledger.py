@@ -246,6 +246,9 @@ def _json(values: Mapping[str, object]) -> bytes:
 def _decode(line: bytes, previous: str, number: int, clinic: str) -> Entry:
     try:
         values = json.loads(line)
+        digest = values.pop("digest")
+        if digest != hashlib.sha256(_json(values)).hexdigest():
+            raise _changed(number, clinic)
         schema = values.pop("schema")
         if schema != SCHEMA:
             raise IntegrityError(
@@ -254,7 +257,6 @@ def _decode(line: bytes, previous: str, number: int, clinic: str) -> Entry:
                 do="Read it with the release of skinml that wrote it.",
             )
         intact = values.pop("previous") == previous and values["index"] == number
-        del values["digest"]
         binding = dict(values.pop("binding"))
         binding["participants"] = tuple(binding["participants"])
         event = event_from_json(values.pop("event"))
