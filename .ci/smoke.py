@@ -18,6 +18,7 @@ import psutil
 RUNS = (("quickstart", 3.0, 0.70), ("quickstart_end_to_end", 8.0, 0.30))
 """Experiment, the epsilon that it asks for, and an AUROC that only a broken run could miss."""
 MARK = "SKINML_SMOKE"
+LONGEST_S = 1200
 SKINML = Path(sys.executable).parent / "skinml"
 
 
@@ -61,30 +62,41 @@ def check(result: dict[str, Any], asked: float, least_auroc: float) -> None:
     require((Path(artifacts["model"]) / "bundle.json").is_file(), "no model")
 
 
+def run(experiment: str, folder: str, mark: str) -> str:
+    """Run an experiment to its end and return what it printed."""
+    with subprocess.Popen(
+        [str(SKINML), "run", experiment, "--json"],
+        cwd=folder,
+        env={**os.environ, MARK: mark},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            output, _ = process.communicate(timeout=LONGEST_S)
+        except subprocess.TimeoutExpired:
+            process.terminate()  # which skinml takes for Ctrl-C, so that its workers end too
+            sys.exit(f"smoke run: {experiment} was not done after {LONGEST_S} s")
+    require(process.returncode == 0, f"{experiment} left with {process.returncode}")
+    return output
+
+
 def main() -> None:
     """Run both and exit with 1 at the first thing that is wrong."""
     with tempfile.TemporaryDirectory() as folder:
         for experiment, asked, least_auroc in RUNS:
             mark, began = secrets.token_hex(8), time.monotonic()
-            done = subprocess.run(
-                [str(SKINML), "run", experiment, "--json"],
-                cwd=folder,
-                env={**os.environ, MARK: mark},
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                text=True,
-                timeout=900,
-                check=False,
-            )
-            require(done.returncode == 0, f"{experiment} left with {done.returncode}")
-            result = json.loads(done.stdout.splitlines()[-1])
+            output = run(experiment, folder, mark)
+            result = json.loads(output.splitlines()[-1])
             os.chdir(folder)
             check(result, asked, least_auroc)
             processes = left_behind(mark)
             require(not processes, f"{experiment} left {', '.join(processes)} running")
             auroc, epsilon = result["metrics"]["auroc"], result["privacy"]["epsilon"]
             took = time.monotonic() - began
-            print(f"{experiment}: {took:.0f} s, AUROC {auroc:.3f}, epsilon {epsilon:.3f}")
+            print(
+                f"{experiment}: {took:.0f} s, AUROC {auroc:.3f}, epsilon {epsilon:.3f}", flush=True
+            )
         os.chdir("/")
 
 
