@@ -32,7 +32,9 @@ class RunConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str = Field(description="The experiment's name.")
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$", description="The experiment's name."
+    )
     seed: int = Field(0, ge=0, le=2**63 - 1, description="Root of the run's random streams.")
     work_dir: Path = Field(Path(), description="Where runs, clinic folders and MLflow's store are.")
     data: DataSettings = Field(description="What is used for which question.")

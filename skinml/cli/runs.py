@@ -110,12 +110,19 @@ def _promise(privacy: dict[str, Any]) -> str:
     so_far = "unbounded" if total is None else f"{total:.3f}"
     text = (
         f"epsilon {privacy['epsilon']:.3f} at delta {privacy['delta']:g} for one "
-        f"{privacy['unit'].replace('_', ' ')}; ledger total so far {so_far}"
+        f"{_unit(privacy)}; ledger total so far {so_far}"
     )
     across = privacy["epsilon_across_clinics"]
     if privacy["max_clinics"] > 1 and across is not None:
-        text += f"; {across:.2f} for a patient at {privacy['max_clinics']} clinics"
+        text += (
+            f"; {across:.2f} for a {privacy['unit_stands_for']} at {privacy['max_clinics']} clinics"
+        )
     return text
+
+
+def _unit(privacy: dict[str, Any]) -> str:
+    """Name the unit; where the data know no patients, say what stands for one."""
+    return str(privacy["unit"]).replace("patient", privacy["unit_stands_for"]).replace("_", " ")
 
 
 def _words(estimate: Estimate) -> str:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from skinml.data.synthetic.settings import SyntheticSettings
 
 Unit = Literal["patient", "lesion", "image"]
+_IDENTIFYING = {"image", "patient_id", "lesion_id", "row"}
 GROUP_ATTRIBUTES = ("skin_tone", "sex", "age_band", "anatomical_site", "clinic")
 
 
@@ -23,9 +24,9 @@ class _Frozen(BaseModel):
 class SplitFractions(_Frozen):
     """The share of patients that each split expects."""
 
-    train: float = Field(0.7, ge=0, le=1, description="Expected share of training patients.")
-    validation: float = Field(0.1, ge=0, le=1, description="Expected share of validation patients.")
-    test: float = Field(0.2, ge=0, le=1, description="Expected share of test patients.")
+    train: float = Field(0.7, gt=0, lt=1, description="Expected share of training patients.")
+    validation: float = Field(0.1, gt=0, lt=1, description="Expected share of validation patients.")
+    test: float = Field(0.2, gt=0, lt=1, description="Expected share of test patients.")
 
     @model_validator(mode="after")
     def _sum_to_one(self) -> Self:
@@ -149,6 +150,12 @@ class DataSettings(_Frozen):
     def _agree(self) -> Self:
         if self.source == "manifest" and self.root is None:
             raise ValueError("source manifest needs root, the folder of the manifest")
+        private = _IDENTIFYING & {*self.where, self.partition.column}
+        if private:
+            raise ValueError(
+                f"where and partition.column must not read {', '.join(sorted(private))}: the "
+                "config is public"
+            )
         if self.target == "diagnosis" and len(self.classes) < 2:
             raise ValueError("target diagnosis needs at least two classes")
         if len(set(self.classes)) < len(self.classes):

@@ -40,6 +40,7 @@ class Gathered:
         folders: Each clinic's folder by name, in order.
         digests: (images,) SHA-256 of each image's file, 32 bytes each.
         taxonomy_version: What the manifest's words were translated with.
+        manifest_digest: SHA-256 of the manifest's content.
     """
 
     cohort: Cohort
@@ -47,6 +48,7 @@ class Gathered:
     folders: Mapping[str, ClinicFolder]
     digests: tuple[bytes, ...]
     taxonomy_version: str
+    manifest_digest: str
 
 
 def gather(config: RunConfig, workspace: Workspace, progress: Progress) -> Gathered:
@@ -72,6 +74,7 @@ def gather(config: RunConfig, workspace: Workspace, progress: Progress) -> Gathe
     places = cohort.items["clinic"].to_numpy(dtype=str)
     if config.federation.mode == "centralised":
         places = np.full(len(places), POOLED)
+    _require_reach(config, cohort, places)
     folders = {name: open_folder(workspace.clinics, name) for name in np.unique(places).tolist()}
     inspections = _inspect(cohort, places, folders, settings, progress)
     audit = audit_leakage(
@@ -83,7 +86,7 @@ def gather(config: RunConfig, workspace: Workspace, progress: Progress) -> Gathe
     )
     cohort = replace(cohort, flow=_with_audit(cohort, audit))
     digests = tuple(bytes.fromhex(each.digest) for each in inspections)
-    return Gathered(cohort, places, folders, digests, manifest.taxonomy.version)
+    return Gathered(cohort, places, folders, digests, manifest.taxonomy.version, manifest.digest)
 
 
 def _with_audit(cohort: Cohort, audit: LeakageReport) -> tuple[CohortStage, ...]:
@@ -98,6 +101,24 @@ def _with_audit(cohort: Cohort, audit: LeakageReport) -> tuple[CohortStage, ...]
     )
     before = len(cohort.flow) - len(SPLITS)
     return (*cohort.flow[:before], stage, *cohort.flow[before:])
+
+
+def _require_reach(
+    config: RunConfig, cohort: Cohort, places: np.ndarray[tuple[int], np.dtype[np.str_]]
+) -> None:
+    """Hold the public bound on clinics a patient where the unit is the whole patient."""
+    if config.privacy.unit != "patient":
+        return
+    patients = cohort.items["patient_id"].to_numpy(dtype=str)
+    pairs = np.unique(np.stack([patients, places]), axis=1)
+    _, reach = np.unique(pairs[0], return_counts=True)
+    bound = config.privacy.max_clinics_per_patient
+    if (reach > bound).any():
+        raise DataError(
+            rule=f"no patient at more than {bound} clinics (privacy.max_clinics_per_patient)",
+            got=f"{int((reach > bound).sum())} patients at up to {int(reach.max())} clinics",
+            do="Raise privacy.max_clinics_per_patient, or use privacy.unit=patient_within_clinic.",
+        )
 
 
 def open_manifest(settings: DataSettings, workspace: Workspace, progress: Progress) -> Manifest:

@@ -20,6 +20,7 @@ from skinml.data.cohort import Cohort, build_cohort
 from skinml.data.images import decode_image, inspect_images, resize_square
 from skinml.data.manifest import Manifest
 from skinml.data.settings import DataSettings, PartitionSettings
+from skinml.data.splits import assign_splits
 from skinml.errors import DataError, IntegrityError
 from skinml.experiments.cohorts import open_manifest
 from skinml.experiments.progress import Progress, Silence
@@ -43,6 +44,7 @@ from skinml.training.features import features_version
 
 _MANIFESTS = ("manifest.csv", "manifest.parquet")
 _BATCH = 16
+_OWN, _OTHER = "the run's own test patients", "other data"
 
 Embed = Callable[[list[Path]], NDArray[Any]]
 
@@ -67,7 +69,8 @@ def evaluate_run(
 ) -> Evaluated:
     """Score a finished run's model on a folder with a manifest.
 
-    Every row counts as a test row. The run's own filter, classes and views apply; clinics are
+    Every row counts as a test row, but in the manifest that the run itself has learnt from: there
+    only its test patients do. The run's classes, views and kind of picture apply; clinics are
     read from the manifest and may be unknown to the run.
 
     Args:
@@ -90,7 +93,7 @@ def evaluate_run(
     folder = workspace.find_run(run)
     bundle = load_bundle(folder / "model")
     config = parse_config(bundle.spec.config)
-    cohort, settings = _cohort(config, bundle, data, workspace, watcher)
+    cohort, settings, own = _cohort(config, bundle, data, workspace, watcher)
     inputs = _inputs(config, bundle, cohort, watcher)
     items = cohort.items
     samples = Samples(
@@ -116,7 +119,8 @@ def evaluate_run(
         cohort_table=cohort.table,
         data={
             **read_record(folder).data,
-            "name": f"{cohort.name} (evaluation on other data)",
+            "name": f"{cohort.name} ({_OWN if own else _OTHER})",
+            **({} if own else {"evaluated_on": _OTHER}),
             "unit": cohort.unit,
             "digest": cohort.digest,
             "images": str(len(cohort.images)),
@@ -133,7 +137,7 @@ def evaluate_run(
 
 def _cohort(
     config: RunConfig, bundle: Bundle, data: Path, workspace: Workspace, progress: Progress
-) -> tuple[Cohort, DataSettings]:
+) -> tuple[Cohort, DataSettings, bool]:
     name = next((name for name in _MANIFESTS if (data / name).is_file()), None)
     if name is None:
         raise DataError(
@@ -150,6 +154,8 @@ def _cohort(
         }
     )
     manifest = open_manifest(settings, workspace, progress)
+    if _is_own(bundle, manifest):
+        manifest = _unseen(manifest, config.data)
     settings = _fitted(settings, manifest)
     today = datetime.datetime.now(UTC).date()
     cohort = build_cohort(
@@ -160,7 +166,18 @@ def _cohort(
         labels=bundle.spec.classes,
         split=False,
     )
-    return cohort, settings
+    return cohort, settings, _is_own(bundle, manifest)
+
+
+def _is_own(bundle: Bundle, manifest: Manifest) -> bool:
+    """Whether the manifest is the one that the run learnt from."""
+    return bundle.spec.provenance.get("manifest") == manifest.digest
+
+
+def _unseen(manifest: Manifest, settings: DataSettings) -> Manifest:
+    """Keep the patients that the run kept for testing: it has learnt from the others."""
+    splits = assign_splits(manifest.frame["patient_id"], settings.split_key, settings.fractions)
+    return replace(manifest, frame=manifest.frame[splits == "test"].reset_index(drop=True))
 
 
 def _fitted(settings: DataSettings, manifest: Manifest) -> DataSettings:

@@ -24,6 +24,9 @@ _COVERED_NETWORK = (
 )
 _NOT_COVERED = (
     "the figures and intervals of this report: one machine saw the predictions in a simulation",
+    "the counts of patients and images in this report, those of training among them",
+    "settings that were chosen on development images before this run",
+    "what the same images release under another clinic's name, such as 'pooled'",
     "the yardsticks, which are trained without privacy",
     "which clinics took part, and the settings, which are public",
 )

@@ -77,7 +77,8 @@ def run_record(
         settings=config.fairness,
         rng=seeds.stream("bootstrap"),
     )
-    beside = yardsticks(outcome.samples, cohort.labels, config.fairness, seeds)
+    present = outcome.participation[-1].took_part
+    beside = yardsticks(outcome.samples, present, cohort.labels, config.fairness, seeds)
     promised = guarantee(config, outcome.run, gathered.folders, outcome.learner, outcome.validation)
     return RunRecord(
         run=outcome.run,
@@ -139,6 +140,7 @@ def run_bundle(
                 "created": record.started,
                 "data": gathered.cohort.name,
                 "unit": gathered.cohort.unit,
+                "manifest": gathered.manifest_digest,
             },
         }
     )

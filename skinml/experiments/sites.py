@@ -272,6 +272,7 @@ def open_clinic(terms: Terms, node: Mapping[str, object]) -> Clinic:
         ClinicSetup(
             name=folder.name,
             run=terms.run,
+            participants=terms.clinics,
             learner=build_learner(config, terms.classes, terms.num_features, count),
             validation=validation_release(config),
             samples=samples,
@@ -281,27 +282,29 @@ def open_clinic(terms: Terms, node: Mapping[str, object]) -> Clinic:
             mechanism=clinic_mechanism(config, count),
             privacy=config.privacy,
             split_key_id=split_key_id(config.data),
-            sampling_root=sampling_root(config, folder.name),
+            sampling_root=sampling_root(config, folder),
             simulated=True,
         )
     )
 
 
-def sampling_root(config: RunConfig, clinic: str) -> int:
-    """Choose the seed of a virtual clinic's sampling streams.
+def sampling_root(config: RunConfig, folder: ClinicFolder) -> int:
+    """Choose the seed of a clinic's sampling streams.
 
-    A real clinic derives it from its key, for amplification by sampling holds only while the
-    sample is secret. A simulation hides nothing from itself, so that its samples may follow from
-    the run's seed and repeat; that it is simulated is stamped on all that it makes.
+    Amplification by sampling holds only while the sample is secret, so that a clinic with real
+    images derives it from its key. Drawn patients have no secrets, and without a promise there is
+    nothing to keep: there the samples follow from the run's seed and repeat.
 
     Args:
         config: The run's config.
-        clinic: The clinic's name.
+        folder: The clinic's folder.
 
     Returns:
         The seed.
     """
-    return Seeds(config.seed).integer(f"sampling/{clinic}")
+    if config.privacy.private and config.data.source != "synthetic":
+        return folder.secret_number("sampling")
+    return Seeds(config.seed).integer(f"sampling/{folder.name}")
 
 
 def _clinic_of(terms: Terms, node: Mapping[str, object]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -24,6 +24,7 @@ from skinml.training.yardsticks import fit_logistic
 
 def yardsticks(
     samples: Mapping[str, Mapping[str, Samples]],
+    present: Sequence[str],
     classes: Labels,
     settings: FairnessSettings,
     seeds: Seeds,
@@ -32,20 +33,21 @@ def yardsticks(
 
     Args:
         samples: Samples by clinic and split.
+        present: The clinics whose test items the run's own model was scored on.
         classes: What to tell apart.
         settings: How intervals are made.
         seeds: The root of the streams that intervals are drawn from.
 
     Returns:
-        The yardsticks, each scored on the test items of all clinics.
+        The yardsticks, each scored on the same test items as the run's own model.
     """
-    test = join_samples([parts["test"] for parts in samples.values()])
+    test = join_samples([samples[name]["test"] for name in sorted(present)])
+    what = "logistic regression" if test.inputs.ndim == 2 else "thumbnail logistic regression"
     everybody = join_samples([parts["train"] for parts in samples.values()])
-    trained = {"logistic regression on all clinics' patients together": everybody}
+    trained = {f"{what} on all clinics' patients together": everybody}
     if len(samples) > 1:
         trained |= {
-            f"logistic regression on clinic {name} alone": parts["train"]
-            for name, parts in samples.items()
+            f"{what} on clinic {name} alone": parts["train"] for name, parts in samples.items()
         }
     return tuple(
         Yardstick(

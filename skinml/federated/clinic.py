@@ -36,6 +36,7 @@ class ClinicSetup:
     Attributes:
         name: The clinic's name.
         run: The run that it approved.
+        participants: All clinics of that run: the noise is shared out between them.
         learner: The recipe of that run, from the clinic's own copy of the config.
         validation: The release of validation scores that ends the schedule.
         samples: Its samples by split.
@@ -51,6 +52,7 @@ class ClinicSetup:
 
     name: str
     run: str
+    participants: tuple[str, ...]
     learner: Learner
     validation: Release
     samples: Mapping[str, Samples]
@@ -135,11 +137,15 @@ class Clinic:
         return sums
 
     def _round(self, request: Request) -> Round:
-        known = request.run == self._setup.run and self._setup.name in request.participants
+        # With fewer or other participants this clinic's share of the noise would not suffice.
+        same = sorted(request.participants) == sorted(self._setup.participants)
+        known = request.run == self._setup.run and same
         if not (known and 1 <= request.round <= len(self._rounds)):
             raise IntegrityError(
-                rule=f"a round of the run that clinic {self._setup.name} approved",
-                got=f"run={request.run}, round={request.round}",
+                rule=f"a round of the run that clinic {self._setup.name} approved, with all of "
+                "its clinics",
+                got=f"run={request.run}, round={request.round}, "
+                f"{len(request.participants)} participants",
                 do="Ask for the approved run and its schedule.",
             )
         return self._rounds[request.round - 1]

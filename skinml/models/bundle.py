@@ -208,7 +208,7 @@ def load_bundle(folder: Path) -> Bundle:
         weights = (folder / WEIGHTS_FILE).read_bytes()
         expected = (content["sha256"]["weights"], content["sha256"]["spec"])
         spec = content["spec"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise _not_a_bundle(f"folder={folder}") from None
     if expected != (hashlib.sha256(weights).hexdigest(), _spec_digest(spec)):
         raise IntegrityError(
@@ -222,7 +222,7 @@ def load_bundle(folder: Path) -> Bundle:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"])) or "spec"
         raise _not_a_bundle(f"{error.error_count()} faults, the first in {field}") from None
-    except SafetensorError:
+    except (SafetensorError, KeyError, TypeError, ValueError):
         raise _not_a_bundle(f"a {WEIGHTS_FILE} that is not safetensors") from None
 
 

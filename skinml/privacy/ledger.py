@@ -90,8 +90,9 @@ class Ledger:
     Guarantees:
         A reservation is on the disk before `reserve` returns. Readers and writers of one file
         exclude each other. A torn last line, which no release can have followed, is dropped; any
-        other change is an IntegrityError. (Whole lines cut off the end show only against an
-        anchor elsewhere.)
+        other change is an IntegrityError. The chain holds no secret: it shows damage and
+        careless edits, not a forger who writes all lines anew, nor whole lines cut off the end,
+        which show only against an anchor elsewhere.
     """
 
     def __init__(self, path: Path, clinic: str) -> None:

@@ -37,7 +37,7 @@ class PrivacySettings(BaseModel):
         1, ge=1, le=100, description="At how many clinics one patient may be (unit 'patient')."
     )
     epsilon: float = Field(3.0, gt=0, le=50, description="Epsilon of the whole run.")
-    delta: float = Field(1e-5, gt=0, lt=0.1, description="Delta that epsilon is read at.")
+    delta: float = Field(1e-5, gt=0, le=1e-3, description="Delta that epsilon is read at.")
     clip_norm: float = Field(
         0.5, gt=0, description="Greatest L2 norm of one patient's gradient contribution."
     )

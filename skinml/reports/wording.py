@@ -65,8 +65,8 @@ METRICS = {
     ),
     "ece": MetricWords(
         "Calibration error (debiased ECE)",
-        "the mean distance between stated risk and observed share, with the part that chance "
-        "alone produces taken off",
+        "the root-mean-square distance between stated risk and observed share, with the part "
+        "that chance alone produces taken off",
         3,
     ),
 }
@@ -103,10 +103,10 @@ TRUST = {
         "The coordinator must be trusted: it sees every clinic's update before the noise.",
     ),
     "distributed": (
-        "Each clinic adds a share of the noise, and the updates are only ever seen as a sum.",
+        "Each clinic adds a share of the noise, which suffices once the updates are summed up.",
         (
-            "No single party must be trusted, as long as the coordinator follows the protocol and "
-            "only few clinics work together against a patient."
+            "This model is meant for sums under encryption (secure aggregation), which this "
+            "release does not have yet: until then whoever adds the updates up must be trusted."
         ),
     ),
     "local": (

@@ -23,9 +23,18 @@ def evaluate(score: Score, classes: Labels, samples: Samples) -> Predictions:
 
     Returns:
         The predictions; they are about patients and stay where the samples are.
+
+    Guarantees:
+        Whatever weights a coordinator sends, every item gets probabilities: a row that would not
+        be finite becomes uniform. Were it an error, whether a patient is there could be told from
+        whether there is an answer.
     """
     if len(samples):
-        probabilities, decisions = score(samples.inputs)
+        with np.errstate(all="ignore"):
+            probabilities, decisions = score(samples.inputs)
+            broken = np.flatnonzero(~np.isfinite(probabilities.sum(axis=1)))
+        probabilities[broken] = 1 / len(classes.names)
+        decisions[broken] = 0
     else:
         probabilities = np.zeros((0, len(classes.names)))
         decisions = np.zeros(0, dtype=np.int64)

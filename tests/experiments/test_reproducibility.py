@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from skinml.clinic.folder import ClinicFolder
 from skinml.config import load_config
 from skinml.experiments.learners import build_learner, clinic_mechanism
 from skinml.experiments.run import Finished
@@ -114,13 +115,17 @@ def test_noise_does_not_repeat_with_the_seed(
         assert not np.array_equal(models[0][name], models[1][name])
 
 
+def clinic(name: str, key: int = 1) -> ClinicFolder:
+    return ClinicFolder(name, Path(), bytes([key]) * 32)
+
+
 def test_initial_weights_and_sampling_repeat_with_the_seed_and_change_with_it() -> None:
     classes = Labels(("benign", "malignant"), (False, True))
 
     def weights_and_sampling(seed: int) -> tuple[Any, int]:
         config = load_config("quickstart_end_to_end", [f"seed={seed}"])
         start = build_learner(config, classes, 0, 2).start()
-        return start, sampling_root(config, "alderbrook")
+        return start, sampling_root(config, clinic("alderbrook"))
 
     first, again, other = (weights_and_sampling(seed) for seed in (7, 7, 8))
     assert first[1] == again[1]
@@ -132,8 +137,19 @@ def test_initial_weights_and_sampling_repeat_with_the_seed_and_change_with_it() 
 
 def test_two_clinics_never_share_a_sampling_stream() -> None:
     config = load_config("quickstart")
-    roots = {sampling_root(config, name) for name in ("alderbrook", "birchmoor", "pooled")}
-    assert len(roots) == 3
+    names = ("alderbrook", "birchmoor", "pooled")
+    assert len({sampling_root(config, clinic(name)) for name in names}) == 3
+
+
+def test_a_clinic_with_real_images_samples_by_its_secret_key_and_not_by_the_seed() -> None:
+    def root(seed: int, key: int, *changes: str) -> int:
+        changes = ("data.source=manifest", "data.root=.", f"seed={seed}", *changes)
+        config = load_config("quickstart_end_to_end", changes)
+        return sampling_root(config, clinic("alderbrook", key))
+
+    assert root(7, key=1) == root(8, key=1)
+    assert root(7, key=1) != root(7, key=2)
+    assert root(7, 1, "privacy.trust=none") == root(7, 2, "privacy.trust=none")
 
 
 def test_a_clinics_noise_comes_from_the_operating_system_and_not_from_the_seed() -> None:

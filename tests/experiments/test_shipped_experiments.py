@@ -37,7 +37,7 @@ def test_quickstart_end_to_end_runs_within_its_promise(tmp_path: Path) -> None:
     assert privacy["trust"] == "local"
     assert privacy["epsilon"] <= 8
     assert privacy["epsilon_across_clinics"] > privacy["epsilon"]
-    assert 0 <= _auroc(finished) <= 1
+    assert _auroc(finished) > 0.58
     assert finished.record.complete
 
 

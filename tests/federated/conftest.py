@@ -122,6 +122,7 @@ def make(tmp_path):
             name: ClinicSetup(
                 name=name,
                 run=RUN,
+                participants=NAMES,
                 learner=learner,
                 validation=validation,
                 samples={

@@ -28,6 +28,8 @@ RUN, ROUNDS, FEATURES = "run-1", 4, 5
         {"number": -1},
         {"number": ROUNDS + 3},
         {"participants": ("north", "studied")},
+        {"participants": ("south",)},
+        {"participants": (*NAMES, "newcomer")},
     ],
     ids=str,
 )
@@ -202,3 +204,13 @@ def test_an_honest_request_is_answered_by_the_same_grid(make):
     (number,) = grid.push_messages([Message(pack_request(world.request(1)), 3, "train")])
     (reply,) = grid.pull_messages([number])
     assert set(unpack_reply(reply.content).sums) == {"label_counts", "feature_sum"}
+
+
+def test_hostile_finite_weights_cannot_make_a_clinic_fail_for_one_patient_only(make):
+    """An overflow that only one patient causes must not show as a missing answer."""
+    world = make("none")
+    model = dict(world.learner.model(world.learner.start()))
+    model["weight"] = np.full_like(model["weight"], np.finfo(np.float32).max)
+    model["weight"][:, 1] *= -1
+    answer = Clinic(world.setups["south"]).answer(world.request(ROUNDS + 2, model))
+    assert answer["validation_scores"].sum() == 20  # every validation patient is counted
