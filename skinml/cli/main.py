@@ -12,7 +12,7 @@ import typer
 
 from skinml import __version__
 from skinml.cli import data, doctor, runs
-from skinml.cli.edge import EXIT_INTERRUPTED, report_error, usage_error
+from skinml.cli.edge import EXIT_INTERRUPTED, EXIT_USAGE, report_error, usage_error
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -63,6 +63,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return leave.exit_code
     except (click.Abort, KeyboardInterrupt):
         return report_error(KeyboardInterrupt(), as_json=as_json)
+    except click.exceptions.NoArgsIsHelpError as help_text:
+        click.echo(help_text.format_message(), err=True)
+        return EXIT_USAGE
     except click.ClickException as complaint:
         return report_error(usage_error(complaint.format_message()), as_json=as_json)
     # The process edge: foreseen errors become one line, defects show their traceback.

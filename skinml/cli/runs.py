@@ -49,7 +49,8 @@ def run(
     console.print(f"Report:  {finished.result['artifacts']['report']}")
     if finished.result["artifacts"]["mlflow_run"]:
         uri = finished.record.config["tracking"]["uri"] or _tracking_uri(store)
-        console.print(f"MLflow:  mlflow ui --backend-store-uri {shlex.quote(str(uri))}")
+        command = f"mlflow ui --backend-store-uri {shlex.quote(str(uri))}"
+        console.print(f"MLflow:  MLFLOW_DISABLE_TELEMETRY=true {command}")
 
 
 def evaluate(
@@ -105,7 +106,10 @@ def _show(record: RunRecord, result: dict[str, Any]) -> None:
 
 def _promise(privacy: dict[str, Any]) -> str:
     if not privacy["private"]:
-        return "No privacy is promised: trust is none."
+        return (
+            "No privacy is promised: trust is none. The ledgers of these clinics are unbounded "
+            "from now on."
+        )
     total = privacy["total_epsilon"]
     so_far = "unbounded" if total is None else f"{total:.3f}"
     text = (

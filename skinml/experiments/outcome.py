@@ -23,6 +23,7 @@ from skinml.records import Participation, Predictions, RunRecord, Samples
 from skinml.seeding import Seeds
 from skinml.training.learner import Learner
 
+_DRAWN = " (drawn pictures, no real patient)"
 _VERSIONS = ("skinml", "torch", "torchvision", "flwr", "opacus", "dp-accounting", "scikit-learn")
 
 
@@ -97,7 +98,7 @@ def run_record(
         participation=outcome.participation,
         cohort_flow=cohort.flow,
         cohort_table=cohort.table,
-        data=_data_words(gathered),
+        data=_data_words(config, gathered),
         config=config.model_dump(mode="json"),
         versions={package: version(package) for package in _VERSIONS},
         history=outcome.trained.fitted.history,
@@ -163,11 +164,11 @@ def _threshold_source(config: RunConfig, threshold: ThresholdChoice) -> str:
     return f"{threshold.source}; from the validation patients' scores, released {how}"
 
 
-def _data_words(gathered: Gathered) -> dict[str, str]:
+def _data_words(config: RunConfig, gathered: Gathered) -> dict[str, str]:
     cohort = gathered.cohort
     licences = sorted(cohort.images["licence"].dropna().astype(str).unique())
     return {
-        "name": cohort.name,
+        "name": cohort.name + _DRAWN * (config.data.source == "synthetic"),
         "unit": cohort.unit,
         "digest": cohort.digest,
         "licence": ", ".join(licences),

@@ -11,7 +11,7 @@ from skinml.records import GroupResult, RunRecord
 from skinml.reports import numbers, view
 from skinml.reports.derived import Derived, is_few
 from skinml.reports.figures import ForestRow, forest_svg, history_svg
-from skinml.reports.wording import FOREST, attribute_title, metric_words
+from skinml.reports.wording import FOREST, SCALES, attribute_title, metric_words
 
 _MAX_HISTORY_FIGURES = 6
 
@@ -81,7 +81,7 @@ def _scale(record: RunRecord, attribute: str) -> str:
     # The tone scales differ from one another and are never mixed, so each page names its own.
     name = "tone_scale" if attribute == "skin_tone" else f"{attribute}_scale"
     scale = record.data.get(name, "")
-    return "" if scale == "none" else scale
+    return "" if scale == "none" else SCALES.get(scale, scale)
 
 
 def _forest_plots(

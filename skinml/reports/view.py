@@ -226,7 +226,7 @@ def clinic_table(record: RunRecord, derived: Derived) -> Table:
         "Clinic",
         "Epsilon of this run",
         "Epsilon in total",
-        "Releases in its ledger",
+        "Releases of this run",
         "Rounds taken part",
         "Rounds missed",
     )

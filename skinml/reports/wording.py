@@ -34,7 +34,9 @@ METRICS = {
     ),
     "balanced_accuracy": MetricWords(
         "Balanced accuracy",
-        "the share of right decisions within each class, averaged over the classes",
+        "the share of right decisions within each class, averaged over the classes; the decision "
+        "is for the likeliest class with the classes' frequency left out, not by the threshold for "
+        "alarms",
         3,
     ),
     "sensitivity": MetricWords(
@@ -75,6 +77,12 @@ METRICS = {
 DISCRIMINATION = ("auroc", "malignancy_auroc", "sensitivity", "specificity", "balanced_accuracy")
 CALIBRATION = ("calibration_intercept", "calibration_slope", "brier", "ece")
 FOREST = ("auroc", "sensitivity", "specificity")
+
+SCALES = {
+    "monk": "Monk Skin Tone, 1 lightest to 10 darkest",
+    "milk": "MILK10k's classes, 0 very dark to 5 very light",
+    "fitzpatrick": "Fitzpatrick skin type, I burns most easily to VI darkest",
+}
 
 ATTRIBUTES = {
     "overall": "Everybody",

@@ -6,6 +6,7 @@ import json
 import resource
 import subprocess
 import sys
+from contextlib import contextmanager
 from dataclasses import replace
 from math import inf
 
@@ -208,19 +209,22 @@ def test_a_ledger_that_cannot_be_written_is_the_machines_fault(tmp_path):
         Ledger(tmp_path / "file" / "ledger.jsonl", "a").reserve(BINDING, [TRAIN])
 
 
-@pytest.fixture
+@contextmanager
 def full_disk():
     """No file may grow beyond 700 bytes, which Python meets as an OSError in mid-line."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (700, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    try:
+        yield
+    finally:  # before pytest writes a line of its own
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_a_full_disk_lets_nothing_be_released(ledger, full_disk):
-    filled(ledger, 1)
-    with pytest.raises(EnvironmentProblem, match="ledger"):
-        filled(ledger, 3)
+def test_a_full_disk_lets_nothing_be_released(ledger):
+    with full_disk():
+        filled(ledger, 1)
+        with pytest.raises(EnvironmentProblem, match="ledger"):
+            filled(ledger, 3)
     assert len(reopened(ledger).entries()) == 1  # and what was torn is no entry
 
 
