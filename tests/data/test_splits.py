@@ -51,10 +51,12 @@ def test_another_key_deals_anew() -> None:
     assert (one != other).any()
 
 
-def test_a_closed_split_stays_empty() -> None:
-    fractions = SplitFractions(train=0.9, validation=0.1, test=0.0)
-    patients = [f"P{number}" for number in range(2_000)]
-    assert "test" not in assign_splits(patients, "key", fractions)
+@pytest.mark.parametrize("empty", ["train", "validation", "test"])
+def test_no_split_may_be_closed(empty: str) -> None:
+    """Without validation patients a threshold would be read from noise alone."""
+    shares = {name: 0.5 for name in ("train", "validation", "test") if name != empty}
+    with pytest.raises(ValueError, match=empty):
+        SplitFractions(**shares, **{empty: 0.0})
 
 
 def test_one_patient_in_two_splits_is_refused_without_the_id() -> None:
