@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
+from skinml.durable import sync_folder
 from skinml.errors import ConfigError, EnvironmentProblem, IntegrityError
 
 KEY_BYTES = 32
@@ -34,6 +35,26 @@ def new_key() -> bytes:
         32 secret bytes: never log.
     """
     return os.urandom(KEY_BYTES)
+
+
+def derive_key(key: bytes, purpose: str) -> bytes:
+    """Derive the key of one purpose, so that no two uses share one.
+
+    Args:
+        key: 32 bytes from `new_key`.
+        purpose: What the derived key is for; another purpose gives an unrelated key.
+
+    Returns:
+        32 secret bytes: never log.
+
+    Raises:
+        ConfigError: If the key is not 32 bytes.
+
+    Source:
+        RFC 5869, section 2.3 (HKDF-Expand with SHA-256).
+    """
+    _require_key(key)
+    return HKDFExpand(hashes.SHA256(), KEY_BYTES, b"skinml/1/" + purpose.encode()).derive(key)
 
 
 def seal(key: bytes, plaintext: bytes, *, context: bytes) -> bytes:
@@ -61,7 +82,7 @@ def seal(key: bytes, plaintext: bytes, *, context: bytes) -> bytes:
         NIST SP 800-38D, section 8.2.2 (random nonces), section 8.3 (number of seals).
     """
     nonce = os.urandom(_NONCE_BYTES)
-    cipher = AESGCM(_derived_key(key, b"seal"))
+    cipher = AESGCM(derive_key(key, "seal"))
     return _VERSION + nonce + cipher.encrypt(nonce, plaintext, _VERSION + context)
 
 
@@ -83,7 +104,7 @@ def unseal(key: bytes, sealed: bytes, *, context: bytes) -> bytes:
     if len(sealed) < SEAL_OVERHEAD_BYTES or sealed[:1] != _VERSION:
         raise _not_authentic()
     nonce, ciphertext = sealed[1 : 1 + _NONCE_BYTES], sealed[1 + _NONCE_BYTES :]
-    cipher = AESGCM(_derived_key(key, b"seal"))
+    cipher = AESGCM(derive_key(key, "seal"))
     try:
         return cipher.decrypt(nonce, ciphertext, _VERSION + context)
     except InvalidTag:
@@ -106,7 +127,7 @@ def keyed_digest(key: bytes, data: bytes) -> str:
     Source:
         RFC 2104, HMAC with SHA-256.
     """
-    return hmac.new(_derived_key(key, b"keyed-digest"), data, hashlib.sha256).hexdigest()
+    return hmac.new(derive_key(key, "keyed-digest"), data, hashlib.sha256).hexdigest()
 
 
 def write_key(path: Path, key: bytes) -> None:
@@ -141,7 +162,7 @@ def write_key(path: Path, key: bytes) -> None:
             file.write(line)
             file.flush()
             os.fsync(file.fileno())
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except OSError as error:
         path.unlink(missing_ok=True)
         raise _cannot("write", path, error) from error
@@ -186,12 +207,6 @@ def read_key(path: Path) -> bytes:
     return key
 
 
-def _derived_key(key: bytes, purpose: bytes) -> bytes:
-    """Derive the key of one purpose, so that no two uses share one (RFC 5869)."""
-    _require_key(key)
-    return HKDFExpand(hashes.SHA256(), KEY_BYTES, b"skinml/1/" + purpose).derive(key)
-
-
 def _require_key(key: bytes) -> None:
     """Refuse a key of another length."""
     if len(key) != KEY_BYTES:
@@ -218,12 +233,3 @@ def _cannot(verb: str, path: Path, error: OSError) -> EnvironmentProblem:
         got=f"path={path} ({error.strerror})",
         do="Check the folder, its permissions and the space on the disk.",
     )
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a new file's name survive a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -1,0 +1,153 @@
+"""Files that survive a crash: written whole or not at all, and locked against another process."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from skinml.errors import EnvironmentProblem
+
+PRIVATE_FILE = 0o600
+PRIVATE_FOLDER = 0o700
+
+
+def write_whole(path: Path, content: bytes, what: str) -> None:
+    """Replace a file, so that every moment has either the old content or the new one.
+
+    Whoever may write the same file at the same time holds a lock (`locked`).
+
+    Args:
+        path: The file; its folder must exist.
+        content: Its new content.
+        what: What the file is, for the message, such as "policy".
+
+    Raises:
+        EnvironmentProblem: If it cannot be written; the old content stays.
+
+    Guarantees:
+        On return the new content is on the disk under its name, with mode 0600.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, PRIVATE_FILE)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+        sync_folder(path.parent)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise cannot("write", what, error) from error
+
+
+def read_whole(path: Path, what: str) -> bytes:
+    """Read a file.
+
+    Args:
+        path: The file.
+        what: What the file is, for the message.
+
+    Returns:
+        Its content.
+
+    Raises:
+        EnvironmentProblem: If it cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise cannot("read", what, error) from error
+
+
+def remove(path: Path, what: str) -> None:
+    """Remove a file, if it is there, so that it stays removed.
+
+    Args:
+        path: The file.
+        what: What the file is, for the message.
+
+    Raises:
+        EnvironmentProblem: If it cannot be removed.
+    """
+    try:
+        path.unlink(missing_ok=True)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise cannot("remove", what, error) from error
+
+
+@contextmanager
+def locked(path: Path, what: str) -> Iterator[None]:
+    """Keep other processes, and other threads, out until the block ends.
+
+    Args:
+        path: The lock's own file, made where it is missing; never the file that it protects, for
+            a replaced file takes its lock along.
+        what: What the lock protects, for the message.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        EnvironmentProblem: If the lock cannot be taken.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, PRIVATE_FILE)
+    except OSError as error:
+        raise cannot("lock", what, error) from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def make_folder(path: Path, what: str) -> None:
+    """Make a folder that only its owner can enter, with those above it.
+
+    Args:
+        path: The folder.
+        what: What the folder is, for the message.
+
+    Raises:
+        EnvironmentProblem: If it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True, mode=PRIVATE_FOLDER)
+    except OSError as error:
+        raise cannot("make", what, error) from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Make new, replaced and removed names in a folder survive a power cut.
+
+    Args:
+        folder: The folder.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def cannot(verb: str, what: str, error: OSError) -> EnvironmentProblem:
+    """Build the error of a file operation that the system refused.
+
+    Args:
+        verb: What was tried, such as "write".
+        what: What the file is.
+        error: What the system said; its path is left out.
+
+    Returns:
+        The error.
+    """
+    return EnvironmentProblem(
+        rule=f"a {what} that skinml can {verb}",
+        got=error.strerror or type(error).__name__,
+        do="Check the folder's permissions and the space on the disk.",
+    )

@@ -1,0 +1,301 @@
+"""An append-only file of JSON lines, each chained to the one before it and sealed with a key.
+
+A line is {"body", "number", "previous", "seal"}: `previous` is the SHA-256 of the line before it,
+`seal` speaks for all the rest. So the seal of the last line speaks for the whole file, and only
+that one needs checking; what the chain cannot tell is that lines were cut off its end. An anchor,
+kept somewhere else, remembers how many lines there were and the digest of the last.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import hmac
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+from skinml.durable import PRIVATE_FILE, cannot, sync_folder
+from skinml.errors import IntegrityError
+
+Body = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Mark:
+    """How far a journal has come.
+
+    Attributes:
+        count: Its lines.
+        head: SHA-256 of the last line in hexadecimal; of the journal's name where there is none.
+    """
+
+    count: int
+    head: str
+
+
+class Anchor(Protocol):
+    """Remembers, away from the file, how far a journal had come."""
+
+    def read(self) -> Mark:
+        """Look up the last mark; that of an empty journal where none was ever set.
+
+        Raises:
+            IntegrityError: If the anchor was changed or is missing.
+        """
+
+    def move(self, mark: Mark) -> None:
+        """Remember a new mark; on return it is on the disk."""
+
+
+class Seal(Protocol):
+    """Vouches for a line."""
+
+    def make(self, content: bytes) -> str:
+        """Vouch for bytes."""
+
+    def fits(self, content: bytes, seal: str) -> bool:
+        """Tell whether a seal vouches for bytes."""
+
+
+class KeyedSeal:
+    """A seal that only the holder of a key can make or check: HMAC with SHA-256 (RFC 2104).
+
+    Args:
+        key: The key, never logged; each journal's name enters what is sealed.
+    """
+
+    def __init__(self, key: bytes) -> None:
+        self._key = key
+
+    def make(self, content: bytes) -> str:
+        """Vouch for bytes.
+
+        Args:
+            content: What to vouch for.
+
+        Returns:
+            64 hexadecimal digits.
+        """
+        return hmac.digest(self._key, b"skinml journal line\n" + content, "sha256").hex()
+
+    def fits(self, content: bytes, seal: str) -> bool:
+        """Tell whether a seal vouches for bytes.
+
+        Args:
+            content: The bytes.
+            seal: The seal.
+
+        Returns:
+            Whether it does.
+        """
+        return hmac.compare_digest(self.make(content).encode(), seal.encode())
+
+
+class Journal:
+    """One append-only file.
+
+    Args:
+        path: The file; made at the first `append`.
+        name: What the journal is in messages, such as "privacy ledger of clinic north"; its chain
+            begins with this name.
+        seal: Vouches for its lines.
+        anchor: Remembers its end elsewhere; None where nothing can be remembered.
+
+    Guarantees:
+        What `append` was given is on the disk when it returns; a crash leaves each of its lines
+        whole or not at all. Readers and writers of one file exclude each other. A line that a
+        crash cut short is dropped: nothing can have followed from it, because its `append` never
+        returned. Any other change is an IntegrityError that names the journal; with an anchor,
+        also lines cut off the end and a missing file.
+    """
+
+    def __init__(self, path: Path, name: str, seal: Seal, anchor: Anchor | None = None) -> None:
+        self.path = path
+        self.name = name
+        self._seal = seal
+        self._anchor = anchor
+        self._verified = self._nothing()
+
+    def read(self) -> tuple[Body, ...]:
+        """Read and verify the whole journal.
+
+        Returns:
+            The bodies of all lines, oldest first. Equal calls give the same objects: never write
+            into them.
+
+        Raises:
+            EnvironmentProblem: If the file cannot be read.
+            IntegrityError: If something was changed, put in or taken out.
+        """
+        if not self.path.exists():
+            self._require_anchored(self._nothing())
+            return ()
+        with self._locked() as file:
+            return self._read(file).bodies
+
+    def append(
+        self,
+        bodies: Sequence[Body],
+        *,
+        admit: Callable[[tuple[Body, ...]], None] | None = None,
+    ) -> Mark:
+        """Write lines to the end.
+
+        Args:
+            bodies: JSON objects, one a line.
+            admit: Looks at what the journal holds and raises where the lines must not be written.
+                Nobody else can write between its look and the writing.
+
+        Returns:
+            Where the journal ends now.
+
+        Raises:
+            EnvironmentProblem: If the file cannot be written.
+            IntegrityError: If the journal was changed.
+        """
+        with self._locked() as file:
+            known = self._read(file)
+            if admit is not None:
+                admit(known.bodies)
+            mark, written = known.mark, []
+            for body in bodies:
+                line = self._line(body, mark)
+                mark = Mark(mark.count + 1, hashlib.sha256(line).hexdigest())
+                written.append(line)
+            try:
+                file.write(b"".join(written))
+                file.flush()
+                os.fsync(file.fileno())
+            except OSError:
+                _forget(file, known.size)
+                raise
+            if self._anchor is not None:
+                self._anchor.move(mark)
+        return mark
+
+    def mark(self) -> Mark:
+        """Tell where the verified journal ends.
+
+        Returns:
+            Its mark.
+
+        Raises:
+            EnvironmentProblem: If the file cannot be read.
+            IntegrityError: If the journal was changed.
+        """
+        self.read()
+        return self._verified.mark
+
+    def _line(self, body: Body, after: Mark) -> bytes:
+        values = {"body": body, "number": after.count, "previous": after.head}
+        return canonical(values | {"seal": self._seal.make(canonical(values))}) + b"\n"
+
+    def _nothing(self) -> _Verified:
+        head = hashlib.sha256(f"skinml journal: {self.name}".encode()).hexdigest()
+        return _Verified(0, hashlib.sha256().hexdigest(), (), Mark(0, head))
+
+    @contextmanager
+    def _locked(self) -> Iterator[IO[bytes]]:
+        try:
+            fresh = not self.path.exists()
+            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, PRIVATE_FILE)
+            with os.fdopen(descriptor, "r+b") as file:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                if fresh:
+                    sync_folder(self.path.parent)
+                yield file
+        except OSError as error:
+            raise cannot("read and write", self.name, error) from error
+
+    def _read(self, file: IO[bytes]) -> _Verified:
+        """Verify all lines, drop a torn tail, and leave the file at its end."""
+        file.seek(0)
+        content = file.read()
+        whole = content[: content.rfind(b"\n") + 1]
+        known = self._verified
+        if hashlib.sha256(whole[: known.size]).hexdigest() != known.digest:
+            known = self._nothing()
+        fresh = whole[known.size :].splitlines(keepends=True)
+        bodies, heads, mark = list(known.bodies), list(known.heads), known.mark
+        for position, line in enumerate(fresh, start=1):
+            bodies.append(self._body(line, mark, sealed=position == len(fresh)))
+            mark = Mark(mark.count + 1, hashlib.sha256(line).hexdigest())
+            heads.append(mark.head)
+        digest = hashlib.sha256(whole).hexdigest()
+        verified = _Verified(len(whole), digest, tuple(bodies), mark, tuple(heads))
+        self._require_anchored(verified, torn=len(content) > len(whole))
+        self._verified = verified
+        if len(content) > len(whole):
+            file.truncate(len(whole))
+        file.seek(len(whole))
+        return verified
+
+    def _body(self, line: bytes, after: Mark, *, sealed: bool) -> Body:
+        try:
+            values = json.loads(line)
+            body, seal = values["body"], values["seal"]
+            kept = {"body": body, "number": after.count, "previous": after.head}
+            intact = line == canonical(kept | {"seal": seal}) + b"\n"
+            if intact and (not sealed or self._seal.fits(canonical(kept), seal)):
+                return dict(body)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            pass  # whatever stands there, it is not what was written
+        raise self._changed(f"line {after.count + 1} is not what was written")
+
+    def _require_anchored(self, found: _Verified, *, torn: bool = False) -> None:
+        """Hold what was found against what the anchor remembers."""
+        if self._anchor is None:
+            return
+        mark = self._anchor.read()
+        if found.mark.count < mark.count:
+            cut = f"{found.mark.count} of {mark.count} lines"
+            raise self._changed(f"{cut}{', the last one changed or cut' if torn else ''}")
+        if mark.count and not found.passed(mark):
+            raise self._changed(f"another line {mark.count} than the anchor remembers")
+
+    def _changed(self, got: str) -> IntegrityError:
+        return IntegrityError(
+            rule=f"an unchanged {self.name}",
+            got=got,
+            do="Restore it and its anchor from one backup; nothing is used until then.",
+        )
+
+
+@dataclass(frozen=True)
+class _Verified:
+    """The beginning of the file that was verified before, so that a run does not grow quadratic."""
+
+    size: int
+    digest: str
+    bodies: tuple[Body, ...]
+    mark: Mark
+    heads: tuple[str, ...] = ()
+
+    def passed(self, mark: Mark) -> bool:
+        """Tell whether the journal's line at a mark has the mark's digest."""
+        return self.heads[mark.count - 1] == mark.head
+
+
+def canonical(values: Body) -> bytes:
+    """Write JSON the one way that seals and digests are made of.
+
+    Args:
+        values: A JSON object.
+
+    Returns:
+        UTF-8, sorted keys, no spaces.
+    """
+    return json.dumps(values, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+def _forget(file: IO[bytes], size: int) -> None:
+    """Take back what was written of lines that could not be written whole."""
+    try:
+        os.ftruncate(file.fileno(), size)
+    except OSError:
+        return  # the next reader drops the torn line

@@ -1,0 +1,222 @@
+"""What a clinic's files looked like last, remembered away from them, so that a rollback shows.
+
+One small file, best on another disk than the clinic's folder: for each journal how many lines it
+had and the digest of the last, for each file that is replaced as a whole the digest of what it
+holds. A file is announced before it is replaced, so that a crash in between leaves either of two
+known contents and never an unknown one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from skinml.durable import locked, read_whole, write_whole
+from skinml.errors import IntegrityError
+from skinml.journal import KeyedSeal, Mark, canonical
+from skinml.stewardship.encryption import derive_key
+
+_SCHEMA = 1
+
+
+class Anchors:
+    """The anchors of one clinic.
+
+    Args:
+        path: Their file.
+        clinic: The clinic's id: the anchors of another clinic do not pass.
+        key: The clinic's key.
+
+    Guarantees:
+        Without the key nobody can write an anchors file that passes. Processes exclude each other.
+    """
+
+    def __init__(self, path: Path, clinic: str, key: bytes) -> None:
+        self.path = path
+        self._clinic = clinic
+        self._seal = KeyedSeal(derive_key(key, "anchors"))
+
+    def create(self) -> None:
+        """Write an empty file for a new clinic.
+
+        Raises:
+            EnvironmentProblem: If it cannot be written.
+            IntegrityError: If there is one already: it would be forgotten.
+        """
+        with self._locked():
+            if self.path.exists():
+                raise self._wrong("a file that is there already")
+            self._write({"journals": {}, "files": {}})
+
+    def journal(self, name: str) -> JournalAnchor:
+        """Name the anchor of a journal.
+
+        Args:
+            name: A short name, such as "ledger".
+
+        Returns:
+            The anchor, for `skinml.journal.Journal`.
+        """
+        return JournalAnchor(self, name)
+
+    def replace(self, path: Path, content: bytes, what: str) -> None:
+        """Replace a file whose content is anchored under the file's name.
+
+        Args:
+            path: The file.
+            content: Its new content.
+            what: What the file is, for messages.
+
+        Raises:
+            EnvironmentProblem: If it cannot be written.
+            IntegrityError: If the anchors were changed.
+
+        Guarantees:
+            Killed at any moment, the next `read` finds the old content or the new one, and from
+            then on accepts that one only.
+        """
+        with self._locked():
+            state = self._read()
+            known = state["files"].get(path.name, [])
+            state["files"][path.name] = [*known[:1], _digest(content)]
+            self._write(state)
+            write_whole(path, content, what)
+            state["files"][path.name] = [_digest(content)]
+            self._write(state)
+
+    def read(self, path: Path, what: str) -> bytes:
+        """Read a file whose content is anchored.
+
+        Args:
+            path: The file.
+            what: What the file is, for messages.
+
+        Returns:
+            Its content.
+
+        Raises:
+            EnvironmentProblem: If it cannot be read.
+            IntegrityError: If it is missing, or not what was last written.
+        """
+        with self._locked():
+            state = self._read()
+            known = state["files"].get(path.name, [])
+            content = read_whole(path, what) if path.exists() else None
+            if content is None or _digest(content) not in known:
+                raise IntegrityError(
+                    rule=f"the {what} as it was last written",
+                    got="no file" if content is None else "another content, or an older one",
+                    do=f"Restore {path.name} and its anchor from one backup.",
+                )
+            if len(known) > 1:  # a crash interrupted `replace`
+                state["files"][path.name] = [_digest(content)]
+                self._write(state)
+        return content
+
+    def holds(self, name: str) -> bool:
+        """Tell whether a file was ever anchored under a name.
+
+        Args:
+            name: The file's name.
+
+        Returns:
+            Whether it was.
+
+        Raises:
+            IntegrityError: If the anchors were changed or are missing.
+        """
+        with self._locked():
+            return name in self._read()["files"]
+
+    def find_mark(self, name: str) -> Mark:
+        """Look up a journal's last mark.
+
+        Args:
+            name: The journal's short name.
+
+        Returns:
+            The mark; of no lines where none was set.
+
+        Raises:
+            IntegrityError: If the anchors were changed or are missing.
+        """
+        with self._locked():
+            count, head = self._read()["journals"].get(name, (0, ""))
+        return Mark(count, head)
+
+    def set_mark(self, name: str, mark: Mark) -> None:
+        """Remember a journal's mark.
+
+        Args:
+            name: The journal's short name.
+            mark: Where it ends.
+
+        Raises:
+            EnvironmentProblem: If it cannot be written.
+            IntegrityError: If the anchors were changed or are missing.
+        """
+        with self._locked():
+            state = self._read()
+            state["journals"][name] = [mark.count, mark.head]
+            self._write(state)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        with locked(self.path.with_name(f".{self.path.name}.lock"), "anchor"):
+            yield
+
+    def _read(self) -> dict[str, Any]:
+        if not self.path.exists():
+            raise self._wrong("no file")
+        content = read_whole(self.path, "anchor")
+        try:
+            values = json.loads(content)
+            kept = {"clinic": self._clinic, "schema": _SCHEMA, "state": values["state"]}
+            whole = canonical(kept | {"seal": values["seal"]}) + b"\n"
+            if whole == content and self._seal.fits(canonical(kept), values["seal"]):
+                return dict(values["state"])
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            pass  # whatever stands there, it is not what was written
+        raise self._wrong("another content, or another clinic's")
+
+    def _write(self, state: dict[str, Any]) -> None:
+        kept = {"clinic": self._clinic, "schema": _SCHEMA, "state": state}
+        line = canonical(kept | {"seal": self._seal.make(canonical(kept))}) + b"\n"
+        write_whole(self.path, line, "anchor")
+
+    def _wrong(self, got: str) -> IntegrityError:
+        return IntegrityError(
+            rule=f"the anchor of clinic {self._clinic} as it was last written",
+            got=got,
+            do="Restore the anchor and the clinic's folder from one backup.",
+        )
+
+
+@dataclass(frozen=True)
+class JournalAnchor:
+    """One journal's place among a clinic's anchors; see `skinml.journal.Anchor`.
+
+    Attributes:
+        anchors: The clinic's anchors.
+        name: The journal's short name.
+    """
+
+    anchors: Anchors
+    name: str
+
+    def read(self) -> Mark:
+        """Look up the last mark, see `Anchors.find_mark`."""
+        return self.anchors.find_mark(self.name)
+
+    def move(self, mark: Mark) -> None:
+        """Remember a new mark, see `Anchors.set_mark`."""
+        self.anchors.set_mark(self.name, mark)
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
