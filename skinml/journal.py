@@ -138,18 +138,12 @@ class Journal:
         with self._locked() as file:
             return self._read(file).bodies
 
-    def append(
-        self,
-        bodies: Sequence[Body],
-        *,
-        admit: Callable[[tuple[Body, ...]], None] | None = None,
-    ) -> Mark:
+    def append(self, write: Callable[[tuple[Body, ...]], Sequence[Body]]) -> Mark:
         """Write lines to the end.
 
         Args:
-            bodies: JSON objects, one a line.
-            admit: Looks at what the journal holds and raises where the lines must not be written.
-                Nobody else can write between its look and the writing.
+            write: From what the journal holds to the lines' bodies, JSON objects; or it raises
+                where nothing may be written. Nobody else can write in between.
 
         Returns:
             Where the journal ends now.
@@ -160,10 +154,8 @@ class Journal:
         """
         with self._locked() as file:
             known = self._read(file)
-            if admit is not None:
-                admit(known.bodies)
             mark, written = known.mark, []
-            for body in bodies:
+            for body in write(known.bodies):
                 line = self._line(body, mark)
                 mark = Mark(mark.count + 1, hashlib.sha256(line).hexdigest())
                 written.append(line)

@@ -1,33 +1,25 @@
 """What a clinic has released, one line a release, written and synced before the release.
 
-The file belongs to a clinic's identity and never to the content of its data: a patient more opens
-no fresh budget. Each line holds the hash of the line before it and a digest of itself, for no
-line follows the last one. A reservation is spent, whatever happens next. Epsilon is always
-recomputed from the events.
+The file is a `skinml.journal`. It belongs to a clinic's identity and never to the content of its
+data: a patient more opens no fresh budget. A reservation is spent, whatever happens next. Epsilon
+is always recomputed from the events.
 """
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
 import json
-import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from math import inf
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
 
-from skinml.errors import BudgetExceededError, EnvironmentProblem, IntegrityError
+from skinml.errors import BudgetExceededError, IntegrityError
+from skinml.journal import Anchor, Body, Journal, KeyedSeal, Mark
 from skinml.privacy.accounting import epsilon
 from skinml.privacy.events import Event, UnprotectedEvent, event_from_json, event_to_json
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-SCHEMA = 1
+SCHEMA = 2
 
 
 @dataclass(frozen=True)
@@ -86,19 +78,22 @@ class Ledger:
     Args:
         path: The ledger's file; made at the first reservation.
         clinic: The clinic's name, which the chain begins with.
+        key: A key for this ledger alone, derived from the clinic's.
+        anchor: Remembers the ledger's end elsewhere; None where nothing can be remembered.
 
     Guarantees:
         A reservation is on the disk before `reserve` returns. Readers and writers of one file
         exclude each other. A torn last line, which no release can have followed, is dropped; any
-        other change is an IntegrityError. The chain holds no secret: it shows damage and
-        careless edits, not a forger who writes all lines anew, nor whole lines cut off the end,
-        which show only against an anchor elsewhere.
+        other change is an IntegrityError, with an anchor also an older copy of the file, lines
+        cut off its end, or no file at all. Without the key no other line passes.
     """
 
-    def __init__(self, path: Path, clinic: str) -> None:
+    def __init__(self, path: Path, clinic: str, key: bytes, anchor: Anchor | None = None) -> None:
         self.path = path
         self.clinic = clinic
-        self._verified = _Verified(0, hashlib.sha256().hexdigest(), (), _root(clinic))
+        name = f"privacy ledger of clinic {clinic}"
+        self._journal = Journal(path, name, KeyedSeal(key), anchor)
+        self._decoded: tuple[tuple[Body, ...], tuple[Entry, ...]] = ((), ())
 
     def entries(self) -> tuple[Entry, ...]:
         """Read and verify the whole ledger.
@@ -110,10 +105,19 @@ class Ledger:
             EnvironmentProblem: If the file cannot be read.
             IntegrityError: If a line was changed, removed or put in.
         """
-        if not self.path.exists():
-            return ()
-        with self._locked() as file:
-            return self._read(file)[0]
+        return self._entries(self._journal.read())
+
+    def mark(self) -> Mark:
+        """Tell where the ledger ends, for others to remember.
+
+        Returns:
+            The number of entries and the digest of the last.
+
+        Raises:
+            EnvironmentProblem: If the file cannot be read.
+            IntegrityError: If a line was changed, removed or put in.
+        """
+        return self._journal.mark()
 
     def reserve(
         self,
@@ -141,115 +145,42 @@ class Ledger:
             IntegrityError: If the ledger was changed.
             RefusedError: If admit raises it; nothing is written.
         """
-        with self._locked() as file:
-            known, previous = self._read(file)
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        fresh: list[Entry] = []
+
+        def write(held: tuple[Body, ...]) -> list[Body]:
+            known = self._entries(held)
             if admit is not None:
                 admit(known)
-            now = datetime.now(UTC).isoformat(timespec="seconds")
-            fresh: list[Entry] = []
             for name, purpose, split, event in releases:
                 index = len(known) + len(fresh)
-                entry = Entry(index, now, binding, name, purpose, split, event, guarantee)
-                line = _encode(entry, previous)
-                file.write(line)
-                previous = hashlib.sha256(line).hexdigest()
-                fresh.append(entry)
-            file.flush()
-            os.fsync(file.fileno())
+                fresh.append(Entry(index, now, binding, name, purpose, split, event, guarantee))
+            return [_encode(entry) for entry in fresh]
+
+        self._journal.append(write)
         return tuple(fresh)
 
-    @contextmanager
-    def _locked(self) -> Iterator[IO[bytes]]:
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            fresh = not self.path.exists()
-            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
-            with os.fdopen(descriptor, "r+b") as file:
-                fcntl.flock(file, fcntl.LOCK_EX)
-                if fresh:
-                    _sync_folder(self.path.parent)
-                yield file
-        except OSError as error:
-            raise EnvironmentProblem(
-                rule=f"a privacy ledger of clinic {self.clinic} that can be read and written",
-                got=error.strerror or type(error).__name__,
-                do="Mend the disk or the permissions: nothing is released without the ledger.",
-            ) from error
-
-    def _read(self, file: IO[bytes]) -> tuple[tuple[Entry, ...], str]:
-        """Verify all lines, mend a torn tail, and leave the file at its end."""
-        file.seek(0)
-        content = file.read()
-        whole = content[: content.rfind(b"\n") + 1]
-        known = self._verified
-        start = known.size
-        if hashlib.sha256(whole[:start]).hexdigest() != known.digest:
-            start, known = 0, _Verified(0, "", (), _root(self.clinic))
-        entries, previous = list(known.entries), known.previous
-        for line in whole[start:].splitlines(keepends=True):
-            entries.append(_decode(line, previous, len(entries), self.clinic))
-            previous = hashlib.sha256(line).hexdigest()
-        digest = hashlib.sha256(whole).hexdigest()
-        self._verified = _Verified(len(whole), digest, tuple(entries), previous)
-        if tail := content[len(whole) :]:
-            _require_torn(tail, previous, len(entries), self.clinic)
-            file.truncate(len(whole))
-        file.seek(len(whole))
-        return tuple(entries), previous
+    def _entries(self, bodies: tuple[Body, ...]) -> tuple[Entry, ...]:
+        """Decode what was not decoded before."""
+        known, entries = self._decoded
+        same = len(known) <= len(bodies) and all(
+            a is b for a, b in zip(known, bodies, strict=False)
+        )
+        start = len(known) if same else 0
+        fresh = (_decode(body, at, self.clinic) for at, body in enumerate(bodies[start:], start))
+        self._decoded = bodies, (*entries[:start], *fresh)
+        return self._decoded[1]
 
 
-@dataclass(frozen=True)
-class _Verified:
-    """The beginning of the file that was verified before, so that a run does not grow quadratic."""
-
-    size: int
-    digest: str
-    entries: tuple[Entry, ...]
-    previous: str
+def _encode(entry: Entry) -> Body:
+    # Through JSON, so that what is written and what is read again are of the same types.
+    values = asdict(entry) | {"schema": SCHEMA, "event": event_to_json(entry.event)}
+    return dict(json.loads(json.dumps(values)))
 
 
-def _root(clinic: str) -> str:
-    return hashlib.sha256(f"skinml ledger of {clinic}".encode()).hexdigest()
-
-
-def _require_torn(tail: bytes, previous: str, number: int, clinic: str) -> None:
-    """Tell a line whose end was changed from one that was never finished."""
-    for candidate in (tail, tail[:-1]):
-        try:
-            _decode(candidate + b"\n", previous, number, clinic)
-        except IntegrityError:
-            continue
-        raise _changed(number, clinic)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+def _decode(body: Body, number: int, clinic: str) -> Entry:
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _encode(entry: Entry, previous: str) -> bytes:
-    values = asdict(entry) | {
-        "schema": SCHEMA,
-        "previous": previous,
-        "event": event_to_json(entry.event),
-    }
-    values["digest"] = hashlib.sha256(_json(values)).hexdigest()
-    return _json(values) + b"\n"
-
-
-def _json(values: Mapping[str, object]) -> bytes:
-    return json.dumps(values, sort_keys=True, separators=(",", ":")).encode()
-
-
-def _decode(line: bytes, previous: str, number: int, clinic: str) -> Entry:
-    try:
-        values = json.loads(line)
-        digest = values.pop("digest")
-        if digest != hashlib.sha256(_json(values)).hexdigest():
-            raise _changed(number, clinic)
+        values = dict(body)
         schema = values.pop("schema")
         if schema != SCHEMA:
             raise IntegrityError(
@@ -257,24 +188,24 @@ def _decode(line: bytes, previous: str, number: int, clinic: str) -> Entry:
                 got=f"schema={schema} on line {number + 1}",
                 do="Read it with the release of skinml that wrote it.",
             )
-        intact = values.pop("previous") == previous and values["index"] == number
         binding = dict(values.pop("binding"))
         binding["participants"] = tuple(binding["participants"])
         event = event_from_json(values.pop("event"))
         entry = Entry(binding=Binding(**binding), event=event, **values)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise _changed(number, clinic) from error
-    # Written anew it must be the same bytes, its own digest among them.
-    if not intact or _encode(entry, previous) != line:
-        raise _changed(number, clinic)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _unknown(number, clinic) from error
+    # Written anew it must be the same, with no field more or less.
+    if entry.index != number or _encode(entry) != body:
+        raise _unknown(number, clinic)
     return entry
 
 
-def _changed(number: int, clinic: str) -> IntegrityError:
+def _unknown(number: int, clinic: str) -> IntegrityError:
     return IntegrityError(
-        rule=f"an unchanged line {number + 1} in the privacy ledger of clinic {clinic}",
-        got="a line that does not follow from the one before it",
-        do="Restore the ledger from a backup; nothing may be released until then.",
+        rule=f"an entry that this release of skinml knows on line {number + 1} of the privacy "
+        f"ledger of clinic {clinic}",
+        got="another one",
+        do="Read it with the release of skinml that wrote it; nothing is released until then.",
     )
 
 

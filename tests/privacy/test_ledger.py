@@ -13,11 +13,14 @@ from math import inf
 import pytest
 
 from skinml.errors import BudgetExceededError, EnvironmentProblem, IntegrityError
+from skinml.journal import Journal, KeyedSeal
 from skinml.privacy.accounting import epsilon
 from skinml.privacy.events import GaussianEvent, SampledGaussianEvent, UnprotectedEvent
 from skinml.privacy.ledger import Binding, Ledger, require_affordable, spent
+from skinml.stewardship.anchors import Anchors
 
 DELTA = 1e-5
+KEY = bytes(range(32))
 BINDING = Binding(
     run="run-1",
     round=1,
@@ -36,11 +39,11 @@ VALIDATION = ("validation_scores", "validation", "validation", GaussianEvent(2.0
 
 @pytest.fixture
 def ledger(tmp_path):
-    return Ledger(tmp_path / "clinic" / "ledger.jsonl", "a")
+    return Ledger(tmp_path / "ledger.jsonl", "a", KEY)
 
 
 def reopened(ledger):
-    return Ledger(ledger.path, ledger.clinic)
+    return Ledger(ledger.path, ledger.clinic, KEY)
 
 
 def filled(ledger, rounds=3):
@@ -72,12 +75,20 @@ def test_a_ledger_is_for_its_owner_alone(ledger):
 def test_every_line_is_json_with_its_schema(ledger):
     filled(ledger)
     for line in ledger.path.read_text().splitlines():
-        assert json.loads(line)["schema"] == 1
+        assert json.loads(line)["body"]["schema"] == 2
 
 
-def test_a_flipped_byte_shows_wherever_it_is(ledger):
+def anchored(tmp_path):
+    anchors = Anchors(tmp_path / "anchors.json", "a", KEY)
+    if not anchors.path.exists():
+        anchors.create()
+    return Ledger(tmp_path / "ledger.jsonl", "a", KEY, anchors.journal("ledger"))
+
+
+def test_a_flipped_byte_shows_wherever_it_is(tmp_path):
     """Every position, the last line's and its newline's included."""
-    content = filled(ledger, 2).path.read_bytes()
+    ledger = filled(anchored(tmp_path), 2)
+    content = ledger.path.read_bytes()
     unseen = []
     for place in range(len(content)):
         for change in (0x01, content[place] ^ ord("\n")):
@@ -87,7 +98,7 @@ def test_a_flipped_byte_shows_wherever_it_is(ledger):
             changed[place] ^= change
             ledger.path.write_bytes(bytes(changed))
             try:
-                reopened(ledger).entries()
+                anchored(tmp_path).entries()
                 unseen.append((place, change))
             except IntegrityError:
                 pass
@@ -117,10 +128,31 @@ def test_lines_taken_out_repeated_or_reordered_show(ledger, order):
         reopened(ledger).entries()
 
 
+def test_lines_cut_off_the_end_and_older_copies_show_against_the_anchor(tmp_path):
+    ledger = filled(anchored(tmp_path), 3)
+    content = ledger.path.read_bytes()
+    lines = content.splitlines(keepends=True)
+    for kept in range(3):
+        ledger.path.write_bytes(b"".join(lines[:kept]))
+        with pytest.raises(IntegrityError, match=f"{kept} of 3 lines"):
+            anchored(tmp_path).entries()
+    ledger.path.unlink()
+    with pytest.raises(IntegrityError, match="0 of 3 lines"):
+        anchored(tmp_path).entries()
+    ledger.path.write_bytes(content)
+    assert len(anchored(tmp_path).entries()) == 3
+
+
 def test_another_clinics_ledger_is_no_ledger_of_ours(ledger):
     filled(ledger)
     with pytest.raises(IntegrityError):
-        Ledger(ledger.path, "b").entries()
+        Ledger(ledger.path, "b", KEY).entries()
+
+
+def test_without_the_key_no_line_passes(ledger):
+    filled(ledger)
+    with pytest.raises(IntegrityError):
+        Ledger(ledger.path, "a", KEY[::-1]).entries()
 
 
 def test_a_torn_last_line_is_dropped_and_the_next_follows(ledger):
@@ -142,11 +174,15 @@ def test_zeros_that_a_power_cut_left_behind_are_dropped(ledger):
 
 @pytest.mark.parametrize(
     "change",
-    [{"schema": 2}, {"schema": None}, {"event": {"type": "laplace", "scale": 1.0}}, {"more": 1}],
+    [{"schema": 3}, {"schema": None}, {"event": {"type": "laplace", "scale": 1.0}}, {"more": 1}],
 )
 def test_an_unknown_schema_event_or_field_is_refused(ledger, change):
     line = json.loads(filled(ledger, 1).path.read_bytes())
-    ledger.path.write_text(json.dumps(line | change, sort_keys=True, separators=(",", ":")) + "\n")
+    ledger.path.unlink()
+    journal = Journal(ledger.path, "privacy ledger of clinic a", KeyedSeal(KEY))
+    journal.append(lambda _: [line["body"]])
+    assert len(reopened(ledger).entries()) == 1
+    journal.append(lambda _: [line["body"] | {"index": 1} | change])
     with pytest.raises(IntegrityError):
         reopened(ledger).entries()
 
@@ -170,7 +206,7 @@ import sys
 from pathlib import Path
 from skinml.privacy.events import GaussianEvent
 from skinml.privacy.ledger import Binding, Ledger
-ledger = Ledger(Path(sys.argv[1]), "a")
+ledger = Ledger(Path(sys.argv[1]), "a", bytes(range(32)))
 binding = Binding(sys.argv[2], 1, 1, ("a",), "local", "patient", "k", True)
 print("ready", flush=True)
 sys.stdin.readline()
@@ -206,7 +242,7 @@ def test_processes_that_append_at_once_keep_one_whole_chain(ledger):
 def test_a_ledger_that_cannot_be_written_is_the_machines_fault(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(EnvironmentProblem, match="ledger"):
-        Ledger(tmp_path / "file" / "ledger.jsonl", "a").reserve(BINDING, [TRAIN])
+        Ledger(tmp_path / "file" / "ledger.jsonl", "a", KEY).reserve(BINDING, [TRAIN])
 
 
 @contextmanager
