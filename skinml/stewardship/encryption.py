@@ -9,9 +9,13 @@ import base64
 import binascii
 import hashlib
 import hmac
+import io
+import json
 import os
 import stat
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import IO
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives import hashes
@@ -23,8 +27,10 @@ from skinml.errors import ConfigError, EnvironmentProblem, IntegrityError
 
 KEY_BYTES = 32
 SEAL_OVERHEAD_BYTES = 1 + 12 + 16  # version, nonce, tag
+PIECE_BYTES = 2**20
 _VERSION = b"\x01"
 _NONCE_BYTES = 12
+_LENGTH_BYTES = 8
 _KEY_FILE_HEADER = "skinml-key-1"
 
 
@@ -111,6 +117,72 @@ def unseal(key: bytes, sealed: bytes, *, context: bytes) -> bytes:
         raise _not_authentic() from None
 
 
+def seal_pieces(key: bytes, content: bytes | memoryview, context: str) -> Iterator[bytes]:
+    """Seal content of any length in pieces of at most 1 MiB.
+
+    Args:
+        key: 32 bytes from `new_key`.
+        content: What to hide.
+        context: What the content is and where it belongs, see `seal`.
+
+    Yields:
+        A flag, "1" for the last piece, the length of the seal (8 bytes, little endian), the seal.
+        Written one after the other they are what `open_pieces` reads. Empty content is one piece.
+
+    Raises:
+        ConfigError: If the key is not 32 bytes.
+
+    Guarantees:
+        Those of `seal` for the whole: a piece that is changed, left out, doubled, moved, or put in
+        from other content is noticed, also where pieces are missing at the end.
+
+    >>> import io
+    >>> key = new_key()
+    >>> sealed = b"".join(seal_pieces(key, b"lesion", context="demonstration"))
+    >>> open_pieces(key, io.BytesIO(sealed), context="demonstration").read()
+    b'lesion'
+    """
+    num_pieces = max(1, -(-len(content) // PIECE_BYTES))
+    for number in range(num_pieces):
+        piece = bytes(content[number * PIECE_BYTES : (number + 1) * PIECE_BYTES])
+        final = b"1" if number == num_pieces - 1 else b"0"
+        sealed = seal(key, piece, context=_piece_context(context, number, final))
+        yield final + len(sealed).to_bytes(_LENGTH_BYTES, "little") + sealed
+
+
+def open_pieces(key: bytes, file: IO[bytes], context: str) -> io.BytesIO:
+    """Unseal what `seal_pieces` made, from a file's place to its end.
+
+    Args:
+        key: The key that it was sealed with.
+        file: A file that can be sought in, at the first piece.
+        context: The context that it was sealed with.
+
+    Returns:
+        The content, at its start.
+
+    Raises:
+        ConfigError: If the key is not 32 bytes.
+        IntegrityError: If a byte, the context or the key is another, if pieces are missing, or if
+            anything follows the last one.
+    """
+    start = file.tell()
+    left = file.seek(0, os.SEEK_END) - start
+    file.seek(start)
+    plain = io.BytesIO()
+    number, final = 0, b"0"
+    while left or final != b"1":
+        final = file.read(1)
+        length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
+        left -= 1 + _LENGTH_BYTES + length
+        # A length beyond the file's end is never read: it could be any number.
+        sealed = file.read(length) if left >= 0 else b""
+        plain.write(unseal(key, sealed, context=_piece_context(context, number, final)))
+        number += 1
+    plain.seek(0)
+    return plain
+
+
 def keyed_digest(key: bytes, data: bytes) -> str:
     """Name data by a digest that nobody can compute or test without the key.
 
@@ -127,7 +199,24 @@ def keyed_digest(key: bytes, data: bytes) -> str:
     Source:
         RFC 2104, HMAC with SHA-256.
     """
-    return hmac.new(derive_key(key, "keyed-digest"), data, hashlib.sha256).hexdigest()
+    return keyed_digests(key, (data,))[0]
+
+
+def keyed_digests(key: bytes, items: Iterable[bytes]) -> list[str]:
+    """Name many data as `keyed_digest` does, deriving the key once.
+
+    Args:
+        key: 32 bytes from `new_key`.
+        items: What to name.
+
+    Returns:
+        64 hexadecimal digits for each.
+
+    Raises:
+        ConfigError: If the key is not 32 bytes.
+    """
+    own = derive_key(key, "keyed-digest")
+    return [hmac.digest(own, data, hashlib.sha256).hex() for data in items]
 
 
 def write_key(path: Path, key: bytes) -> None:
@@ -178,21 +267,17 @@ def read_key(path: Path) -> bytes:
         32 secret bytes: never log.
 
     Raises:
-        EnvironmentProblem: If the file is missing, unreadable, or open to other users.
+        EnvironmentProblem: If the file is missing, unreadable, open to other users, or another
+            user's.
         IntegrityError: If it does not hold a key.
     """
     try:
         with path.open("rb") as file:
-            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+            status = os.fstat(file.fileno())
             content = file.read(1024)
     except OSError as error:
         raise _cannot("read", path, error) from error
-    if mode & 0o077:
-        raise EnvironmentProblem(
-            rule="a key file that only its owner can use",
-            got=f"mode={mode:04o} of {path}",
-            do=f"Find out who has read it, then: chmod 600 {path}",
-        )
+    require_private(path, status)
     header, _, encoded = content.decode("ascii", errors="replace").strip().partition(" ")
     try:
         key = base64.b64decode(encoded, validate=True)
@@ -205,6 +290,37 @@ def read_key(path: Path) -> bytes:
             do="Restore the key file from its backup.",
         )
     return key
+
+
+def require_private(path: Path, status: os.stat_result) -> None:
+    """Refuse the file of a secret that another user can read or could have written.
+
+    Args:
+        path: The file, for the message.
+        status: Its status, from the descriptor that it was read through.
+
+    Raises:
+        EnvironmentProblem: If it belongs to another user than this one or root, or if its mode
+            gives its group or everyone anything.
+    """
+    mode = stat.S_IMODE(status.st_mode)
+    if mode & 0o077:
+        raise EnvironmentProblem(
+            rule="a key file that only its owner can use",
+            got=f"mode={mode:04o} of {path}",
+            do=f"Find out who has read it, then: chmod 600 {path}",
+        )
+    if status.st_uid not in (os.geteuid(), 0):
+        raise EnvironmentProblem(
+            rule="a key file that belongs to you or to root",
+            got=f"another owner of {path}",
+            do="Find out who put it there, and use the key file that is yours.",
+        )
+
+
+def _piece_context(context: str, number: int, final: bytes) -> bytes:
+    """Bind a piece to what the whole is, to its place, and to being the last or not."""
+    return f"skinml-pieces-1 {json.dumps(context)} {number} ".encode() + final
 
 
 def _require_key(key: bytes) -> None:

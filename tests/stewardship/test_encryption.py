@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import io
+import os
 import stat
 
 import pytest
@@ -12,14 +14,21 @@ from hypothesis import strategies as st
 
 from skinml.errors import ConfigError, EnvironmentProblem, IntegrityError
 from skinml.stewardship.encryption import (
+    PIECE_BYTES,
     SEAL_OVERHEAD_BYTES,
+    derive_key,
     keyed_digest,
+    keyed_digests,
     new_key,
+    open_pieces,
     read_key,
+    require_private,
     seal,
+    seal_pieces,
     unseal,
     write_key,
 )
+from skinml.stewardship.pseudonyms import pseudonym, pseudonyms
 
 KEY = bytes(range(32))
 
@@ -129,3 +138,69 @@ def test_a_missing_file_or_folder_is_the_environments_fault(tmp_path):
         read_key(tmp_path / "key")
     with pytest.raises(EnvironmentProblem):
         write_key(tmp_path / "none" / "key", KEY)
+
+
+def pieces(content: bytes, context: str = "here") -> list[bytes]:
+    return list(seal_pieces(KEY, content, context))
+
+
+@pytest.mark.parametrize("size", [0, 1, PIECE_BYTES - 1, PIECE_BYTES, PIECE_BYTES + 1])
+def test_content_of_any_length_comes_back_from_its_pieces(size):
+    content = bytes(range(256)) * (size // 256 + 1)
+    sealed = pieces(content[:size])
+    assert len(sealed) == max(1, -(-size // PIECE_BYTES))
+    assert open_pieces(KEY, io.BytesIO(b"".join(sealed)), "here").read() == content[:size]
+
+
+def test_pieces_are_read_from_the_files_place_on():
+    file = io.BytesIO(b"header\n" + b"".join(pieces(b"lesion")))
+    assert file.readline() == b"header\n"
+    assert open_pieces(KEY, file, "here").read() == b"lesion"
+
+
+def test_every_changed_byte_of_a_piece_is_noticed():
+    sealed = b"".join(pieces(b"lesion"))
+    for place in range(len(sealed)):
+        changed = bytearray(sealed)
+        changed[place] ^= 1
+        with pytest.raises(IntegrityError):
+            open_pieces(KEY, io.BytesIO(bytes(changed)), "here")
+
+
+@pytest.mark.parametrize(
+    "order", [[0, 1], [1, 2], [2], [0, 2], [1, 0, 2], [0, 1, 1, 2], [0, 1, 2, 2], []], ids=str
+)
+def test_pieces_left_out_doubled_or_moved_are_noticed(order):
+    whole = pieces(bytes(2 * PIECE_BYTES + 5))
+    assert len(open_pieces(KEY, io.BytesIO(b"".join(whole)), "here").read()) == 2 * PIECE_BYTES + 5
+    with pytest.raises(IntegrityError):
+        open_pieces(KEY, io.BytesIO(b"".join(whole[piece] for piece in order)), "here")
+
+
+def test_a_piece_of_other_content_is_noticed():
+    first, other = pieces(bytes(PIECE_BYTES + 1)), pieces(bytes(PIECE_BYTES + 1), "there")
+    with pytest.raises(IntegrityError):
+        open_pieces(KEY, io.BytesIO(first[0] + other[1]), "here")
+
+
+def test_many_digests_are_the_single_ones():
+    items = [b"", b"x", b"x", b"y"]
+    assert keyed_digests(KEY, items) == [keyed_digest(KEY, item) for item in items]
+
+
+def test_a_key_file_of_another_user_is_refused(tmp_path):
+    path = tmp_path / "key"
+    write_key(path, KEY)
+    status = path.stat()
+    require_private(path, status)
+    values = list(status)
+    values[stat.ST_UID] = os.geteuid() + 1
+    with pytest.raises(EnvironmentProblem, match="belongs to you or to root"):
+        require_private(path, os.stat_result(values))
+
+
+def test_pseudonyms_hang_on_the_clinic_and_the_patient_only():
+    names = pseudonyms(KEY, ["Ada", "Bo", "Ada"])
+    assert names == [pseudonym(KEY, "Ada"), pseudonym(KEY, "Bo"), pseudonym(KEY, "Ada")]
+    assert names[0] == keyed_digest(derive_key(KEY, "pseudonym"), b"Ada")[:32]
+    assert pseudonym(KEY, "Ada") != pseudonym(KEY[::-1], "Ada")
