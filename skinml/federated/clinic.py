@@ -17,11 +17,11 @@ import numpy as np
 from skinml.errors import IntegrityError
 from skinml.fairness.thresholds import score_histogram
 from skinml.federated.messages import Request, require_sums
-from skinml.privacy.ledger import Binding, Entry, Ledger, require_affordable
+from skinml.privacy.ledger import Binding, Ceilings, Entry, Ledger, require_affordable
 from skinml.privacy.mechanism import Mechanism
 from skinml.privacy.plan import Release
 from skinml.privacy.settings import PrivacySettings
-from skinml.records import Arrays, Predictions, Samples
+from skinml.records import Arrays, BoolArray, Predictions, Samples
 from skinml.seeding import Seeds
 from skinml.training.learner import Contributor, Learner, Round
 
@@ -42,7 +42,11 @@ class ClinicSetup:
         samples: Its samples by split.
         predict: Scores samples with a model's arrays.
         keep: Stores predictions by split inside the clinic.
+        admitted: From a split to the mask of its samples that may be used now: consents change
+            while a run goes on.
+        note: Hears which entries of the ledger read which samples, by split, before a release.
         ledger: Its ledger.
+        ceilings: What its policy lets a ledger reach.
         mechanism: Its part of the noise.
         privacy: The promise of the run.
         split_key_id: Short public digest of the split key.
@@ -58,7 +62,10 @@ class ClinicSetup:
     samples: Mapping[str, Samples]
     predict: Callable[[Arrays, Samples], Predictions]
     keep: Callable[[str, Predictions], None]
+    admitted: Callable[[str], BoolArray]
+    note: Callable[[tuple[Entry, ...], Mapping[str, BoolArray]], None]
     ledger: Ledger
+    ceilings: Ceilings
     mechanism: Mechanism
     privacy: PrivacySettings
     split_key_id: str
@@ -87,14 +94,15 @@ class Clinic:
 
     Guarantees:
         Each release is in the ledger, synced to the disk, before it is computed. A run that would
-        pass the budget is refused before its first computation. Of the rounds only those of the
-        clinic's own schedule are answered.
+        pass a budget is refused before its first computation. Of the rounds only those of the
+        clinic's own schedule are answered. Every round asks anew whose data may be used: who
+        withdrew before it has no part in it.
     """
 
     def __init__(self, setup: ClinicSetup) -> None:
         self._setup = setup
         self._rounds = schedule(setup.learner, setup.validation)
-        self._contributor: Contributor | None = None
+        self._contributor: tuple[bytes, Contributor] | None = None
         self._queries: dict[str, Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]] = {}
 
     @property
@@ -121,19 +129,24 @@ class Clinic:
         """
         round_ = self._round(request)
         self._require_query(round_, request.query)
-        entries = self._setup.ledger.reserve(
+        setup = self._setup
+        entries = setup.ledger.reserve(
             self._binding(request),
             [(r.name, r.purpose, r.split, r.event) for r in round_.releases],
-            guarantee=self._setup.privacy.private and self._setup.mechanism.open_source().guarantee,
+            guarantee=setup.privacy.private and setup.mechanism.open_source().guarantee,
             admit=partial(self._require_budget, request),
         )
+        read = ("validation", "test") if round_.kind == VALIDATION else ("train",)
+        masks = {split: setup.admitted(split) for split in read}
+        setup.note(entries, masks)
         if round_.kind == VALIDATION:
-            sums = self._validate(round_.releases[0], request.query)
+            sums = self._validate(round_.releases[0], request.query, masks)
         else:
             # Keyed by the ledger's position: no sample is ever drawn twice under one ledger.
-            sampling = Seeds(self._setup.sampling_root).stream(f"sampling/{entries[0].index}")
-            sums = self._opened().contribute(round_, request.query, self._setup.mechanism, sampling)
-        require_sums(sums, {r.name: r.shape for r in round_.releases}, self._setup.name)
+            sampling = Seeds(setup.sampling_root).stream(f"sampling/{entries[0].index}")
+            contributor = self._opened(masks["train"])
+            sums = contributor.contribute(round_, request.query, setup.mechanism, sampling)
+        require_sums(sums, {r.name: r.shape for r in round_.releases}, setup.name)
         return sums
 
     def _round(self, request: Request) -> Round:
@@ -177,8 +190,7 @@ class Clinic:
             self._binding(request),
             from_round=request.round,
         )
-        ceiling, delta = setup.privacy.budget.epsilon, setup.privacy.delta
-        require_affordable(entries, planned, ceiling=ceiling, delta=delta)
+        _require_affordable(entries, planned, setup.ceilings, setup.privacy)
 
     def _binding(self, request: Request) -> Binding:
         setup = self._setup
@@ -193,16 +205,20 @@ class Clinic:
             simulated=setup.simulated,
         )
 
-    def _opened(self) -> Contributor:
-        if self._contributor is None:
-            self._contributor = self._setup.learner.contributor(self._setup.samples["train"])
-        return self._contributor
+    def _opened(self, mask: BoolArray) -> Contributor:
+        """Prepare the samples that may be used; again only where they have changed."""
+        known = mask.tobytes()
+        if self._contributor is None or self._contributor[0] != known:
+            samples = self._setup.samples["train"].take(mask)
+            self._contributor = known, self._setup.learner.contributor(samples)
+        return self._contributor[1]
 
-    def _validate(self, release: Release, model: Arrays) -> Arrays:
+    def _validate(self, release: Release, model: Arrays, masks: Mapping[str, BoolArray]) -> Arrays:
         """Keep the predictions here; let only a noisy histogram of validation scores leave."""
         setup = self._setup
         predictions = {
-            split: setup.predict(model, setup.samples[split]) for split in ("validation", "test")
+            split: setup.predict(model, setup.samples[split].take(mask))
+            for split, mask in masks.items()
         }
         for split, made in predictions.items():
             setup.keep(split, made)
@@ -217,34 +233,72 @@ class Clinic:
 
 def require_budget(
     ledger: Ledger,
+    ceilings: Ceilings,
     learner: Learner,
     validation: Release,
     privacy: PrivacySettings,
     *,
     run: str,
     split_key_id: str,
-    from_round: int,
 ) -> None:
-    """Refuse a run whose remaining schedule would pass a clinic's budget.
+    """Refuse a run whose schedule would pass a clinic's budget.
 
     Args:
         ledger: The clinic's ledger.
+        ceilings: What its policy lets the ledger reach.
         learner: The recipe.
         validation: The release of validation scores.
         privacy: The promise of the run, with its budget.
         run: The run's id.
         split_key_id: Short public digest of the split key.
-        from_round: This round and all later ones are counted beside what the ledger holds.
 
     Raises:
         BudgetExceededError: If it would.
         IntegrityError: If the ledger was changed.
     """
-    binding = Binding(run, from_round, 1, (), privacy.trust, privacy.unit, split_key_id, True)
-    planned = _planned(learner, validation, binding, from_round=from_round)
-    require_affordable(
-        ledger.entries(), planned, ceiling=privacy.budget.epsilon, delta=privacy.delta
+    planned = planned_entries(learner, validation, privacy, run=run, split_key_id=split_key_id)
+    _require_affordable(ledger.entries(), planned, ceilings, privacy)
+
+
+def planned_entries(
+    learner: Learner,
+    validation: Release,
+    privacy: PrivacySettings,
+    *,
+    run: str,
+    split_key_id: str,
+) -> list[Entry]:
+    """Write down what a whole run will release at one clinic, as if it had.
+
+    Args:
+        learner: The recipe.
+        validation: The release of validation scores.
+        privacy: The promise of the run.
+        run: The run's id.
+        split_key_id: Short public digest of the split key.
+
+    Returns:
+        Entries like those of a ledger.
+    """
+    binding = Binding(run, 1, 1, (), privacy.trust, privacy.unit, split_key_id, True)
+    return _planned(learner, validation, binding, from_round=1)
+
+
+def _require_affordable(
+    entries: Sequence[Entry],
+    planned: Sequence[Entry],
+    ceilings: Ceilings,
+    privacy: PrivacySettings,
+) -> None:
+    """Hold a plan against the clinic's own ceilings and those that the run set itself."""
+    now = datetime.now(UTC)
+    asked = Ceilings(
+        year=privacy.budget.epsilon_per_year,
+        life=privacy.budget.epsilon,
+        rule="privacy.budget.epsilon, privacy.budget.epsilon_per_year",
     )
+    for each in (ceilings, asked):
+        require_affordable(entries, planned, each, delta=privacy.delta, now=now)
 
 
 def _planned(

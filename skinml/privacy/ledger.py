@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from math import inf
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from skinml.privacy.accounting import epsilon
 from skinml.privacy.events import Event, UnprotectedEvent, event_from_json, event_to_json
 
 SCHEMA = 2
+_YEAR_DAYS = 365
 
 
 @dataclass(frozen=True)
@@ -237,28 +238,61 @@ def _charged(entry: Entry) -> Event:
     return entry.event if entry.guarantee else UnprotectedEvent(entry.event.count)
 
 
+@dataclass(frozen=True)
+class Ceilings:
+    """Greatest epsilons that a ledger may reach; None: no ceiling.
+
+    Attributes:
+        run: By one run.
+        year: Within any 365 days that end now.
+        life: By all entries together.
+        rule: Where the ceilings stand, for the message.
+    """
+
+    run: float | None = None
+    year: float | None = None
+    life: float | None = None
+    rule: str = "privacy.budget"
+
+
 def require_affordable(
-    entries: Sequence[Entry], planned: Sequence[Entry], *, ceiling: float | None, delta: float
+    entries: Sequence[Entry],
+    planned: Sequence[Entry],
+    ceilings: Ceilings,
+    *,
+    delta: float,
+    now: datetime,
 ) -> None:
     """Refuse a run before its first computation if the clinic cannot afford it.
 
     Args:
         entries: What the ledger holds.
-        planned: The run's whole schedule as entries.
-        ceiling: Greatest total epsilon; none: no ceiling.
-        delta: Delta of the ceiling.
+        planned: The run's whole remaining schedule as entries.
+        ceilings: What may not be passed.
+        delta: Delta of the ceilings.
+        now: The time, with its zone; the year is counted back from it.
 
     Raises:
-        BudgetExceededError: If the ledger and the plan together pass the ceiling.
+        BudgetExceededError: If the ledger and the plan together pass a ceiling.
     """
-    if ceiling is None:
-        return
-    total = spent([*entries, *planned], delta)
-    if total > ceiling:
-        so_far = spent(entries, delta)
-        word = "unbounded" if so_far == inf else f"{so_far:.3f}"
-        raise BudgetExceededError(
-            rule=f"a total epsilon of at most {ceiling:g} (privacy.budget.epsilon)",
-            got=f"{word} spent so far, {total:.3f} with this run",
-            do="Ask for a smaller privacy.epsilon, or stop here: the budget is used up.",
-        )
+    runs = {entry.binding.run for entry in planned}
+    since = (now - timedelta(days=_YEAR_DAYS)).isoformat(timespec="seconds")
+    spans = {
+        "total epsilon": (ceilings.life, entries),
+        "epsilon a year": (ceilings.year, [e for e in entries if e.time >= since]),
+        "epsilon a run": (ceilings.run, [e for e in entries if e.binding.run in runs]),
+    }
+    for span, (ceiling, held) in spans.items():
+        if ceiling is None:
+            continue
+        total = spent([*held, *planned], delta)
+        if total > ceiling:
+            raise BudgetExceededError(
+                rule=f"{span} of at most {ceiling:g} ({ceilings.rule})",
+                got=f"{_words(spent(held, delta))} spent so far, {_words(total)} with this run",
+                do="Ask for a smaller privacy.epsilon, or stop here: the budget is used up.",
+            )
+
+
+def _words(epsilon: float) -> str:
+    return "unbounded" if epsilon == inf else f"{epsilon:.3f}"

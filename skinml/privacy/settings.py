@@ -20,6 +20,9 @@ class BudgetSettings(BaseModel):
     epsilon: float | None = Field(
         None, gt=0, description="Greatest total epsilon of a clinic's ledger; none: no ceiling."
     )
+    epsilon_per_year: float | None = Field(
+        None, gt=0, description="Greatest epsilon within 365 days; none: no ceiling."
+    )
 
 
 class PrivacySettings(BaseModel):
@@ -54,7 +57,8 @@ class PrivacySettings(BaseModel):
         0, ge=0, description="Clinics c that may pool what they know under 'distributed'."
     )
     budget: BudgetSettings = Field(
-        default_factory=lambda: BudgetSettings(epsilon=None), description="Ceilings over all runs."
+        default_factory=lambda: BudgetSettings(epsilon=None, epsilon_per_year=None),
+        description="Ceilings over all runs.",
     )
 
     @model_validator(mode="after")

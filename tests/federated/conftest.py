@@ -19,7 +19,7 @@ from skinml.federated.coordinator import Record, RunTerms, exchange_with, grid_a
 from skinml.federated.local_grid import LocalGrid
 from skinml.federated.messages import Request
 from skinml.models.linear_head import LinearHead
-from skinml.privacy.ledger import Ledger
+from skinml.privacy.ledger import Ceilings, Ledger
 from skinml.privacy.mechanism import Mechanism
 from skinml.privacy.plan import Release, gaussian_releases
 from skinml.privacy.settings import PrivacySettings
@@ -34,6 +34,7 @@ CLASSES = Labels(("benign", "malignant"), (False, True))
 NAMES = ("north", "south", "studied")
 FEATURES, ROUNDS = 5, 4
 RUN = "run-1"
+KEY = bytes(range(32))
 
 
 def samples(seed, count=40):
@@ -105,7 +106,7 @@ class World:
         return fitted, exchange(last, fitted.arrays).total[self.validation.name]
 
     def ledger(self, name):
-        return Ledger(self.setups[name].ledger.path, name).entries()
+        return Ledger(self.setups[name].ledger.path, name, KEY).entries()
 
 
 @pytest.fixture
@@ -118,6 +119,12 @@ def make(tmp_path):
         score = Release("validation_scores", "validation", "validation", 1.0, 0.0, (2, 64))
         validation = gaussian_releases(privacy, [(score, 1.0)])[0]
         stored = {} if kept is None else kept
+        for name in NAMES:
+            (tmp_path / name).mkdir(exist_ok=True)
+
+        def everybody(name, split):
+            return np.ones(len(setups[name].samples[split].labels), dtype=bool)
+
         setups = {
             name: ClinicSetup(
                 name=name,
@@ -131,7 +138,10 @@ def make(tmp_path):
                 },
                 predict=predict,
                 keep=lambda split, made, name=name: stored.__setitem__((name, split), made),
-                ledger=Ledger(tmp_path / name / "ledger.jsonl", name),
+                admitted=partial(everybody, name),
+                note=lambda entries, masks: None,
+                ledger=Ledger(tmp_path / name / "ledger.jsonl", name, KEY),
+                ceilings=Ceilings(),
                 mechanism=Mechanism(noise_rule(privacy, len(NAMES)).clinic),
                 privacy=privacy,
                 split_key_id="k",

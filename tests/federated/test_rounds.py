@@ -19,7 +19,7 @@ from skinml.errors import (
 from skinml.federated.clinic import Clinic, require_budget, schedule
 from skinml.federated.coordinator import exchange_with, grid_asker
 from skinml.privacy.accounting import epsilon
-from skinml.privacy.ledger import spent
+from skinml.privacy.ledger import Ceilings, spent
 from skinml.privacy.mechanism import Mechanism
 from skinml.privacy.settings import BudgetSettings
 from skinml.records import join_samples
@@ -232,12 +232,12 @@ def test_a_run_that_the_ledger_can_afford_runs_twice_and_not_thrice(make):
     with pytest.raises(BudgetExceededError):
         require_budget(
             south.ledger,
+            south.ceilings,
             world.learner,
             world.validation,
             limit,
             run="run-3",
             split_key_id="k",
-            from_round=1,
         )
 
 
@@ -296,3 +296,50 @@ def test_a_validation_patient_moves_the_histogram_by_at_most_one(make):
         released.append(answer["validation_scores"])
     for without in released[1:]:
         assert np.abs(released[0] - without).sum() == 1
+
+
+def everybody(split):
+    return np.ones(40, dtype=bool)
+
+
+def test_who_withdraws_between_two_rounds_is_in_the_first_and_not_in_the_second(make):
+    """Replayed without noise: the sums are exactly those of the patients on record."""
+    world = make(trust="none")
+    mask, noted = np.ones(40, dtype=bool), []
+    world.change(
+        "north",
+        admitted=lambda split: mask.copy() if split == "train" else everybody(split),
+        note=lambda entries, masks: noted.append((entries, masks)),
+    )
+    clinic = Clinic(world.setups["north"])
+    training = world.setups["north"].samples["train"]
+    query = world.learner.query(world.learner.rounds[1], world.learner.start())
+    answers = []
+    for number in (2, 3):
+        answers.append(clinic.answer(world.request(number, query))["gradient"])
+        mask[training.patients == training.patients[0]] = False
+    for answer, round_, (entries, masks) in zip(
+        answers, world.learner.rounds[1:3], noted, strict=True
+    ):
+        replay = world.learner.contributor(training.take(masks["train"]))
+        assert np.array_equal(answer, replay.exact(round_, query)["gradient"])
+        assert [entry.binding.round for entry in entries] == [round_.number]
+    counted = [int(masks["train"].sum()) for _, masks in noted]
+    assert counted == [40, 38]
+    assert not np.array_equal(*answers)
+
+
+def test_a_clinic_where_everybody_withdrew_still_answers_with_noise(make):
+    world = make()
+    world.change("north", admitted=lambda split: np.zeros(40, dtype=bool))
+    fitted, scores = world.run()
+    assert all(np.isfinite(values).all() for values in fitted.arrays.values())
+    assert np.isfinite(scores).all()
+
+
+def test_the_clinics_own_ceilings_bind_whatever_the_run_sets(make):
+    world = make()
+    world.change("south", ceilings=Ceilings(run=1.0, rule="the policy of clinic south"))
+    with pytest.raises(BudgetExceededError, match="policy of clinic south"):
+        world.run()
+    assert world.ledger("south") == ()

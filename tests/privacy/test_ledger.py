@@ -8,6 +8,7 @@ import subprocess
 import sys
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from math import inf
 
 import pytest
@@ -16,7 +17,7 @@ from skinml.errors import BudgetExceededError, EnvironmentProblem, IntegrityErro
 from skinml.journal import Journal, KeyedSeal
 from skinml.privacy.accounting import epsilon
 from skinml.privacy.events import GaussianEvent, SampledGaussianEvent, UnprotectedEvent
-from skinml.privacy.ledger import Binding, Ledger, require_affordable, spent
+from skinml.privacy.ledger import Binding, Ceilings, Ledger, require_affordable, spent
 from skinml.stewardship.anchors import Anchors
 
 DELTA = 1e-5
@@ -322,18 +323,45 @@ def test_a_reservation_is_spent_whatever_happens_next(ledger):
     assert spent(reopened(ledger).entries(), DELTA) > before
 
 
+NOW = datetime(2027, 3, 1, tzinfo=UTC)
+
+
+def afford(held, planned, ceilings, now=NOW):
+    require_affordable(held, planned, ceilings, delta=DELTA, now=now)
+
+
+def test_a_ceiling_for_the_year_forgets_what_is_older_and_one_for_a_run_the_other_runs(ledger):
+    old, recent, planned = (
+        replace(entry, time=time, binding=replace(BINDING, run=run))
+        for entry, time, run in zip(
+            filled(ledger, 3).entries(),
+            ("2026-02-28T23:59:59+00:00", "2026-03-01T00:00:01+00:00", "2027-03-01T00:00:00+00:00"),
+            ("run-1", "run-2", "run-3"),
+            strict=True,
+        )
+    )
+    one, two = spent((planned,), DELTA), spent((recent, planned), DELTA)
+    afford((old, recent), (planned,), Ceilings(run=one, year=two))
+    with pytest.raises(BudgetExceededError, match="a year"):
+        afford((old, recent), (planned,), Ceilings(year=two), now=NOW - timedelta(seconds=9))
+    with pytest.raises(BudgetExceededError, match="a run"):
+        afford((old, recent), (planned,), Ceilings(run=one - 1e-6))
+    with pytest.raises(BudgetExceededError, match="total"):
+        afford((old, recent), (planned,), Ceilings(life=two))
+
+
 def test_what_is_affordable_is_decided_before_and_at_the_limit(ledger):
     held, planned = filled(ledger, 2).entries(), filled(ledger, 4).entries()[2:]
     total = spent((*held, *planned), DELTA)
-    require_affordable(held, planned, ceiling=None, delta=DELTA)
-    require_affordable(held, planned, ceiling=total, delta=DELTA)
+    afford(held, planned, Ceilings())
+    afford(held, planned, Ceilings(life=total))
     with pytest.raises(BudgetExceededError) as refusal:
-        require_affordable(held, planned, ceiling=total - 1e-6, delta=DELTA)
+        afford(held, planned, Ceilings(life=total - 1e-6))
     assert f"{spent(held, DELTA):.3f} spent so far" in str(refusal.value)
     assert refusal.value.exit_code == 3
 
 
 def test_no_budget_affords_an_unprotected_release(ledger):
     planned = ledger.reserve(BINDING, [("sum", "training", "train", UnprotectedEvent())])
-    with pytest.raises(BudgetExceededError, match="inf"):
-        require_affordable((), planned, ceiling=50.0, delta=DELTA)
+    with pytest.raises(BudgetExceededError, match="unbounded"):
+        afford((), planned, Ceilings(life=50.0))
