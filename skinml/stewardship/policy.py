@@ -1,0 +1,320 @@
+"""A clinic's policy: what its patients' data may be used for, by whom, and within which limits.
+
+What is not allowed in writing is refused. The one file `policy.yaml` says all of it; only what has
+a default that is the stricter choice may be left out. A ceiling is taken away by writing null,
+never by forgetting its line.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import textwrap
+from collections import Counter
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Annotated, Any, Literal, Self, get_args
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from skinml.stewardship.purposes import Purpose
+from skinml.stewardship.strict_yaml import read_yaml, validated
+
+ANYBODY = "*"
+"""Among experiments: any. Among the users of a role: whoever can open the folder."""
+
+Trust = Literal["none", "central", "distributed", "local"]
+Unit = Literal["patient_within_clinic", "patient"]
+KeptField = Literal[
+    "lesion_id",
+    "malignant",
+    "age",
+    "sex",
+    "anatomical_site",
+    "skin_tone",
+    "modality",
+    "confirmation",
+]
+KEPT_FIELDS: tuple[KeptField, ...] = get_args(KeptField)
+"""The columns of a manifest that a policy decides on. The image, the patient, the diagnosis and
+what says where a row comes from and why it may be used are always kept."""
+
+_FROZEN = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+_EXPERIMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+_USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@\\+-]{0,254}\$?")
+_PLAIN = re.compile(r"[a-z][a-z_-]*")
+# Words that this or another reader of YAML would not take as words.
+_NOT_PLAIN = ("null", "true", "false", "yes", "no", "on", "off", "y", "n")
+_WIDTH = 80
+
+
+def _once(words: tuple[str, ...]) -> tuple[str, ...]:
+    twice = [word for word, count in Counter(words).items() if count > 1]
+    if twice:
+        raise ValueError(f"{twice[0]} stands twice")
+    return words
+
+
+def _alone(words: tuple[str, ...]) -> tuple[str, ...]:
+    if ANYBODY in words and len(words) > 1:
+        raise ValueError(f"'{ANYBODY}' already stands for all: write it alone")
+    return words
+
+
+def _name(word: str) -> str:
+    if not (word.isprintable() and word.strip() == word and 1 <= len(word) <= 64):
+        raise ValueError("expected 1 to 64 printable characters without spaces at the ends")
+    return word
+
+
+def _experiment(word: str) -> str:
+    if word != ANYBODY and not _EXPERIMENT.fullmatch(word):
+        raise ValueError(f"expected an experiment's name or '{ANYBODY}'")
+    return word
+
+
+def _user(word: str) -> str:
+    if word != ANYBODY and not _USER.fullmatch(word):
+        raise ValueError(f"expected a user name of this computer or '{ANYBODY}'")
+    return word
+
+
+_Word = Annotated[str, Field(strict=True)]
+_Users = Annotated[
+    tuple[Annotated[_Word, AfterValidator(_user)], ...],
+    AfterValidator(_once),
+    AfterValidator(_alone),
+]
+_Count = Annotated[int, Field(strict=True, ge=1, le=10**9)]
+_Days = Annotated[int, Field(strict=True, ge=1, le=36500)] | None
+_Ceiling = Annotated[float, Field(strict=True, gt=0)] | None
+
+
+class PrivacyLimits(BaseModel):
+    """Floors and ceilings of privacy; None takes one away."""
+
+    model_config = _FROZEN
+
+    least_noise_multiplier: _Ceiling = Field(
+        description="Least noise, as a multiple of what one patient can change. More noise means "
+        "more privacy. null: no floor of its own."
+    )
+    max_epsilon_per_run: _Ceiling = Field(
+        description="Greatest epsilon, the measure of privacy loss, of one training run. Smaller "
+        "means more private. null: no ceiling."
+    )
+    max_epsilon_per_year: _Ceiling = Field(
+        description="Greatest epsilon of all runs of one year together. null: no ceiling."
+    )
+    max_epsilon_for_life: _Ceiling = Field(
+        description="Greatest epsilon of all runs ever. When it is reached, nothing more is "
+        "released. null: no ceiling."
+    )
+    max_delta: Annotated[float, Field(strict=True, gt=0, lt=1)] | None = Field(
+        description="Greatest delta, the small chance that epsilon does not hold; well below one "
+        "divided by the number of patients. null: no ceiling."
+    )
+
+    @model_validator(mode="after")
+    def _ceilings_rise(self) -> Self:
+        names = ("max_epsilon_per_run", "max_epsilon_per_year", "max_epsilon_for_life")
+        known = [(name, getattr(self, name)) for name in names if getattr(self, name) is not None]
+        for (shorter, low), (longer, high) in pairwise(known):
+            if low > high:
+                raise ValueError(f"{shorter} ({low:g}) is above {longer} ({high:g})")
+        return self
+
+
+class Retention(BaseModel):
+    """For how many days things are kept; None keeps them until somebody erases them."""
+
+    model_config = _FROZEN
+
+    images_days: _Days = Field(description="Days that images in the vault are kept.")
+    features_days: _Days = Field(
+        description="Days that a network's features of the images are kept. They can be computed "
+        "again."
+    )
+    predictions_days: _Days = Field(description="Days that predictions for patients are kept.")
+    log_days: _Days = Field(
+        description="Days that the audit log is kept at least. Laws may ask for years."
+    )
+
+
+class Roles(BaseModel):
+    """Who of this computer's users is what; "*" is whoever can open the folder."""
+
+    model_config = _FROZEN
+
+    steward: Annotated[_Users, Field(min_length=1)] = Field(
+        description="Decide: this policy, consents, approval of runs, keys, erasure."
+    )
+    clinician: _Users = Field(description="Keep consents and use the data for care.")
+    operator: _Users = Field(description="Import data, check them and start approved runs.")
+    auditor: _Users = Field(
+        description="Read the logs, the ledger, this policy and how many consents there are."
+    )
+
+
+class AlertRules(BaseModel):
+    """When the audit log raises a flag."""
+
+    model_config = _FROZEN
+
+    refusals: _Count = Field(3, description="So many refusals of one user raise a flag ...")
+    within_hours: _Count = Field(24, description="... when they fall within so many hours.")
+    bulk_patients: _Count = Field(
+        100, description="So many patients read or exported by one user within these hours, too."
+    )
+
+
+class Policy(BaseModel):
+    """Everything that a clinic has decided on the use of its patients' data."""
+
+    model_config = _FROZEN
+
+    schema_version: Literal[1] = Field(1, description="Version of this file's form.")
+    clinic: Annotated[_Word, AfterValidator(_name)] = Field(
+        description="The clinic that this policy belongs to."
+    )
+    purposes: Annotated[tuple[Purpose, ...], AfterValidator(_once), Field(min_length=1)] = Field(
+        description="What data may be used for at all: care, research, teaching, "
+        "federated_training, publication_of_images. Each patient's consent must allow it too."
+    )
+    coordinators: Annotated[
+        tuple[Annotated[_Word, AfterValidator(_name)], ...], AfterValidator(_once)
+    ] = Field(
+        description="Who may ask for training runs, by name. 'simulation' is this computer "
+        "itself. Empty: nobody."
+    )
+    experiments: Annotated[
+        tuple[Annotated[_Word, AfterValidator(_experiment)], ...],
+        AfterValidator(_once),
+        AfterValidator(_alone),
+    ] = Field(description="Which experiments may run here, by name; '*' is any. Empty: none.")
+    trust: Annotated[tuple[Trust, ...], AfterValidator(_once), Field(min_length=1)] = Field(
+        ("distributed", "local"),
+        description="Who may be the one that adds the noise. distributed: each clinic a share, "
+        "only sums can be read. local: each clinic all of it, nobody need be trusted. central: "
+        "the coordinator, who sees what leaves the clinic. none: nobody, no privacy at all.",
+    )
+    units: Annotated[tuple[Unit, ...], AfterValidator(_once), Field(min_length=1)] = Field(
+        ("patient_within_clinic", "patient"),
+        description="Whose data are protected as a whole: a patient's within this clinic "
+        "(patient_within_clinic), or a patient's at several clinics together (patient).",
+    )
+    privacy: PrivacyLimits = Field(description="Limits of privacy. Whatever is stricter wins.")
+    least_patients: _Count = Field(
+        description="Fewest patients of this clinic that a training run may use."
+    )
+    least_clinics: _Count = Field(
+        description="Fewest clinics whose contributions are summed before anybody can read them."
+    )
+    retention: Retention = Field(
+        description="How long things are kept. null: until somebody erases them."
+    )
+    fields: Annotated[tuple[KeptField, ...], AfterValidator(_once)] = Field(
+        description="What may be kept and used beside image, patient, diagnosis and origin: "
+        f"{', '.join(KEPT_FIELDS)}."
+    )
+    roles: Roles = Field(
+        description="Who may do what: user names of this computer. '*' is whoever can open this "
+        "folder. Empty: nobody."
+    )
+    alerts: AlertRules = Field(
+        default_factory=lambda: validated(AlertRules, {}, "policy"),
+        description="When the audit log raises a flag.",
+    )
+
+
+def parse_policy(content: bytes) -> Policy:
+    """Read a policy.
+
+    Args:
+        content: The bytes of a `policy.yaml`.
+
+    Returns:
+        The policy.
+
+    Raises:
+        ConfigError: If it is not YAML, or if a key is unknown, twice or missing, or a value
+            impossible. All problems are listed, unknown keys with the nearest known one.
+    """
+    return policy_from(read_yaml(content, "policy"))
+
+
+def policy_from(values: Mapping[str, Any]) -> Policy:
+    """Check values from elsewhere, such as the answers to questions.
+
+    Args:
+        values: Nested values with a policy's keys.
+
+    Returns:
+        The policy.
+
+    Raises:
+        ConfigError: If a key is unknown or missing or a value impossible; all problems are listed.
+    """
+    return validated(Policy, values, "policy")
+
+
+def policy_yaml(policy: Policy) -> str:
+    """Write a policy for people, with a comment at each field that says what it does.
+
+    Args:
+        policy: The policy.
+
+    Returns:
+        YAML of at most 80 columns, unless a single name is longer; `parse_policy` gives the same
+        policy.
+    """
+    head = textwrap.wrap(
+        "The policy of this clinic. Whatever it does not allow is refused; a training run may be "
+        "stricter, never looser. Change it with 'skinml clinic policy change': a change of this "
+        "file by any other way is noticed, and nothing runs until it is restored.",
+        width=_WIDTH - 2,
+    )
+    return "\n".join([*(f"# {line}" for line in head), *_section(policy, "")]) + "\n"
+
+
+def policy_digest(policy: Policy) -> str:
+    """Name a policy by what it says, whatever its file's comments and order.
+
+    Args:
+        policy: The policy.
+
+    Returns:
+        SHA-256 in 64 hexadecimal digits.
+    """
+    values = json.dumps(policy.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(values.encode()).hexdigest()
+
+
+def _section(model: BaseModel, indent: str) -> list[str]:
+    lines: list[str] = []
+    for name, field in type(model).model_fields.items():
+        comment = textwrap.wrap(field.description or "", width=_WIDTH - len(indent) - 2)
+        lines += [""] * (not indent) + [f"{indent}# {line}" for line in comment]
+        value = getattr(model, name)
+        if isinstance(value, BaseModel):
+            lines += [f"{indent}{name}:", *_section(value, indent + "  ")]
+        elif isinstance(value, tuple):
+            lines += _words(f"{indent}{name}:", value, indent)
+        else:
+            lines.append(f"{indent}{name}: {_scalar(value)}")
+    return lines
+
+
+def _words(start: str, words: tuple[str, ...], indent: str) -> list[str]:
+    short = f"{start} [{', '.join(map(_scalar, words))}]"
+    if len(short) <= _WIDTH:
+        return [short]
+    return [start, *(f"{indent}  - {_scalar(word)}" for word in words)]
+
+
+def _scalar(value: str | float | None) -> str:
+    if isinstance(value, str):
+        plain = _PLAIN.fullmatch(value) and value not in _NOT_PLAIN
+        return value if plain else json.dumps(value, ensure_ascii=False)
+    return "null" if value is None else repr(value).removesuffix(".0")
