@@ -279,7 +279,7 @@ def policy_yaml(policy: Policy) -> str:
 
 
 def policy_digest(policy: Policy) -> str:
-    """Name a policy by what it says, whatever its file's comments and order.
+    """Name a policy by what it says, whatever the comments and the order in its file.
 
     Args:
         policy: The policy.
@@ -287,8 +287,17 @@ def policy_digest(policy: Policy) -> str:
     Returns:
         SHA-256 in 64 hexadecimal digits.
     """
-    values = json.dumps(policy.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+    values = json.dumps(_ordered(policy.model_dump()), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(values.encode()).hexdigest()
+
+
+def _ordered(value: Any) -> Any:
+    """Sort what is a set, and make equal numbers look equal."""
+    if isinstance(value, dict):
+        return {name: _ordered(inner) for name, inner in value.items()}
+    if isinstance(value, tuple):
+        return sorted(value)
+    return float(value) if isinstance(value, int) else value
 
 
 def _section(model: BaseModel, indent: str) -> list[str]:
