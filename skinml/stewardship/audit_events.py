@@ -1,0 +1,327 @@
+"""What an audit log may say: a closed list of events, and the only fields that each may have.
+
+No field takes free text. A patient appears as a pseudonym, a file as a digest, everything else as
+a count, a date or a word that skinml or the clinic's policy coined.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Mapping
+from datetime import UTC, date, datetime
+from math import inf, isfinite
+from typing import Any, Literal, get_args
+
+from skinml.errors import ConfigError
+from skinml.stewardship.purposes import DATA_KINDS, PURPOSES
+
+Event = Literal[
+    "folder created",
+    "folder opened",
+    "policy changed",
+    "consent granted",
+    "consent withdrawn",
+    "consents imported",
+    "admission",
+    "refusal",
+    "run approved",
+    "run refused",
+    "training started",
+    "release",
+    "run ended",
+    "export",
+    "access",
+    "import",
+    "key rotated",
+    "erasure",
+    "anchor",
+    "alert",
+]
+EVENTS: tuple[Event, ...] = get_args(Event)
+
+REFUSAL_REASONS = ("role", "policy", "budget", "consent", "licence", "integrity")
+"""Why something was refused as a whole."""
+
+EXCLUSION_REASONS = (
+    "no consent",
+    "purpose not covered",
+    "data not covered",
+    "not yet valid",
+    "expired",
+    "withdrawn",
+    "no licence",
+    "erased",
+)
+"""Why a patient was not admitted."""
+
+KINDS = (
+    "images",
+    "records",
+    "features",
+    "predictions",
+    "pseudonyms",
+    "consents",
+    "model",
+    "report",
+    "ledger",
+    "audit log",
+)
+"""What was read, brought in or taken out."""
+
+KEYS = ("clinic key", "patient keys", "signing key", "passphrase")
+OUTCOMES = ("completed", "incomplete", "failed", "interrupted", "refused")
+BASES = ("licence", "consent")
+ALERT_RULES = ("repeated refusals", "bulk access")
+UNBOUNDED = "unbounded"
+"""How an infinite epsilon is written: JSON has no infinity."""
+
+_ACTOR = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+$\\-]{0,63}")
+_NAME = re.compile(r"[A-Za-z0-9_*][A-Za-z0-9_.@+-]{0,127}")
+_ACTION = re.compile(r"[a-z]{1,16}(\.[a-z]{1,16})?")
+_MOST_WORDS = 64
+
+Check = Callable[[Any], Any]
+
+
+def _count(value: Any) -> Any:
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    return value if whole and 0 <= value < 2**53 else None
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
+        return None
+    if value == inf:
+        return UNBOUNDED
+    return float(value) if isfinite(value) else None
+
+
+def _flag(value: Any) -> Any:
+    return value if isinstance(value, bool) else None
+
+
+def _day(value: Any) -> Any:
+    plain = isinstance(value, date) and not isinstance(value, datetime)
+    return value.isoformat() if plain else None
+
+
+def _time(value: Any) -> Any:
+    if not isinstance(value, datetime) or value.tzinfo is None:
+        return None
+    return written_time(value)
+
+
+def _text(pattern: re.Pattern[str]) -> Check:
+    return lambda value: value if isinstance(value, str) and pattern.fullmatch(value) else None
+
+
+def _word(allowed: Collection[str]) -> Check:
+    return lambda value: value if isinstance(value, str) and value in allowed else None
+
+
+def _several(one: Check) -> Check:
+    def check(value: Any) -> Any:
+        if isinstance(value, str) or not isinstance(value, Collection):
+            return None
+        found = [one(each) for each in value]
+        return None if None in found or len(found) > _MOST_WORDS else found
+
+    return check
+
+
+def _counts(allowed: Collection[str]) -> Check:
+    def check(value: Any) -> Any:
+        if not isinstance(value, Mapping) or not set(value) <= set(allowed):
+            return None
+        found = {key: _count(each) for key, each in value.items()}
+        return None if None in found.values() else found
+
+    return check
+
+
+_HEX_32 = _text(re.compile(r"[0-9a-f]{32}"))
+_HEX_64 = _text(re.compile(r"[0-9a-f]{64}"))
+_A_NAME = _text(_NAME)
+
+# A field's name always means the same and is always written the same way.
+FIELDS: Mapping[str, Check] = {
+    "action": _text(_ACTION),
+    "admitted": _counts(BASES),
+    "after": _HEX_64,
+    "attempt": _count,
+    "before": _HEX_64,
+    "changes": _count,
+    "coordinator": _A_NAME,
+    "count": _count,
+    "data": _several(_word(DATA_KINDS)),
+    "day": _day,
+    "delta": _number,
+    "digest": _HEX_64,
+    "entries": _count,
+    "epsilon": _number,
+    "experiment": _A_NAME,
+    "form": _A_NAME,
+    "given_by": _word(("patient", "parent", "guardian", "legal_representative")),
+    "head": _HEX_64,
+    "how": _word(("paper", "electronic", "spoken")),
+    "journal": _word(("consent", "audit", "ledger")),
+    "key": _word(KEYS),
+    "kind": _word(KINDS),
+    "noise_multiplier": _number,
+    "objects": _count,
+    "outcome": _word(OUTCOMES),
+    "patient": _HEX_32,
+    "patients": _count,
+    "policy": _HEX_64,
+    "public_key": _HEX_64,
+    "purpose": _word(PURPOSES),
+    "purposes": _several(_word(PURPOSES)),
+    "reason": _word((*REFUSAL_REASONS, *EXCLUSION_REASONS)),
+    "refused": _counts(EXCLUSION_REASONS),
+    "releases": _several(_A_NAME),
+    "round": _count,
+    "rounds": _count,
+    "rows": _count,
+    "rule": _word(ALERT_RULES),
+    "run": _A_NAME,
+    "simulated": _flag,
+    "since": _time,
+    "source": _HEX_64,
+    "terms": _several(_A_NAME),
+    "trust": _word(("none", "central", "distributed", "local")),
+    "unit": _word(("patient_within_clinic", "patient")),
+    "valid_from": _day,
+    "valid_until": _day,
+    "version": _HEX_64,
+    "who": _text(_ACTOR),
+    "within_hours": _count,
+    "withdrawn_on": _day,
+}
+
+_RUN = ("run", "experiment", "purpose", "coordinator", "trust", "unit", "epsilon", "delta")
+_PROPOSED = (*_RUN, "noise_multiplier", "policy", "patients", "rows", "simulated", "day")
+_READ = ("kind", "purpose", "patient", "patients", "rows", "objects", "run", "day")
+
+# Which fields an event may have; those in front of the bar it must have.
+_TABLE: Mapping[Event, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "folder created": ((), ("public_key", "policy", "simulated")),
+    "folder opened": ((), ("policy", "entries", "simulated")),
+    "policy changed": (("after",), ("before", "changes")),
+    "consent granted": (
+        ("patient", "purposes"),
+        ("data", "valid_from", "valid_until", "form", "how", "given_by"),
+    ),
+    "consent withdrawn": (("patient", "purposes"), ("withdrawn_on",)),
+    "consents imported": (("source", "rows"), ("patients", "changes")),
+    "admission": (
+        ("purpose", "day", "patients"),
+        ("rows", "admitted", "refused", "run", "experiment", "round"),
+    ),
+    "refusal": (
+        ("action", "reason"),
+        ("run", "experiment", "purpose", "terms", "patients", "refused", "day"),
+    ),
+    "run approved": (("run",), _PROPOSED),
+    "run refused": (("reason",), (*_PROPOSED, "terms")),
+    "training started": (("run",), (*_PROPOSED, "round")),
+    "release": (
+        ("run",),
+        ("round", "attempt", "releases", "purpose", "patients", "count", "entries", "head", "unit"),
+    ),
+    "run ended": (("run", "outcome"), ("rounds", "entries", "head", "epsilon")),
+    "export": (("kind",), (*_READ, "digest", "count", "head")),
+    "access": (("kind",), _READ),
+    "import": (("kind",), (*_READ, "source")),
+    "key rotated": (("key",), ("count", "public_key")),
+    "erasure": (("patients",), ("patient", "objects", "rows", "reason")),
+    "anchor": (("journal", "count", "head"), ()),
+    "alert": (("rule", "who", "count", "since"), ("within_hours",)),
+}
+
+
+def fields_of(event: Event) -> tuple[str, ...]:
+    """List the fields that an event may have.
+
+    Args:
+        event: The event.
+
+    Returns:
+        Their names, those that it must have first.
+    """
+    needed, allowed = _TABLE[event]
+    return tuple(dict.fromkeys((*needed, *allowed)))
+
+
+def checked_fields(event: Event, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Check the fields of an event and bring them into the form in which they are written.
+
+    Args:
+        event: The event.
+        fields: Its fields; None stands for a field that is not there.
+
+    Returns:
+        The fields as JSON values: dates and times in ISO 8601, an infinite epsilon as
+        "unbounded".
+
+    Raises:
+        ConfigError: If the event or a field is not in the table, a needed field is missing, or a
+            value is of another kind. The message never holds a value.
+
+    >>> from datetime import date
+    >>> checked_fields("admission", {"purpose": "care", "day": date(2026, 3, 1), "patients": 12})
+    {'day': '2026-03-01', 'patients': 12, 'purpose': 'care'}
+    """
+    if event not in _TABLE:
+        raise _refused("an event of the audit log's table", "another word")
+    given = {name: value for name, value in sorted(fields.items()) if value is not None}
+    unknown = sorted(set(given) - set(fields_of(event)))
+    missing = sorted(set(_TABLE[event][0]) - set(given))
+    if unknown or missing:
+        wrong = [f"unknown {name}" for name in unknown] + [f"no {name}" for name in missing]
+        raise _refused(f"the fields of the event '{event}'", ", ".join(wrong))
+    written = {name: FIELDS[name](value) for name, value in given.items()}
+    for name, value in written.items():
+        if value is None:
+            kind = type(given[name]).__name__
+            raise _refused(f"a {name} of the event '{event}' in its closed form", f"a {kind}")
+    return written
+
+
+def checked_actor(actor: str) -> str:
+    """Check the name of who acted.
+
+    Args:
+        actor: The operating system's name of a user, or the name of a coordinator.
+
+    Returns:
+        The name.
+
+    Raises:
+        ConfigError: If it could not be a user's name.
+    """
+    if not isinstance(actor, str) or not _ACTOR.fullmatch(actor):
+        raise _refused("a user's name of up to 64 letters, digits and . _ @ + $ -", "another text")
+    return actor
+
+
+def written_time(now: datetime) -> str:
+    """Write a time.
+
+    Args:
+        now: With its time zone.
+
+    Returns:
+        ISO 8601 in UTC to the second, such as 2026-03-01T09:30:00+00:00.
+
+    Raises:
+        ConfigError: If the time has no zone.
+    """
+    if now.tzinfo is None:
+        raise _refused("a time with its time zone", "a time without one")
+    return now.astimezone(UTC).isoformat(timespec="seconds")
+
+
+def _refused(rule: str, got: str) -> ConfigError:
+    return ConfigError(
+        rule=rule, got=got, do="Write what skinml/stewardship/audit_events.py allows, no more."
+    )
