@@ -22,6 +22,7 @@ from skinml.journal import KeyedSeal, Mark, canonical
 from skinml.stewardship.encryption import derive_key
 
 _SCHEMA = 1
+_NO_FILE = ""  # stands for the digest of a file that is not there yet
 
 
 class Anchors:
@@ -77,13 +78,14 @@ class Anchors:
             IntegrityError: If the anchors were changed.
 
         Guarantees:
-            Killed at any moment, the next `read` finds the old content or the new one, and from
-            then on accepts that one only.
+            Killed at any moment, the next `read` or `find` finds the old content or the new one,
+            and from then on accepts that one only.
         """
         with self._locked():
             state = self._read()
-            known = state["files"].get(path.name, [])
-            state["files"][path.name] = [*known[:1], _digest(content)]
+            known = state["files"].get(path.name, [_NO_FILE])
+            # After an earlier crash two are known: the file can be either.
+            state["files"][path.name] = [*known, _digest(content)]
             self._write(state)
             write_whole(path, content, what)
             state["files"][path.name] = [_digest(content)]
@@ -103,18 +105,35 @@ class Anchors:
             EnvironmentProblem: If it cannot be read.
             IntegrityError: If it is missing, or not what was last written.
         """
+        content = self.find(path, what)
+        if content is None:
+            raise _not_as_written(path, what, content)
+        return content
+
+    def find(self, path: Path, what: str) -> bytes | None:
+        """Read a file whose content is anchored, if it was ever written.
+
+        Args:
+            path: The file.
+            what: What the file is, for messages.
+
+        Returns:
+            Its content; None where it was never written and is not there.
+
+        Raises:
+            EnvironmentProblem: If it cannot be read.
+            IntegrityError: If it is missing although it was written, or not what was last
+                written.
+        """
         with self._locked():
             state = self._read()
-            known = state["files"].get(path.name, [])
+            known = state["files"].get(path.name, [_NO_FILE])
             content = read_whole(path, what) if path.exists() else None
-            if content is None or _digest(content) not in known:
-                raise IntegrityError(
-                    rule=f"the {what} as it was last written",
-                    got="no file" if content is None else "another content, or an older one",
-                    do=f"Restore {path.name} and its anchor from one backup.",
-                )
+            digest = _NO_FILE if content is None else _digest(content)
+            if digest not in known:
+                raise _not_as_written(path, what, content)
             if len(known) > 1:  # a crash interrupted `replace`
-                state["files"][path.name] = [_digest(content)]
+                state["files"][path.name] = [digest]
                 self._write(state)
         return content
 
@@ -131,7 +150,7 @@ class Anchors:
             IntegrityError: If the anchors were changed or are missing.
         """
         with self._locked():
-            return name in self._read()["files"]
+            return bool(self._read()["files"].get(name, [_NO_FILE]) != [_NO_FILE])
 
     def find_mark(self, name: str) -> Mark:
         """Look up a journal's last mark.
@@ -216,6 +235,15 @@ class JournalAnchor:
     def move(self, mark: Mark) -> None:
         """Remember a new mark, see `Anchors.set_mark`."""
         self.anchors.set_mark(self.name, mark)
+
+
+def _not_as_written(path: Path, what: str, content: bytes | None) -> IntegrityError:
+    """Build the error for a file that is missing, older, or changed."""
+    return IntegrityError(
+        rule=f"the {what} as it was last written",
+        got="no file" if content is None else "another content, or an older one",
+        do=f"Restore {path.name} and its anchor from one backup.",
+    )
 
 
 def _digest(content: bytes) -> str:
