@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from skinml.errors import EnvironmentProblem
@@ -25,14 +25,17 @@ def write_whole(path: Path, content: bytes, what: str) -> None:
         what: What the file is, for the message, such as "policy".
 
     Raises:
-        EnvironmentProblem: If it cannot be written; the old content stays.
+        EnvironmentProblem: If it cannot be written; the old content stays, unless only the last
+            step failed, which makes the new name survive a power cut.
 
     Guarantees:
-        On return the new content is on the disk under its name, with mode 0600.
+        On return the new content is on the disk under its name, with mode 0600, in a file that
+        this process made: whatever somebody laid in its way is neither followed nor used.
     """
     partial = path.with_name(f".{path.name}.partial")
     try:
-        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, PRIVATE_FILE)
+        partial.unlink(missing_ok=True)  # left by a crash, or laid there
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE_FILE)
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
             file.flush()
@@ -40,7 +43,8 @@ def write_whole(path: Path, content: bytes, what: str) -> None:
         partial.replace(path)
         sync_folder(path.parent)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # the next write removes it
+            partial.unlink(missing_ok=True)
         raise cannot("write", what, error) from error
 
 
@@ -84,6 +88,8 @@ def remove(path: Path, what: str) -> None:
 def locked(path: Path, what: str) -> Iterator[None]:
     """Keep other processes, and other threads, out until the block ends.
 
+    Not to be taken twice by one thread: it would wait for itself.
+
     Args:
         path: The lock's own file, made where it is missing; never the file that it protects, for
             a replaced file takes its lock along.
@@ -96,11 +102,14 @@ def locked(path: Path, what: str) -> Iterator[None]:
         EnvironmentProblem: If the lock cannot be taken.
     """
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, PRIVATE_FILE)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, PRIVATE_FILE)
     except OSError as error:
         raise cannot("lock", what, error) from error
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        except OSError as error:  # such as a network disk without locks
+            raise cannot("lock", what, error) from error
         yield
     finally:
         os.close(descriptor)

@@ -14,7 +14,7 @@ import hmac
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Protocol
@@ -111,7 +111,8 @@ class Journal:
         whole or not at all. Readers and writers of one file exclude each other. A line that a
         crash cut short is dropped: nothing can have followed from it, because its `append` never
         returned. Any other change is an IntegrityError that names the journal; with an anchor,
-        also lines cut off the end and a missing file.
+        also lines cut off the end and a missing file. Without one, these show only to an object
+        that has read the lines before.
     """
 
     def __init__(self, path: Path, name: str, seal: Seal, anchor: Anchor | None = None) -> None:
@@ -133,8 +134,12 @@ class Journal:
             IntegrityError: If something was changed, put in or taken out.
         """
         if not self.path.exists():
-            self._require_anchored(self._nothing())
-            return ()
+            remembered = self._verified.mark.count or self._remembered().count
+            # Another process may have written the first lines since the look above.
+            if not remembered:
+                return ()
+            if not self.path.exists():
+                raise self._changed(f"0 of {remembered} lines, for there is no file")
         with self._locked() as file:
             return self._read(file).bodies
 
@@ -149,7 +154,8 @@ class Journal:
             Where the journal ends now.
 
         Raises:
-            EnvironmentProblem: If the file cannot be written.
+            EnvironmentProblem: If the file cannot be written: nothing is added. If only the
+                anchor cannot be written, the lines stay.
             IntegrityError: If the journal was changed.
         """
         with self._locked() as file:
@@ -159,13 +165,7 @@ class Journal:
                 line = self._line(body, mark)
                 mark = Mark(mark.count + 1, hashlib.sha256(line).hexdigest())
                 written.append(line)
-            try:
-                file.write(b"".join(written))
-                file.flush()
-                os.fsync(file.fileno())
-            except OSError:
-                _forget(file, known.size)
-                raise
+            _write(file, b"".join(written), known.size)
             if self._anchor is not None:
                 self._anchor.move(mark)
         return mark
@@ -184,6 +184,8 @@ class Journal:
         return self._verified.mark
 
     def _line(self, body: Body, after: Mark) -> bytes:
+        # As a reader will see it: numbers as keys become words, which sort otherwise.
+        body = json.loads(canonical(body))
         values = {"body": body, "number": after.count, "previous": after.head}
         return canonical(values | {"seal": self._seal.make(canonical(values))}) + b"\n"
 
@@ -195,8 +197,9 @@ class Journal:
     def _locked(self) -> Iterator[IO[bytes]]:
         try:
             fresh = not self.path.exists()
-            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, PRIVATE_FILE)
-            with os.fdopen(descriptor, "r+b") as file:
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
+            # Unbuffered: what a full disk refused must not be written when the file is closed.
+            with os.fdopen(os.open(self.path, flags, PRIVATE_FILE), "r+b", buffering=0) as file:
                 fcntl.flock(file, fcntl.LOCK_EX)
                 if fresh:
                     sync_folder(self.path.parent)
@@ -209,9 +212,27 @@ class Journal:
         file.seek(0)
         content = file.read()
         whole = content[: content.rfind(b"\n") + 1]
+        torn = len(content) > len(whole)
         known = self._verified
         if hashlib.sha256(whole[: known.size]).hexdigest() != known.digest:
-            known = self._nothing()
+            found = self._followed(whole, self._nothing())
+            self._require_passed(found, known.mark, torn=torn)
+            raise self._changed("other lines than were there before")
+        verified = self._followed(whole, known)
+        remembered = self._remembered()
+        self._require_passed(verified, remembered, torn=torn)
+        self._verified = verified
+        if torn:
+            file.truncate(len(whole))
+        if self._anchor is not None and verified.mark.count > remembered.count:
+            # A crash came between a line and its anchor. From now on the line is relied upon.
+            os.fsync(file.fileno())
+            self._anchor.move(verified.mark)
+        file.seek(len(whole))
+        return verified
+
+    def _followed(self, whole: bytes, known: _Verified) -> _Verified:
+        """Verify the lines behind those that are known."""
         fresh = whole[known.size :].splitlines(keepends=True)
         bodies, heads, mark = list(known.bodies), list(known.heads), known.mark
         for position, line in enumerate(fresh, start=1):
@@ -219,13 +240,7 @@ class Journal:
             mark = Mark(mark.count + 1, hashlib.sha256(line).hexdigest())
             heads.append(mark.head)
         digest = hashlib.sha256(whole).hexdigest()
-        verified = _Verified(len(whole), digest, tuple(bodies), mark, tuple(heads))
-        self._require_anchored(verified, torn=len(content) > len(whole))
-        self._verified = verified
-        if len(content) > len(whole):
-            file.truncate(len(whole))
-        file.seek(len(whole))
-        return verified
+        return _Verified(len(whole), digest, tuple(bodies), mark, tuple(heads))
 
     def _body(self, line: bytes, after: Mark, *, sealed: bool) -> Body:
         try:
@@ -239,16 +254,16 @@ class Journal:
             pass  # whatever stands there, it is not what was written
         raise self._changed(f"line {after.count + 1} is not what was written")
 
-    def _require_anchored(self, found: _Verified, *, torn: bool = False) -> None:
-        """Hold what was found against what the anchor remembers."""
-        if self._anchor is None:
-            return
-        mark = self._anchor.read()
+    def _remembered(self) -> Mark:
+        return Mark(0, "") if self._anchor is None else self._anchor.read()
+
+    def _require_passed(self, found: _Verified, mark: Mark, *, torn: bool) -> None:
+        """Hold what was found against what is remembered."""
         if found.mark.count < mark.count:
             cut = f"{found.mark.count} of {mark.count} lines"
             raise self._changed(f"{cut}{', the last one changed or cut' if torn else ''}")
         if mark.count and not found.passed(mark):
-            raise self._changed(f"another line {mark.count} than the anchor remembers")
+            raise self._changed(f"another line {mark.count} than was remembered")
 
     def _changed(self, got: str) -> IntegrityError:
         return IntegrityError(
@@ -285,9 +300,14 @@ def canonical(values: Body) -> bytes:
     return json.dumps(values, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
 
-def _forget(file: IO[bytes], size: int) -> None:
-    """Take back what was written of lines that could not be written whole."""
+def _write(file: IO[bytes], content: bytes, end: int) -> None:
+    """Write behind the end and sync, or leave the file as it was."""
+    rest = memoryview(content)
     try:
-        os.ftruncate(file.fileno(), size)
+        while rest:
+            rest = rest[file.write(rest) :]
+        os.fsync(file.fileno())
     except OSError:
-        return  # the next reader drops the torn line
+        with suppress(OSError):  # then the next reader drops the torn line
+            os.ftruncate(file.fileno(), end)
+        raise
