@@ -1,62 +1,195 @@
 """The one door from a manifest to training, evaluation, statistics and caches.
 
-Research datasets declare a licence as the basis of their use. A clinic's own patients need a
-recorded consent, which the consent register will bring; until then a row without a licence is
-refused, because the default is no.
+A row is used on one of two grounds: the licence of a research dataset, or a consent of its
+patient that covers the purpose, the day and the kind of data. The default is no.
 """
 
 from __future__ import annotations
 
 import datetime
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Protocol
 
+import numpy as np
 import pandas as pd
 
 from skinml.errors import PolicyError
+from skinml.records import BoolArray, StrArray
+from skinml.stewardship.consent_rules import USUAL_DATA
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
+LICENCE = "licence"
+CONSENT = "consent"
+NO_LICENCE = "no licence"
+"""Why a row is refused where there is no register to ask."""
 
 # Licences under which research and teaching may use the images without asking each patient again.
 _RESEARCH_LICENCES = ("cc0", "cc by", "cc-by", "public domain", "odc-by", "research only")
-_RESEARCH_PURPOSES = ("research", "teaching")
+_RESEARCH_PURPOSES = ("research", "teaching", "federated_training")
+_PAIR_DATA = (*USUAL_DATA, "before_and_after_images")
+_NOTHING: Mapping[str, int] = MappingProxyType({})
+
+
+class Consents(Protocol):
+    """Who agreed to what: a `ConsentRegister`, or a `ConsentBook` of how it once stood."""
+
+    def verdicts(
+        self,
+        patients: Sequence[str],
+        purpose: str,
+        day: datetime.date,
+        kinds: Sequence[Collection[str]] | None = None,
+    ) -> StrArray:
+        """Tell for each row whether its data may be used, or why not."""
 
 
 @dataclass(frozen=True)
 class Admission:
-    """The rows that may be used, and why.
+    """The rows that may be used, and why. Counts are exact: they stay inside the clinic.
 
     Attributes:
         frame: The admissible rows, in their order.
-        basis: The legal basis in words for the report.
+        basis: The legal basis in words for the report; holds no counts.
         num_refused: Rows that were left out.
+        refused: Patients with a row left out, by reason; who has rows refused for two reasons
+            counts for both.
+        admitted: Patients with a row that may be used, by basis: "licence", "consent".
     """
 
     frame: pd.DataFrame
     basis: str
     num_refused: int
+    refused: Mapping[str, int] = field(default=_NOTHING)
+    admitted: Mapping[str, int] = field(default=_NOTHING)
 
 
-def admissible(frame: pd.DataFrame, *, purpose: str, day: datetime.date) -> Admission:
+def admissible(
+    frame: pd.DataFrame, purpose: str, day: datetime.date, consents: Consents | None = None
+) -> Admission:
     """Keep the rows that may be used for a purpose on a day.
 
     Args:
-        frame: A manifest's rows; the column `licence` states the basis of each.
+        frame: A manifest's rows: `patient_id`, and where they are there `licence`, the licence
+            of a research dataset, and `series`, filled for a photograph of a pair before and
+            after treatment.
         purpose: What the rows shall be used for, such as "research".
-        day: The day of use. Licences do not expire; consents will.
+        day: The day of use.
+        consents: The clinic's register. Without one a row needs a licence.
 
     Returns:
-        The admissible rows with the basis that held.
+        The admissible rows with the basis that held; at least one row.
 
     Raises:
-        PolicyError: If not a single row may be used.
+        IntegrityError: If the register was changed.
+        PolicyError: If not a single row may be used. It says neither why nor how many; `assess`
+            does, for the clinic's own log.
     """
-    licences = frame["licence"].fillna("").astype(str).str.strip()
-    research = licences.str.lower().str.startswith(_RESEARCH_LICENCES)
-    allowed = research & (purpose in _RESEARCH_PURPOSES)
-    if not allowed.any():
+    admission = assess(frame, purpose, day, consents)
+    if admission.frame.empty:
         raise PolicyError(
             rule=f"rows whose basis covers the purpose '{purpose}' on {day.isoformat()}",
-            got=f"0 of {len(frame)} rows",
-            do="Declare the licence of a research dataset in the column 'licence'.",
+            got="none",
+            do="Record the patients' consents, or declare the licence of a research dataset in "
+            "the column 'licence'.",
         )
-    words = sorted(set(licences[allowed]))
-    basis = f"research dataset under {', '.join(words)}, for {purpose}"
-    return Admission(frame[allowed], basis, int((~allowed).sum()))
+    return admission
+
+
+def assess(
+    frame: pd.DataFrame, purpose: str, day: datetime.date, consents: Consents | None = None
+) -> Admission:
+    """Do what `admissible` does, and hand back the counts also where nothing may be used.
+
+    Args:
+        frame: A manifest's rows, see `admissible`.
+        purpose: What the rows shall be used for.
+        day: The day of use.
+        consents: The clinic's register.
+
+    Returns:
+        The admission; its frame may be empty.
+
+    Raises:
+        IntegrityError: If the register was changed.
+    """
+    reasons, licensed = _judge_rows(frame, purpose, day, consents)
+    allowed = reasons == ""
+    patients = frame["patient_id"]
+    admitted = {LICENCE: allowed & licensed, CONSENT: allowed & ~licensed}
+    counts = {basis: int(patients[mask].nunique()) for basis, mask in admitted.items()}
+    refused = {
+        str(reason): int(patients[reasons == reason].nunique())
+        for reason in np.unique(reasons[~allowed])
+    }
+    return Admission(
+        frame=frame[allowed],
+        basis=_in_words(frame, admitted, purpose),
+        num_refused=int((~allowed).sum()),
+        refused=refused,
+        admitted={basis: count for basis, count in counts.items() if count},
+    )
+
+
+def row_reasons(
+    frame: pd.DataFrame, purpose: str, day: datetime.date, consents: Consents | None = None
+) -> StrArray:
+    """Tell for each row whether it may be used, or why not, by the rules of `admissible`.
+
+    Args:
+        frame: A manifest's rows, or their columns patient_id, licence and series.
+        purpose: What the rows shall be used for.
+        day: The day of use.
+        consents: The clinic's register.
+
+    Returns:
+        (n,) empty where the row may be used, otherwise a word of `consent_rules.REASONS` or
+        "no licence".
+
+    Raises:
+        IntegrityError: If the register was changed.
+    """
+    return _judge_rows(frame, purpose, day, consents)[0]
+
+
+def _judge_rows(
+    frame: pd.DataFrame, purpose: str, day: datetime.date, consents: Consents | None
+) -> tuple[StrArray, BoolArray]:
+    """Find each row's reason, and whether it stands on a licence.
+
+    A patient's recorded no goes before a licence: whoever gave a dataset away could not know it.
+    """
+    known = _licences(frame).str.lower().str.startswith(_RESEARCH_LICENCES).to_numpy(dtype=bool)
+    licensed = known & (purpose in _RESEARCH_PURPOSES)
+    if consents is None:
+        why = np.where(known, "purpose not covered", NO_LICENCE)
+        return np.where(licensed, "", why), licensed
+    patients = [str(patient) for patient in frame["patient_id"]]
+    kinds = [_PAIR_DATA if place else USUAL_DATA for place in _cells(frame, "series")]
+    reasons = consents.verdicts(patients, purpose, day, kinds)
+    stands = licensed & (reasons != "withdrawn")
+    return np.where(stands, "", reasons), stands
+
+
+def _in_words(frame: pd.DataFrame, admitted: Mapping[str, BoolArray], purpose: str) -> str:
+    parts = []
+    if admitted[LICENCE].any():
+        words = sorted(set(_licences(frame)[admitted[LICENCE]]))
+        parts.append(f"research dataset under {', '.join(words)}, for {purpose}")
+    if admitted[CONSENT].any():
+        parts.append(f"patients' recorded consent, for {purpose}")
+    return "; ".join(parts)
+
+
+def _licences(frame: pd.DataFrame) -> pd.Series[str]:
+    return _cells(frame, "licence")
+
+
+def _cells(frame: pd.DataFrame, column: str) -> pd.Series[str]:
+    """Read a column of text that may be missing, as may its cells."""
+    if column not in frame.columns:
+        return pd.Series("", index=frame.index, dtype=str)
+    return frame[column].fillna("").astype(str).str.strip()
