@@ -174,7 +174,9 @@ class Policy(BaseModel):
 
     model_config = _FROZEN
 
-    schema_version: Literal[1] = Field(1, description="Version of this file's form.")
+    schema_version: Annotated[int, Field(strict=True, ge=1, le=1)] = Field(
+        1, description="Version of this file's form."
+    )
     clinic: Annotated[_Word, AfterValidator(_name)] = Field(
         description="The clinic that this policy belongs to."
     )

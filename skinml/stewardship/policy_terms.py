@@ -194,15 +194,16 @@ def _among(name: str, allowed: Collection[str], asked: str) -> Term:
 def _at_most(name: str, ceiling: float | None, asked: float, most: float = inf) -> Term:
     words = "any" if ceiling is None else f"at most {_number(ceiling)}"
     bound = most if ceiling is None else ceiling
+    said = _rounded(asked, bound)
     if not 0 <= asked <= bound:
-        return Term(name, words, _number(asked), "refused")
+        return Term(name, words, said, "refused")
     verdict: Verdict = "stricter" if ceiling is not None and asked < ceiling else "within"
-    return Term(name, words, _number(asked), verdict)
+    return Term(name, words, said, verdict)
 
 
 def _at_least(name: str, floor: float | None, asked: float | None) -> Term:
     words = "any" if floor is None else f"at least {_number(floor)}"
-    said = "none" if asked is None else _number(asked)
+    said = "none" if asked is None else _rounded(asked, floor or 0.0)
     if floor is None:
         fits = asked is None or asked >= 0
         return Term(name, words, said, "within" if fits else "refused")
@@ -263,10 +264,16 @@ def _shown(value: Any) -> str:
     return str(value) if isinstance(value, str) else _number(value)
 
 
-def _number(value: float) -> str:
-    """Write a number so that one above a limit never reads like the limit."""
+def _rounded(value: float, limit: float) -> str:
+    """Write a number with four digits, or with all where rounding would hide its side."""
     if isinf(value) and value > 0:
         return "unbounded"
+    short = f"{value:.4g}"
+    sides = [(x > limit, x < limit) for x in (value, float(short))]
+    return short if sides[0] == sides[1] else _number(float(value))
+
+
+def _number(value: float) -> str:
     return repr(value).removesuffix(".0")
 
 
