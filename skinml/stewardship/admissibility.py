@@ -9,7 +9,6 @@ from __future__ import annotations
 import datetime
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -31,7 +30,6 @@ NO_LICENCE = "no licence"
 _RESEARCH_LICENCES = ("cc0", "cc by", "cc-by", "public domain", "odc-by", "research only")
 _RESEARCH_PURPOSES = ("research", "teaching", "federated_training")
 _PAIR_DATA = (*USUAL_DATA, "before_and_after_images")
-_NOTHING: Mapping[str, int] = MappingProxyType({})
 
 
 class Consents(Protocol):
@@ -63,8 +61,8 @@ class Admission:
     frame: pd.DataFrame
     basis: str
     num_refused: int
-    refused: Mapping[str, int] = field(default=_NOTHING)
-    admitted: Mapping[str, int] = field(default=_NOTHING)
+    refused: Mapping[str, int] = field(default_factory=dict)
+    admitted: Mapping[str, int] = field(default_factory=dict)
 
 
 def admissible(
