@@ -23,8 +23,9 @@ from pathlib import Path
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from skinml.durable import cannot, locked, make_folder
+from skinml.durable import locked, make_folder
 from skinml.errors import IntegrityError
+from skinml.stewardship.anchored_file import AnchoredFile
 from skinml.stewardship.anchors import Anchors
 from skinml.stewardship.encryption import (
     KEY_BYTES,
@@ -46,8 +47,6 @@ _PSEUDONYM_BYTES = 16
 _NONCE_BYTES = 12
 _TAG_BYTES = 16
 _ROW_BYTES = _PSEUDONYM_BYTES + KEY_ID_BYTES + _NONCE_BYTES + KEY_BYTES + _TAG_BYTES
-
-Stamp = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
@@ -75,9 +74,8 @@ class _Row:
 
 @dataclass(frozen=True)
 class _Table:
-    """The file's verified content, and the file's stamp at the time."""
+    """The file's verified content."""
 
-    stamp: Stamp | None
     wrapping: bytes = field(repr=False)
     rows: dict[bytes, _Row] = field(repr=False)
     by_id: dict[bytes, _Row] = field(repr=False)
@@ -103,7 +101,7 @@ class PatientKeys:
         self.anchors = anchors
         self._key = key
         self._own = derive_key(key, "vault")
-        self._table: _Table | None = None
+        self._file = AnchoredFile(path, _WHAT, anchors, self._parsed)
 
     def __len__(self) -> int:
         return len(self._read().rows)
@@ -140,8 +138,7 @@ class PatientKeys:
         names = self._names(patients)
         table = self._read()
         if any(name not in table.rows for name in names.values()):
-            with self._changing():
-                table = self._read()
+            with self._changing() as table:
                 fresh = {name: None for name in names.values() if name not in table.rows}
                 if fresh:
                     made = [_wrap(table.wrapping, name) for name in fresh]
@@ -215,8 +212,7 @@ class PatientKeys:
             For what that does not cover, such as backups, see the head of this module.
         """
         gone = set(self._names(patients).values())
-        with self._changing():
-            table = self._read()
+        with self._changing() as table:
             kept = [row for name, row in table.rows.items() if name not in gone]
             num_erased = len(table.rows) - len(kept)
             if num_erased:
@@ -234,8 +230,7 @@ class PatientKeys:
             EnvironmentProblem: If the file cannot be read or written.
             IntegrityError: If the file was changed.
         """
-        with self._changing():
-            table = self._read()
+        with self._changing() as table:
             self._rewrap(table, list(table.rows.values()))
 
     def is_fresh(self) -> bool:
@@ -247,7 +242,7 @@ class PatientKeys:
         Raises:
             IntegrityError: If there was one.
         """
-        return self._read().stamp is None
+        return self._file.find() is None
 
     def _names(self, patients: Sequence[str]) -> dict[str, bytes]:
         """Name each patient once, in 16 bytes."""
@@ -255,35 +250,15 @@ class PatientKeys:
         return dict(zip(unique, map(bytes.fromhex, self.pseudonyms(unique)), strict=True))
 
     @contextmanager
-    def _changing(self) -> Iterator[None]:
+    def _changing(self) -> Iterator[_Table]:
         make_folder(self.path.parent, "vault")
         with locked(self.path.with_name(f".{self.path.name}.lock"), _WHAT):
-            yield
+            yield self._read(anew=True)
 
-    def _read(self) -> _Table:
-        """Read and verify the file, if it is another than last time."""
-        # The stamp is older than what is read, so that a change in between is read next time.
-        stamp = self._stamp()
-        known = self._table
-        if known is not None and stamp is not None and known.stamp == stamp:
-            return known
-        content = self.anchors.find(self.path, _WHAT)
-        if content is None:
-            return _Table(None, new_key(), {}, {})
-        self._table = self._parsed(content, stamp)
-        return self._table
+    def _read(self, *, anew: bool = False) -> _Table:
+        return self._file.find(anew=anew) or _Table(new_key(), {}, {})
 
-    def _stamp(self) -> Stamp | None:
-        """Tell a file from the one that replaced it."""
-        try:
-            status = self.path.stat()
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise cannot("read", _WHAT, error) from error
-        return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
-
-    def _parsed(self, content: bytes, stamp: Stamp | None) -> _Table:
+    def _parsed(self, content: bytes) -> _Table:
         """Verify the file's own digest, which holds where the anchors had to be made anew too."""
         body, digest = content[:-_DIGEST_BYTES], content[-_DIGEST_BYTES:]
         intact = hmac.compare_digest(bytes.fromhex(keyed_digest(self._own, body)), digest)
@@ -296,16 +271,12 @@ class PatientKeys:
             row = body[start : start + _ROW_BYTES]
             name, after = row[:_PSEUDONYM_BYTES], _PSEUDONYM_BYTES + KEY_ID_BYTES
             rows[name] = _Row(name, row[_PSEUDONYM_BYTES:after], row[after:])
-        return _Table(stamp, wrapping, rows, {row.id: row for row in rows.values()})
+        return _Table(wrapping, rows, {row.id: row for row in rows.values()})
 
     def _write(self, wrapping: bytes, rows: Sequence[_Row]) -> _Table:
         header = _MAGIC + seal(self._own, wrapping, context=_MAGIC)
         body = header + b"".join(row.pseudonym + row.id + row.wrapped for row in rows)
-        digest = bytes.fromhex(keyed_digest(self._own, body))
-        self.anchors.replace(self.path, body + digest, _WHAT)
-        by_name = {row.pseudonym: row for row in rows}
-        self._table = _Table(self._stamp(), wrapping, by_name, {row.id: row for row in rows})
-        return self._table
+        return self._file.replace(body + bytes.fromhex(keyed_digest(self._own, body)))
 
     def _rewrap(self, table: _Table, rows: Sequence[_Row]) -> None:
         wrapping, opened = new_key(), self._opened(table, rows)
