@@ -1,62 +1,77 @@
-"""Encrypted files of arrays: a growing store of rows named by digest, and whole sealed tables.
+"""The encrypted store of what was computed from images: rows named by image and patient.
 
-Layout of a store: one plain line that names the format and the version of the rows, then blocks.
-A block is a frame (8 bytes of length and a 16-byte keyed digest of it) and as many sealed bytes.
-Inside: a JSON line of type and shape, 32 bytes of digest a row, the rows.
+Layout: one plain line that names the format and the version of the rows, then blocks. A block is
+a frame (8 bytes of length and a 16-byte keyed digest of it) and as many sealed bytes. Inside, each
+patient's rows are sealed once more, under the patient's own key, see `skinml.data.patient_rows`.
+The outer seal keeps a change from being used, whosever rows it hits; the inner one lets a patient
+be erased from a file that is never rewritten.
 """
 
 from __future__ import annotations
 
 import fcntl
-import io
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
+from skinml.data.patient_rows import PackedRows, pack_rows
+from skinml.durable import PRIVATE_FILE
 from skinml.errors import DataError, EnvironmentProblem, IntegrityError, require_same_length
-from skinml.stewardship.encryption import keyed_digest, seal, unseal
+from skinml.stewardship.encryption import derive_key, keyed_digest, seal, unseal
+from skinml.stewardship.patient_keys import PatientKey, PatientKeys
 
 DIGEST_BYTES = 32
-_MAGIC = b"skinml-store-1 "
+_FAMILY = b"skinml-store-"
+_MAGIC = _FAMILY + b"2 "
 _LENGTH_BYTES = 8
 _FRAME_BYTES = _LENGTH_BYTES + 16
-_PIECE_BYTES = 64 * 2**20
+_BATCH_BYTES = 64 * 2**20  # blocks whose keys are looked up together
+
+_Kind = tuple[np.dtype[Any], tuple[int, ...]]
+_Name = tuple[bytes, str]  # digest of the image, patient
 
 
 class FeatureStore:
-    """An append-only encrypted file of rows, each under the digest of the image it came from.
+    """An append-only encrypted file of rows, each under its image's digest and its patient.
 
-    Rows are features (d,) or prepared images (height, width, 3); all of one type and shape. Two
-    processes may append to one store: each takes in what the other wrote.
+    Rows are features (d,) or prepared images (height, width, 3); all of one type and shape. An
+    image that two patients share has a row for each. Two processes may append to one store: each
+    takes in what the other wrote.
 
     Args:
         path: The file; made at the first `append`.
-        key: 32 bytes from `skinml.stewardship.encryption.new_key`.
+        key: The clinic's key.
+        keys: The keys of the clinic's patients.
         version: What the rows were made by, such as `Backbone.version`. Not secret.
 
     Raises:
         DataError: If the file holds rows of another version.
         EnvironmentProblem: If the file cannot be read.
-        IntegrityError: If the file was changed or belongs to another key.
+        IntegrityError: If the file or the vault was changed, or the file has another key.
 
     Guarantees:
         A row is on the disk when `append` returns. A block that a crash cut short is dropped and
         written over. A changed byte is noticed before any row of its block is used. Blocks cut
-        off at the end are not noticed: they count as not computed yet.
+        off at the end are not noticed: they count as not computed yet. The rows of a patient
+        whose key is erased can be read by nobody and are not in the store any more.
     """
 
-    def __init__(self, path: Path, key: bytes, version: str) -> None:
+    def __init__(self, path: Path, key: bytes, keys: PatientKeys, version: str) -> None:
         self.path = path
         self.version = version
-        self._key = key
+        self._key = derive_key(key, "row store")
+        self._keys = keys
         self._header = _MAGIC + json.dumps(version).encode() + b"\n"
+        self._owners: dict[str, PatientKey] = {}
         self._blocks: list[NDArray[Any]] = []
-        self._places: dict[bytes, tuple[int, int]] = {}
+        self._places: dict[_Name, tuple[int, int, bytes]] = {}  # block, row in it, key's id
+        self._kind: _Kind | None = None
+        self._num_sealed = 0  # blocks of the file that were taken in
         self._end = 0
         if path.exists():
             try:
@@ -68,73 +83,137 @@ class FeatureStore:
     def __len__(self) -> int:
         return len(self._places)
 
-    def __contains__(self, digest: object) -> bool:
-        return digest in self._places
+    def find_missing(self, digests: Sequence[bytes], patients: Sequence[str]) -> list[int]:
+        """Find which rows are not there, never computed or erased since.
 
-    def take(self, digests: Sequence[bytes]) -> NDArray[Any]:
+        Args:
+            digests: n digests of images.
+            patients: The patient of each.
+
+        Returns:
+            Positions from 0 to n - 1 of those without a row, in order.
+
+        Raises:
+            DataError: If there are not as many patients as digests.
+            IntegrityError: If the vault was changed.
+        """
+        require_same_length(digests=digests, patients=patients)
+        self._forget_erased()
+        names = zip(digests, patients, strict=True)
+        return [place for place, name in enumerate(names) if name not in self._places]
+
+    def take(self, digests: Sequence[bytes], patients: Sequence[str]) -> NDArray[Any]:
         """Look rows up.
 
         Args:
-            digests: n digests, each in the store; one may come twice.
+            digests: n digests of images; one may come twice.
+            patients: The patient of each; each pair is in the store.
 
         Returns:
             (n, ...) a copy of the rows in the order asked for.
 
         Raises:
-            DataError: If a digest is not in the store, or no digest is given.
+            DataError: If a row is not in the store, no row is asked for, or there are not as
+                many patients as digests.
+            IntegrityError: If the vault was changed.
         """
-        num_missing = sum(digest not in self._places for digest in digests)
-        if num_missing or not digests:
+        num_missing = len(self.find_missing(digests, patients))
+        if num_missing or not digests or self._kind is None:
             raise DataError(
-                rule="digests of rows in the store",
+                rule="images of patients with a row in the store",
                 got=f"num_missing={num_missing} of {len(digests)}",
-                do="Compute and append the missing rows first.",
+                do="Compute and append the missing rows first; erased patients have none.",
             )
-        rows = np.empty((len(digests), *self._blocks[0].shape[1:]), self._blocks[0].dtype)
-        for place, digest in enumerate(digests):
-            block, row = self._places[digest]
+        dtype, shape = self._kind
+        rows = np.empty((len(digests), *shape), dtype)
+        for place, name in enumerate(zip(digests, patients, strict=True)):
+            block, row, _ = self._places[name]
             rows[place] = self._blocks[block][row]
         return rows
 
-    def append(self, digests: Sequence[bytes], rows: NDArray[Any]) -> None:
+    def admit(self, patients: Iterable[str]) -> None:
+        """Make sure that patients have a key; `append` does it too, but slower one by one.
+
+        Args:
+            patients: Whose rows will be appended. Who was erased may come back by this.
+
+        Raises:
+            EnvironmentProblem: If the vault cannot be written.
+            IntegrityError: If the vault was changed.
+        """
+        wanted = sorted(set(patients))
+        if wanted:
+            self._owners |= self._keys.issue(wanted)
+
+    def append(self, digests: Sequence[bytes], patients: Sequence[str], rows: NDArray[Any]) -> None:
         """Write rows to the end of the file as one block.
 
         Args:
-            digests: n digests of 32 bytes each. Where one is in the store already, the store
-                keeps the row that it has.
+            digests: n digests of 32 bytes each. Where a pair of digest and patient is in the
+                store already, the store keeps the row that it has.
+            patients: The patient of each.
             rows: (n, ...), of the type and shape of the rows that are there.
 
         Raises:
             DataError: If lengths, types or shapes do not fit.
-            EnvironmentProblem: If the file cannot be written.
-            IntegrityError: If another process changed the file in another way than by appending.
+            EnvironmentProblem: If the file or the vault cannot be written.
+            IntegrityError: If the vault was changed, or another process changed the file in
+                another way than by appending.
 
         Guarantees:
             On return the block is on the disk. Whatever interrupts it, the earlier blocks stay.
+            Rows of a patient who was erased since `admit` are not written.
         """
-        self._check_rows(digests, rows)
-        plaintext = _packed(digests, rows)
+        self._check_rows(digests, patients, rows)
+        chosen = self._of_the_living(patients)
+        if not chosen:
+            return
+        digests = [digests[at] for at in chosen]
+        patients = [patients[at] for at in chosen]
+        rows = rows[chosen]
         try:
-            with os.fdopen(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600), "r+b") as file:
+            with os.fdopen(os.open(self.path, os.O_RDWR | os.O_CREAT, PRIVATE_FILE), "r+b") as file:
                 fcntl.flock(file, fcntl.LOCK_EX)
                 self._read_on(file)
-                self._check_rows(digests, rows)
-                self._write_block(file, plaintext)
+                self._check_rows(digests, patients, rows)
+                self._write_block(file, digests, patients, rows)
         except OSError as error:
             raise _refused(self.path, error) from error
-        self._index(digests, rows.copy())
+        self._kind = self._kind or (rows.dtype, rows.shape[1:])
+        self._index(digests, patients, [self._owners[each].id for each in patients], rows)
 
-    def _write_block(self, file: BinaryIO, plaintext: bytes) -> None:
+    def _of_the_living(self, patients: Sequence[str]) -> list[int]:
+        """Find the positions of patients whose key is there, newcomers included."""
+        self.admit(set(patients) - self._owners.keys())
+        living = self._keys.find({self._owners[each].id for each in patients})
+        return [at for at, each in enumerate(patients) if self._owners[each].id in living]
+
+    def _forget_erased(self) -> None:
+        """Drop the rows of patients whose key is gone."""
+        ids = {key_id for _, _, key_id in self._places.values()}
+        gone = ids - self._keys.find(ids).keys() if ids else ids
+        if gone:
+            self._places = {
+                name: place for name, place in self._places.items() if place[2] not in gone
+            }
+
+    def _write_block(
+        self, file: BinaryIO, digests: Sequence[bytes], patients: Sequence[str], rows: NDArray[Any]
+    ) -> None:
         """Write the header where there is none, then one block, over whatever a crash left."""
+        names = np.frombuffer(b"".join(digests), np.uint8).reshape(len(digests), DIGEST_BYTES)
+        arrays = {"digests": names, "rows": rows}
+        packed = pack_rows(arrays, patients, self._owners, self._header)
         file.truncate(self._end)
         file.seek(self._end)
         if self._end == 0:
             file.write(self._header)
-        sealed = seal(self._key, plaintext, context=self._context(len(self._blocks)))
-        file.write(self._frame(len(self._blocks), len(sealed)) + sealed)
+        sealed = seal(self._key, bytes(packed), context=self._context(self._num_sealed))
+        file.write(self._frame(self._num_sealed, len(sealed)) + sealed)
         file.flush()
         os.fsync(file.fileno())
         self._end = file.tell()
+        self._num_sealed += 1
 
     def _read_on(self, file: BinaryIO) -> None:
         """Take in the blocks from where reading last ended."""
@@ -149,30 +228,59 @@ class FeatureStore:
                     return  # a crash cut the very first write short
                 raise self._other_header(header)
             self._end = len(self._header)
+        waiting: list[PackedRows] = []
+        num_waiting = 0
         while self._end + _FRAME_BYTES <= size:
             frame = file.read(_FRAME_BYTES)
             length = int.from_bytes(frame[:_LENGTH_BYTES], "little")
-            if frame != self._frame(len(self._blocks), length):
+            if frame != self._frame(self._num_sealed, length):
                 raise self._changed("a changed byte or another key")
             if self._end + _FRAME_BYTES + length > size:
-                return  # a crash cut the last block short
-            self._index(*self._opened(file.read(length)))
+                break  # a crash cut the last block short
+            waiting.append(self._unsealed(file.read(length)))
             self._end += _FRAME_BYTES + length
+            self._num_sealed += 1
+            num_waiting += length
+            if num_waiting > _BATCH_BYTES:
+                self._take_in(waiting)
+                waiting, num_waiting = [], 0
+        self._take_in(waiting)
 
-    def _opened(self, sealed: bytes) -> tuple[list[bytes], NDArray[Any]]:
-        """Decrypt the next block."""
+    def _unsealed(self, sealed: bytes) -> PackedRows:
+        """Decrypt the outer seal of the next block."""
         try:
-            plaintext = unseal(self._key, sealed, context=self._context(len(self._blocks)))
+            content = unseal(self._key, sealed, context=self._context(self._num_sealed))
         except IntegrityError:
             raise self._changed("a changed byte or another key") from None
-        return _unpacked(plaintext)
+        return PackedRows(content, self._header)
 
-    def _index(self, digests: Sequence[bytes], rows: NDArray[Any]) -> None:
-        """Make one block's rows findable."""
+    def _take_in(self, blocks: Sequence[PackedRows]) -> None:
+        """Make the rows of blocks findable, but for those of erased patients."""
+        ids = {key_id for block in blocks for key_id in block.key_ids}
+        living = self._keys.find(ids) if ids else {}
+        for block in blocks:
+            self._kind = self._kind or block.kind("rows")
+            try:
+                opened = block.open(living)
+            except IntegrityError:
+                raise self._changed("rows under another key than the vault's") from None
+            digests = [name.tobytes() for name in opened.arrays["digests"]]
+            self._index(digests, opened.patients, opened.key_ids, opened.arrays["rows"])
+
+    def _index(
+        self,
+        digests: Sequence[bytes],
+        patients: Sequence[str],
+        key_ids: Sequence[bytes],
+        rows: NDArray[Any],
+    ) -> None:
+        """Make one block's rows findable; an earlier row stays unless its patient was erased."""
         number = len(self._blocks)
         self._blocks.append(rows)
-        for row, digest in enumerate(digests):
-            self._places.setdefault(digest, (number, row))
+        for row, name in enumerate(zip(digests, patients, strict=True)):
+            known = self._places.get(name)
+            if known is None or known[2] != key_ids[row]:
+                self._places[name] = (number, row, key_ids[row])
 
     def _context(self, number: int) -> bytes:
         """Bind a block to the version and to its place."""
@@ -184,14 +292,16 @@ class FeatureStore:
         tag = bytes.fromhex(keyed_digest(self._key, self._context(number) + b" frame " + prefix))
         return prefix + tag[: _FRAME_BYTES - _LENGTH_BYTES]
 
-    def _check_rows(self, digests: Sequence[bytes], rows: NDArray[Any]) -> None:
+    def _check_rows(
+        self, digests: Sequence[bytes], patients: Sequence[str], rows: NDArray[Any]
+    ) -> None:
         """Refuse rows that do not fit the store."""
-        require_same_length(digests=digests, rows=rows)
-        like = self._blocks[0] if self._blocks else rows
-        fits = rows.dtype == like.dtype and rows.shape[1:] == like.shape[1:]
+        require_same_length(digests=digests, patients=patients, rows=rows)
+        dtype, shape = self._kind or (rows.dtype, rows.shape[1:])
+        fits = rows.dtype == dtype and rows.shape[1:] == shape
         if not fits or not digests or any(len(digest) != DIGEST_BYTES for digest in digests):
             raise DataError(
-                rule=f"rows of type {like.dtype} and shape {like.shape[1:]} under digests of "
+                rule=f"rows of type {dtype} and shape {shape} under digests of "
                 f"{DIGEST_BYTES} bytes",
                 got=f"num_rows={len(rows)}, type={rows.dtype}, shape={rows.shape[1:]}",
                 do="Use one store for each kind of rows.",
@@ -199,12 +309,12 @@ class FeatureStore:
 
     def _other_header(self, header: bytes) -> DataError | IntegrityError:
         """Tell a store of another version from a file that is none."""
-        if not header.startswith(_MAGIC):
+        if not header.startswith(_FAMILY):
             return self._changed("another beginning")
         return DataError(
-            rule=f"a store of version {self.version}",
-            got=f"another version in {self.path}",
-            do="Use one file for each version, as `store_path` names them.",
+            rule=f"a store of version {self.version} in today's format",
+            got=f"another version or format in {self.path}",
+            do="Use one file for each version, as `store_path` names them, and delete old ones.",
         )
 
     def _changed(self, got: str) -> IntegrityError:
@@ -231,128 +341,6 @@ def store_path(folder: Path, version: str) -> Path:
     """
     words = "".join(sign if sign.isalnum() or sign in "._-" else "-" for sign in version)
     return folder / f"{words}.store"
-
-
-def write_sealed_arrays(
-    path: Path, key: bytes, arrays: Mapping[str, NDArray[Any]], context: str
-) -> None:
-    """Write named arrays to one encrypted file.
-
-    Args:
-        path: The file; one that is there is replaced.
-        key: 32 bytes from `skinml.stewardship.encryption.new_key`.
-        arrays: Numbers, truth values or fixed-width text; never objects.
-        context: What the arrays are, such as "predictions of run 7"; reading needs the same.
-
-    Raises:
-        DataError: If an array holds objects.
-        EnvironmentProblem: If the file cannot be written.
-
-    Guarantees:
-        The file is written whole or not at all, with mode 0600.
-    """
-    objects = sorted(name for name, value in arrays.items() if value.dtype.hasobject)
-    if objects:
-        raise DataError(
-            rule="arrays of numbers or fixed-width text",
-            got=f"objects in array={objects[0]}",
-            do="Convert the array, text with `.astype(str)`.",
-        )
-    plain = io.BytesIO()
-    np.savez(plain, allow_pickle=False, **dict(arrays))
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        try:
-            handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-            with os.fdopen(handle, "wb") as file:
-                for piece in _sealed_pieces(key, plain, context):
-                    file.write(piece)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
-    except OSError as error:
-        raise _refused(path, error) from error
-
-
-def read_sealed_arrays(path: Path, key: bytes, context: str) -> dict[str, NDArray[Any]]:
-    """Read what `write_sealed_arrays` wrote.
-
-    Args:
-        path: The file.
-        key: The key that it was written with.
-        context: The context that it was written with.
-
-    Returns:
-        The arrays by name.
-
-    Raises:
-        EnvironmentProblem: If the file cannot be read.
-        IntegrityError: If the file was changed, cut, or has another key or context.
-    """
-    try:
-        with path.open("rb") as file:
-            plain = _opened_pieces(key, file, context)
-    except OSError as error:
-        raise _refused(path, error) from error
-    except IntegrityError:
-        raise IntegrityError(
-            rule="a file of arrays as skinml wrote it, opened with its own key",
-            got=f"a changed byte, another key or another purpose in {path}",
-            do="Check which key belongs to it, or make the file again.",
-        ) from None
-    with np.load(plain, allow_pickle=False) as loaded:
-        return {name: loaded[name] for name in loaded.files}
-
-
-def _sealed_pieces(key: bytes, plain: io.BytesIO, context: str) -> Iterator[bytes]:
-    """Seal a file in pieces, since one seal holds 2 GiB at most; the last piece says so."""
-    view = plain.getbuffer()
-    num_pieces = -(-len(view) // _PIECE_BYTES)
-    for number in range(num_pieces):
-        piece = bytes(view[number * _PIECE_BYTES : (number + 1) * _PIECE_BYTES])
-        final = b"1" if number == num_pieces - 1 else b"0"
-        sealed = seal(key, piece, context=_piece_context(context, number, final))
-        yield final + len(sealed).to_bytes(_LENGTH_BYTES, "little") + sealed
-
-
-def _opened_pieces(key: bytes, file: BinaryIO, context: str) -> io.BytesIO:
-    """Unseal a file in pieces; one that is cut short, or goes on behind the last, fails."""
-    plain = io.BytesIO()
-    left = os.fstat(file.fileno()).st_size
-    number, final = 0, b"0"
-    while left or final != b"1":
-        final = file.read(1)
-        length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
-        left -= 1 + _LENGTH_BYTES + length
-        # A length beyond the file's end is never read: it could be any number.
-        sealed = file.read(length) if left >= 0 else b""
-        plain.write(unseal(key, sealed, context=_piece_context(context, number, final)))
-        number += 1
-    plain.seek(0)
-    return plain
-
-
-def _piece_context(context: str, number: int, final: bytes) -> bytes:
-    """Bind a piece to the file's purpose, to its place, and to being the last or not."""
-    return f"skinml-arrays-1 {json.dumps(context)} {number} ".encode() + final
-
-
-def _packed(digests: Sequence[bytes], rows: NDArray[Any]) -> bytes:
-    """Lay out the inside of a block."""
-    dtype = rows.dtype.newbyteorder("<").str
-    header = json.dumps([dtype, rows.shape]).encode() + b"\n"
-    return header + b"".join(digests) + np.ascontiguousarray(rows, dtype=dtype).tobytes()
-
-
-def _unpacked(plaintext: bytes) -> tuple[list[bytes], NDArray[Any]]:
-    """Read the inside of a block, which is authentic by now."""
-    header, _, content = plaintext.partition(b"\n")
-    dtype, shape = json.loads(header)
-    names = shape[0] * DIGEST_BYTES
-    digests = [content[at : at + DIGEST_BYTES] for at in range(0, names, DIGEST_BYTES)]
-    return digests, np.frombuffer(content, dtype=dtype, offset=names).reshape(shape)
 
 
 def _refused(path: Path, error: OSError) -> EnvironmentProblem:

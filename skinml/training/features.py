@@ -29,6 +29,7 @@ PREPARATION = "centre-square"  # what `resize_square` does; part of every store'
 def extract_features(
     paths: Sequence[Path],
     digests: Sequence[bytes],
+    patients: Sequence[str],
     backbone: Backbone,
     store: FeatureStore,
     limits: ImageLimits,
@@ -44,6 +45,8 @@ def extract_features(
     Args:
         paths: n image files.
         digests: n digests of 32 bytes, equal for equal images: each image is computed once.
+        patients: The patient of each. An image that two share is kept for each, so that erasing
+            one takes nothing from the other.
         backbone: The frozen network.
         store: Where features are kept, of the version `features_version(backbone)`.
         limits: What a file may be.
@@ -55,9 +58,10 @@ def extract_features(
 
     Raises:
         ConfigError: If the batch size is not above zero.
-        DataError: If an image cannot be decoded, or the store has another version.
-        EnvironmentProblem: If the store cannot be written.
-        IntegrityError: If another process changed the store.
+        DataError: If an image cannot be decoded, the store has another version, or a patient was
+            erased while it ran.
+        EnvironmentProblem: If the store or the vault cannot be written.
+        IntegrityError: If another process changed the store, or the vault was changed.
 
     Guarantees:
         On one machine an image's features do not depend on the other images, on their order or
@@ -74,6 +78,7 @@ def extract_features(
         _fill(
             paths,
             digests,
+            patients,
             store,
             lambda path: resize_square(decode_image(path, limits), backbone.image_size),
             features_of,
@@ -84,12 +89,13 @@ def extract_features(
         release_freed_memory()
     if not digests:
         return np.empty((0, backbone.num_features), dtype=np.float32)
-    return store.take(digests)
+    return store.take(digests, patients)
 
 
 def prepare_images(
     paths: Sequence[Path],
     digests: Sequence[bytes],
+    patients: Sequence[str],
     size: int,
     store: FeatureStore,
     limits: ImageLimits,
@@ -101,6 +107,7 @@ def prepare_images(
     Args:
         paths: n image files.
         digests: n digests of 32 bytes, equal for equal images: each image is decoded once.
+        patients: The patient of each.
         size: s.
         store: Where prepared images are kept, of the version `images_version(size)`.
         limits: What a file may be.
@@ -110,14 +117,16 @@ def prepare_images(
         (n, s, s, 3) of uint8.
 
     Raises:
-        DataError: If an image cannot be decoded, or the store has another version.
-        EnvironmentProblem: If the store cannot be written.
-        IntegrityError: If another process changed the store.
+        DataError: If an image cannot be decoded, the store has another version, or a patient was
+            erased while it ran.
+        EnvironmentProblem: If the store or the vault cannot be written.
+        IntegrityError: If another process changed the store, or the vault was changed.
     """
     _require_version(store, images_version(size))
     _fill(
         paths,
         digests,
+        patients,
         store,
         lambda path: resize_square(decode_image(path, limits), size),
         lambda images: torch.stack(images).permute(0, 2, 3, 1).contiguous().numpy(),
@@ -126,7 +135,7 @@ def prepare_images(
     )
     if not digests:
         return np.empty((0, size, size, 3), dtype=np.uint8)
-    return store.take(digests)
+    return store.take(digests, patients)
 
 
 def features_version(backbone: Backbone) -> str:
@@ -159,6 +168,7 @@ def images_version(size: int) -> str:
 def _fill(
     paths: Sequence[Path],
     digests: Sequence[bytes],
+    patients: Sequence[str],
     store: FeatureStore,
     load: Callable[[Path], Tensor],
     compute: Callable[[list[Tensor]], NDArray[Any]],
@@ -168,18 +178,33 @@ def _fill(
 ) -> None:
     """Compute the rows that the store lacks, a batch at a time."""
     require_positive(batch_size=batch_size)
-    require_same_length(paths=paths, digests=digests)
+    require_same_length(paths=paths, digests=digests, patients=patients)
     distinct = dict(zip(digests, paths, strict=True))
-    missing = [digest for digest in distinct if digest not in store]
+    owners = _owners_of_missing(digests, patients, store)
+    missing = list(owners)
     done = len(distinct) - len(missing)
     report = progress or _say_nothing
     report(done, len(distinct))
+    store.admit({patient for several in owners.values() for patient in several})
     batches = [missing[at : at + batch_size] for at in range(0, len(missing), batch_size)]
     files = [[distinct[digest] for digest in batch] for batch in batches]
     for batch, images in zip(batches, _loaded_ahead(files, load), strict=True):
-        store.append(batch, compute(images))
+        rows = compute(images)
+        names = [(at, patient) for at, digest in enumerate(batch) for patient in owners[digest]]
+        places = [at for at, _ in names]
+        store.append([batch[at] for at in places], [each for _, each in names], rows[places])
         done += len(batch)
         report(done, len(distinct))
+
+
+def _owners_of_missing(
+    digests: Sequence[bytes], patients: Sequence[str], store: FeatureStore
+) -> dict[bytes, list[str]]:
+    """Find for each image that must be computed the patients who lack its row."""
+    owners: dict[bytes, dict[str, None]] = {}
+    for at in store.find_missing(digests, patients):
+        owners.setdefault(digests[at], {})[patients[at]] = None
+    return {digest: list(several) for digest, several in owners.items()}
 
 
 def _loaded_ahead(

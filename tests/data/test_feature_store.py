@@ -1,4 +1,4 @@
-"""The encrypted store of rows and the sealed tables: nothing lost, nothing changed unnoticed."""
+"""The encrypted store of rows: nothing lost, nothing changed unnoticed, the erased are gone."""
 
 from __future__ import annotations
 
@@ -10,13 +10,10 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 
-from skinml.data.feature_store import (
-    FeatureStore,
-    read_sealed_arrays,
-    store_path,
-    write_sealed_arrays,
-)
+from skinml.data.feature_store import FeatureStore, store_path
 from skinml.errors import DataError, EnvironmentProblem, IntegrityError
+from skinml.stewardship.anchors import Anchors
+from skinml.stewardship.patient_keys import PatientKeys
 
 KEY = bytes(range(32))
 
@@ -30,18 +27,43 @@ def rows_of(*numbers):
     return np.array([[number, -number, 0.5] for number in numbers], dtype=np.float32)
 
 
+def people(*numbers):
+    """Patients of the numbers: two numbers that follow one another are one patient's."""
+    return [f"patient {number // 2}" for number in numbers]
+
+
 @pytest.fixture
 def path(tmp_path):
     return tmp_path / "features.store"
 
 
 @pytest.fixture
-def filled(path):
+def keys(tmp_path):
+    anchors = Anchors(tmp_path / "anchors", "clinic", KEY)
+    anchors.create()
+    return PatientKeys(tmp_path / "vault" / "keys.sealed", KEY, anchors)
+
+
+@pytest.fixture
+def open_store(path, keys):
+    return lambda version="v1": FeatureStore(path, KEY, keys, version)
+
+
+def add(store, *numbers):
+    store.append(names(*numbers), people(*numbers), rows_of(*numbers))
+
+
+def take(store, *numbers):
+    return store.take(names(*numbers), people(*numbers))
+
+
+@pytest.fixture
+def filled(path, open_store):
     """A store of three blocks, and where each block ends in the file."""
-    store = FeatureStore(path, KEY, "v1")
+    store = open_store()
     ends = []
     for block in ((1, 2), (3,), (4, 5, 6)):
-        store.append(names(*block), rows_of(*block))
+        add(store, *block)
         ends.append(path.stat().st_size)
     return store, ends
 
@@ -54,128 +76,128 @@ def filled(path):
     ],
     ids=["features", "images"],
 )
-def test_rows_come_back_in_the_order_asked_for(path, rows):
-    FeatureStore(path, KEY, "v1").append(names(0, 1, 2, 3), rows)
-    taken = FeatureStore(path, KEY, "v1").take(names(3, 0, 3, 1))
+def test_rows_come_back_in_the_order_asked_for(rows, open_store):
+    open_store().append(names(0, 1, 2, 3), people(0, 1, 2, 3), rows)
+    taken = take(open_store(), 3, 0, 3, 1)
     assert np.array_equal(taken, rows[[3, 0, 3, 1]])
     assert taken.dtype == rows.dtype
 
 
-def test_a_store_knows_its_rows_before_and_after_it_is_opened_again(filled, path):
-    for store in (filled[0], FeatureStore(path, KEY, "v1")):
+def test_a_store_knows_its_rows_before_and_after_it_is_opened_again(filled, open_store):
+    for store in (filled[0], open_store()):
         assert len(store) == 6
-        assert names(4)[0] in store
-        assert names(7)[0] not in store
-        assert np.array_equal(store.take(names(6, 1)), rows_of(6, 1))
+        assert store.find_missing(names(7, 4, 8, 1), people(7, 4, 8, 1)) == [0, 2]
+        assert np.array_equal(take(store, 6, 1), rows_of(6, 1))
 
 
 def test_taken_rows_are_copies(filled):
     store, _ = filled
-    store.take(names(1))[:] = 9
-    assert np.array_equal(store.take(names(1)), rows_of(1))
+    take(store, 1)[:] = 9
+    assert np.array_equal(take(store, 1), rows_of(1))
 
 
-def test_appended_rows_are_copies(path):
-    store, rows = FeatureStore(path, KEY, "v1"), rows_of(1)
-    store.append(names(1), rows)
+def test_appended_rows_are_copies(open_store):
+    store, rows = open_store(), rows_of(1)
+    store.append(names(1), people(1), rows)
     rows[:] = 9
-    assert np.array_equal(store.take(names(1)), rows_of(1))
+    assert np.array_equal(take(store, 1), rows_of(1))
 
 
-def test_a_row_that_is_there_is_kept(filled, path):
-    filled[0].append(names(1), rows_of(9))
-    assert np.array_equal(FeatureStore(path, KEY, "v1").take(names(1)), rows_of(1))
-    assert np.array_equal(filled[0].take(names(1)), rows_of(1))
+def test_a_row_that_is_there_is_kept(filled, open_store):
+    filled[0].append(names(1), people(1), rows_of(9))
+    assert np.array_equal(take(open_store(), 1), rows_of(1))
+    assert np.array_equal(take(filled[0], 1), rows_of(1))
 
 
 def test_missing_rows_are_counted_and_not_named(filled):
     with pytest.raises(DataError, match="num_missing=2 of 3"):
-        filled[0].take(names(1, 8, 9))
+        take(filled[0], 1, 8, 9)
 
 
-def test_every_changed_byte_is_noticed(filled, path):
+def test_every_changed_byte_is_noticed(filled, path, open_store):
     content = path.read_bytes()
     for place in range(len(content)):
         changed = bytearray(content)
         changed[place] ^= 1
         path.write_bytes(changed)
         with pytest.raises((IntegrityError, DataError)) as caught:
-            FeatureStore(path, KEY, "v1")
-        if place >= len(b'skinml-store-1 "v1"\n'):  # before, it looks like another version
+            open_store()
+        if place >= len(b'skinml-store-2 "v1"\n'):  # before, it looks like another version
             assert isinstance(caught.value, IntegrityError)
             assert path.name in str(caught.value)
 
 
-def test_blocks_cannot_change_places(filled, path):
+def test_blocks_cannot_change_places(filled, path, open_store):
     content, (first, second, _) = path.read_bytes(), filled[1]
-    start = len(b'skinml-store-1 "v1"\n')
+    start = len(b'skinml-store-2 "v1"\n')
     path.write_bytes(content[:start] + content[first:second] + content[start:first])
     with pytest.raises(IntegrityError):
-        FeatureStore(path, KEY, "v1")
+        open_store()
 
 
-def test_another_key_is_noticed(filled, path):
+def test_another_key_is_noticed(filled, path, keys):
     with pytest.raises(IntegrityError, match="another key"):
-        FeatureStore(path, KEY[::-1], "v1")
+        FeatureStore(path, KEY[::-1], keys, "v1")
 
 
-def test_another_version_is_refused(filled, path):
+def test_another_version_is_refused(filled, open_store):
     with pytest.raises(DataError, match="version v2"):
-        FeatureStore(path, KEY, "v2")
+        open_store("v2")
 
 
-def test_a_file_of_something_else_is_refused_and_kept(path):
+def test_a_file_of_something_else_is_refused_and_kept(path, open_store):
     path.write_bytes(b"somebody's thesis")
     with pytest.raises(IntegrityError):
-        FeatureStore(path, KEY, "v1")
+        open_store()
     assert path.read_bytes() == b"somebody's thesis"
 
 
 def test_wherever_a_crash_cuts_the_file_whole_blocks_stay_and_the_rest_is_written_over(
-    filled, path
+    filled, path, open_store
 ):
     content, ends = path.read_bytes(), filled[1]
     for length in range(0, len(content), 3):
         path.write_bytes(content[:length])
-        store = FeatureStore(path, KEY, "v1")
+        store = open_store()
         num_blocks = sum(end <= length for end in ends)
         assert len(store) == (0, 2, 3, 6)[num_blocks]
-        store.append(names(7, 8), rows_of(7, 8))
-        again = FeatureStore(path, KEY, "v1")
+        add(store, 7, 8)
+        again = open_store()
         assert len(again) == len(store) == (2, 4, 5, 8)[num_blocks]
-        assert np.array_equal(again.take(names(8)), rows_of(8))
+        assert np.array_equal(take(again, 8), rows_of(8))
 
 
-def test_two_writers_of_one_file_take_in_what_the_other_wrote(path):
-    first, second = FeatureStore(path, KEY, "v1"), FeatureStore(path, KEY, "v1")
-    first.append(names(1), rows_of(1))
-    second.append(names(2), rows_of(2))
-    first.append(names(3), rows_of(3))
+def test_two_writers_of_one_file_take_in_what_the_other_wrote(open_store):
+    first, second = open_store(), open_store()
+    add(first, 1)
+    add(second, 2)
+    add(first, 3)
     assert len(first) == 3
-    assert np.array_equal(FeatureStore(path, KEY, "v1").take(names(3, 2, 1)), rows_of(3, 2, 1))
+    assert np.array_equal(take(open_store(), 3, 2, 1), rows_of(3, 2, 1))
 
 
 def test_a_file_that_shrank_under_an_open_store_is_noticed(filled, path):
     path.write_bytes(path.read_bytes()[:-5])
     with pytest.raises(IntegrityError, match="shorter"):
-        filled[0].append(names(7), rows_of(7))
+        add(filled[0], 7)
 
 
 @pytest.mark.parametrize(
-    ("digests", "rows"),
+    ("digests", "patients", "rows"),
     [
-        (names(7), rows_of(7).astype(np.float64)),
-        (names(7), np.zeros((1, 4), np.float32)),
-        (names(7, 8), rows_of(7)),
-        ([b"short"], rows_of(7)),
-        ([], rows_of()),
+        (names(7), people(7), rows_of(7).astype(np.float64)),
+        (names(7), people(7), np.zeros((1, 4), np.float32)),
+        (names(7, 8), people(7, 8), rows_of(7)),
+        (names(7), people(7, 8), rows_of(7)),
+        ([b"short"], people(7), rows_of(7)),
+        ([], [], rows_of()),
     ],
-    ids=["type", "shape", "count", "digest", "empty"],
+    ids=["type", "shape", "count", "patients", "digest", "empty"],
 )
-def test_rows_that_do_not_fit_are_refused_and_leave_the_file(filled, path, digests, rows):
+def test_rows_that_do_not_fit_are_refused_and_leave_the_file(filled, path, digests, patients, rows):
     before = path.read_bytes()
     with pytest.raises(DataError):
-        filled[0].append(digests, rows)
+        filled[0].append(digests, patients, rows)
     assert path.read_bytes() == before
 
 
@@ -184,12 +206,86 @@ def test_the_file_is_its_owners_only_and_shows_no_row(filled, path):
     content = path.read_bytes()
     assert names(1)[0] not in content
     assert rows_of(1).tobytes() not in content
+    assert people(1)[0].encode() not in content
 
 
-def test_a_folder_that_is_missing_is_the_environments_fault(tmp_path):
-    store = FeatureStore(tmp_path / "none" / "features.store", KEY, "v1")
+def test_a_folder_that_is_missing_is_the_environments_fault(tmp_path, keys):
+    store = FeatureStore(tmp_path / "none" / "features.store", KEY, keys, "v1")
     with pytest.raises(EnvironmentProblem):
-        store.append(names(1), rows_of(1))
+        add(store, 1)
+
+
+def test_a_store_of_the_earlier_format_is_told_to_be_deleted(path, open_store):
+    path.write_bytes(b'skinml-store-1 "v1"\n' + bytes(99))
+    with pytest.raises(DataError, match="delete"):
+        open_store()
+
+
+def test_erasing_a_patients_key_takes_that_patients_rows_and_no_others(filled, keys, open_store):
+    assert keys.erase(people(4)) == 1  # the patient of 4 and 5
+    for store in (filled[0], open_store()):
+        everything = names(1, 2, 3, 4, 5, 6), people(1, 2, 3, 4, 5, 6)
+        assert store.find_missing(*everything) == [3, 4]
+        assert len(store) == 4
+        assert np.array_equal(take(store, 6, 3, 1), rows_of(6, 3, 1))
+        with pytest.raises(DataError, match="num_missing=1 of 2"):
+            take(store, 1, 4)
+
+
+def test_a_store_of_erased_patients_only_is_empty_and_still_one_of_its_kind(
+    filled, keys, open_store
+):
+    keys.erase(people(1, 2, 4, 6))
+    store = open_store()
+    assert len(store) == 0
+    with pytest.raises(DataError, match="type float32"):
+        store.append(names(7), people(7), rows_of(7).astype(np.float64))
+
+
+def test_who_was_erased_and_comes_back_starts_anew(filled, keys, open_store):
+    keys.erase(people(4))
+    store = open_store()
+    store.append(names(4), people(4), rows_of(9))
+    for each in (store, open_store(), filled[0]):
+        add(each, 11)  # takes in what others wrote
+        assert np.array_equal(take(each, 4), rows_of(9))
+        assert each.find_missing(names(5), people(5)) == [0]
+
+
+def test_rows_of_a_patient_erased_while_they_were_computed_are_not_written(path, keys, open_store):
+    store = open_store()
+    store.admit(people(1, 2))
+    keys.erase(people(1))
+    store.append(names(1, 2), people(1, 2), rows_of(1, 2))
+    store.append(names(1), people(1), rows_of(1))
+    for each in (store, open_store()):
+        assert each.find_missing(names(1, 2), people(1, 2)) == [0]
+    assert len(keys) == 1
+
+
+def test_an_image_of_two_patients_stays_with_one_when_the_other_is_erased(path, keys, open_store):
+    open_store().append(names(1) * 2, ["a", "b"], rows_of(1, 1))
+    keys.erase(["a"])
+    store = open_store()
+    assert store.find_missing(names(1) * 2, ["a", "b"]) == [0]
+    assert np.array_equal(store.take(names(1), ["b"]), rows_of(1))
+
+
+def test_the_vault_may_be_rotated_under_an_open_store(filled, keys, open_store):
+    keys.rotate()
+    for store in (filled[0], open_store()):
+        assert np.array_equal(take(store, 6, 1), rows_of(6, 1))
+
+
+def test_a_changed_byte_among_an_erased_patients_rows_is_noticed_too(
+    filled, path, keys, open_store
+):
+    keys.erase(people(3))
+    content = bytearray(path.read_bytes())
+    content[filled[1][1] - 20] ^= 1  # in the block of the erased patient's row alone
+    path.write_bytes(content)
+    with pytest.raises(IntegrityError, match=path.name):
+        open_store()
 
 
 def test_each_version_has_its_own_file(tmp_path):
@@ -209,90 +305,10 @@ def no_more_space_than(num_bytes):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_full_disk_loses_the_block_that_did_not_fit_and_no_other(filled, path):
+def test_a_full_disk_loses_the_block_that_did_not_fit_and_no_other(filled, open_store):
     store, ends = filled
     with no_more_space_than(ends[-1] + 40), pytest.raises(EnvironmentProblem, match="space"):
-        store.append(names(7), rows_of(7))
-    assert len(FeatureStore(path, KEY, "v1")) == len(store) == 6
-    store.append(names(8), rows_of(8))
-    assert np.array_equal(FeatureStore(path, KEY, "v1").take(names(6, 8)), rows_of(6, 8))
-
-
-TABLE = {
-    "patients": np.array(["p1", "päivi", ""]),
-    "labels": np.array([0, 1, 1]),
-    "probabilities": np.random.default_rng(0).random((3, 2)),
-    "known": np.array([True, False, True]),
-    "empty": np.zeros((0, 3), np.float32),
-}
-
-
-def test_a_table_comes_back_as_it_was(path):
-    write_sealed_arrays(path, KEY, TABLE, "predictions of r1")
-    got = read_sealed_arrays(path, KEY, "predictions of r1")
-    assert got.keys() == TABLE.keys()
-    for name, value in TABLE.items():
-        assert np.array_equal(got[name], value)
-        assert got[name].dtype == value.dtype
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert [file.name for file in path.parent.iterdir()] == [path.name]
-
-
-def test_a_table_longer_than_one_piece_comes_back(path):
-    big = {"images": np.random.default_rng(0).integers(0, 256, 70 * 2**20, dtype=np.uint8)}
-    write_sealed_arrays(path, KEY, big, "images")
-    assert np.array_equal(read_sealed_arrays(path, KEY, "images")["images"], big["images"])
-    content = path.read_bytes()
-    first = 9 + int.from_bytes(content[1:9], "little")
-    assert first < len(content)
-    for cut in (content[:first], content[first:], content + content[first:]):
-        path.write_bytes(cut)
-        with pytest.raises(IntegrityError):
-            read_sealed_arrays(path, KEY, "images")
-
-
-def test_every_changed_byte_of_a_table_is_noticed(path):
-    write_sealed_arrays(path, KEY, {"labels": np.arange(3)}, "c")
-    content = path.read_bytes()
-    for place in range(len(content)):
-        changed = bytearray(content)
-        changed[place] ^= 0x80
-        path.write_bytes(changed)
-        with pytest.raises(IntegrityError):
-            read_sealed_arrays(path, KEY, "c")
-
-
-@pytest.mark.parametrize("length", [0, 1, 8, 9, 40, -1])
-def test_a_cut_table_is_noticed(path, length):
-    write_sealed_arrays(path, KEY, TABLE, "c")
-    path.write_bytes(path.read_bytes()[:length])
-    with pytest.raises(IntegrityError):
-        read_sealed_arrays(path, KEY, "c")
-
-
-@pytest.mark.parametrize(("key", "context"), [(KEY[::-1], "c"), (KEY, "d")], ids=["key", "context"])
-def test_a_table_of_another_key_or_purpose_is_refused(path, key, context):
-    write_sealed_arrays(path, KEY, TABLE, "c")
-    with pytest.raises(IntegrityError):
-        read_sealed_arrays(path, key, context)
-
-
-def test_objects_are_refused_and_leave_no_file(path):
-    with pytest.raises(DataError, match="array=patients"):
-        write_sealed_arrays(path, KEY, {"patients": np.array(["p", None], dtype=object)}, "c")
-    assert not path.exists()
-
-
-def test_a_table_that_cannot_be_written_leaves_the_old_one(path, tmp_path):
-    with pytest.raises(EnvironmentProblem):
-        write_sealed_arrays(tmp_path / "none" / "t", KEY, TABLE, "c")
-    with pytest.raises(EnvironmentProblem):
-        read_sealed_arrays(path, KEY, "c")
-
-
-def test_a_full_disk_leaves_the_old_table_and_nothing_half_written(path):
-    write_sealed_arrays(path, KEY, TABLE, "c")
-    with no_more_space_than(500), pytest.raises(EnvironmentProblem, match="space"):
-        write_sealed_arrays(path, KEY, {"labels": np.arange(1000)}, "c")
-    assert read_sealed_arrays(path, KEY, "c").keys() == TABLE.keys()
-    assert [file.name for file in path.parent.iterdir()] == [path.name]
+        add(store, 7)
+    assert len(open_store()) == len(store) == 6
+    add(store, 8)
+    assert np.array_equal(take(open_store(), 6, 8), rows_of(6, 8))
