@@ -42,7 +42,9 @@ what says where a row comes from and why it may be used are always kept."""
 
 _FROZEN = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 _EXPERIMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
-_USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@\\+-]{0,254}\$?")
+# Names that the audit log can hold, too.
+_COORDINATOR = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]{0,63}")
+_USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+$\\-]{0,63}")
 _PLAIN = re.compile(r"[a-z][a-z_-]*")
 # Words that this or another reader of YAML would not take as words.
 _NOT_PLAIN = ("null", "true", "false", "yes", "no", "on", "off", "y", "n")
@@ -71,6 +73,12 @@ def _name(word: str) -> str:
 def _experiment(word: str) -> str:
     if word != ANYBODY and not _EXPERIMENT.fullmatch(word):
         raise ValueError(f"expected an experiment's name or '{ANYBODY}'")
+    return word
+
+
+def _coordinator(word: str) -> str:
+    if not _COORDINATOR.fullmatch(word):
+        raise ValueError("expected a name of up to 64 letters, digits and _ . @ + -")
     return word
 
 
@@ -185,7 +193,7 @@ class Policy(BaseModel):
         "federated_training, publication_of_images. Each patient's consent must allow it too."
     )
     coordinators: Annotated[
-        tuple[Annotated[_Word, AfterValidator(_name)], ...], AfterValidator(_once)
+        tuple[Annotated[_Word, AfterValidator(_coordinator)], ...], AfterValidator(_once)
     ] = Field(
         description="Who may ask for training runs, by name. 'simulation' is this computer "
         "itself. Empty: nobody."
@@ -225,7 +233,7 @@ class Policy(BaseModel):
         "folder. Empty: nobody."
     )
     alerts: AlertRules = Field(
-        default_factory=lambda: validated(AlertRules, {}, "policy"),
+        default_factory=AlertRules,
         description="When the audit log raises a flag.",
     )
 

@@ -19,7 +19,7 @@ Verdict = Literal["within", "stricter", "refused", "open"]
 allow it. `open`: cannot be told before the patients are counted."""
 
 # The terms that only cost budget: a smaller epsilon, or waiting, mends them.
-_BUDGET = ("epsilon of the run", "epsilon of the year", "epsilon for life")
+_BUDGET = ("epsilon_per_run", "epsilon_per_year", "epsilon_for_life")
 
 # Which way each of a policy's values is stricter.
 _CEILINGS = (
@@ -91,7 +91,7 @@ class Term:
     """One line of a comparison.
 
     Attributes:
-        name: What is compared, in words.
+        name: What is compared, one word that a log can hold.
         allowed: What the policy allows, in words.
         asked: What is proposed, in words.
         verdict: How the two compare.
@@ -123,12 +123,12 @@ def compare(policy: Policy, proposal: Proposal) -> tuple[Term, ...]:
         _among("coordinator", policy.coordinators, proposal.coordinator),
         _among("trust", policy.trust, proposal.trust),
         _among("unit", policy.units, proposal.unit),
-        _at_most("epsilon of the run", limits.max_epsilon_per_run, proposal.epsilon),
-        _at_most("epsilon of the year", limits.max_epsilon_per_year, proposal.epsilon_year),
-        _at_most("epsilon for life", limits.max_epsilon_for_life, proposal.epsilon_life),
+        _at_most("epsilon_per_run", limits.max_epsilon_per_run, proposal.epsilon),
+        _at_most("epsilon_per_year", limits.max_epsilon_per_year, proposal.epsilon_year),
+        _at_most("epsilon_for_life", limits.max_epsilon_for_life, proposal.epsilon_life),
         _at_most("delta", limits.max_delta, proposal.delta, most=nextafter(1.0, 0.0)),
-        _at_least("noise multiplier", limits.least_noise_multiplier, proposal.noise_multiplier),
-        _at_least("clinics in a sum", policy.least_clinics, proposal.clinics),
+        _at_least("noise_multiplier", limits.least_noise_multiplier, proposal.noise_multiplier),
+        _at_least("clinics", policy.least_clinics, proposal.clinics),
         _patients(policy.least_patients, proposal.patients),
         _fields(policy.fields, proposal.fields),
     )

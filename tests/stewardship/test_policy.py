@@ -134,6 +134,8 @@ def test_an_unknown_key_is_refused_with_the_nearest_known_one(path, close):
         ("purposes", "care"),
         ("coordinators", [True]),
         ("coordinators", None),
+        ("coordinators", ["Study Centre"]),
+        ("coordinators", ["*"]),
         ("experiments", ["*", "quickstart"]),
         ("experiments", ["../quickstart"]),
         ("trust", []),
@@ -246,7 +248,7 @@ def policies(draw: st.DrawFn) -> Policy:
         {
             "clinic": draw(NAMES),
             "purposes": draw(st.lists(st.sampled_from(PURPOSES), unique=True, min_size=1)),
-            "coordinators": draw(st.lists(NAMES, unique=True, max_size=5)),
+            "coordinators": draw(st.lists(USERS, unique=True, max_size=5)),
             "experiments": draw(st.sampled_from([["*"], [], ["null"], ["1e5", "True", "a-b"]])),
             "trust": ["none"],
             "units": ["patient"],

@@ -23,7 +23,7 @@ from skinml.stewardship.policy_terms import (
 VALUES: dict[str, Any] = {
     "clinic": "North",
     "purposes": ["research", "federated_training"],
-    "coordinators": ["simulation", "Study Centre"],
+    "coordinators": ["simulation", "study-centre"],
     "experiments": ["quickstart", "derm_tone"],
     "trust": ["distributed", "local"],
     "units": ["patient_within_clinic"],
@@ -61,15 +61,15 @@ LIMIT = Proposal(
 CASES: dict[str, tuple[str, Any, tuple[Any, ...]]] = {
     "experiment": ("experiment", "derm_tone", ("derm", "", "*", "Quickstart", "quickstart ")),
     "purpose": ("purpose", "research", ("care", "teaching", "", "*")),
-    "coordinator": ("coordinator", "Study Centre", ("Study", "*", "")),
+    "coordinator": ("coordinator", "study-centre", ("study", "*", "")),
     "trust": ("trust", "local", ("central", "none", "")),
     "unit": ("unit", "patient_within_clinic", ("patient", "image")),
-    "epsilon": ("epsilon of the run", 2.9, (nextafter(3.0, 4.0), 50.0, inf, nan, -1.0)),
-    "epsilon_year": ("epsilon of the year", 5.9, (nextafter(6.0, 7.0), inf, nan, -1.0)),
-    "epsilon_life": ("epsilon for life", 9.9, (nextafter(10.0, 11.0), inf, nan, -1.0)),
+    "epsilon": ("epsilon_per_run", 2.9, (nextafter(3.0, 4.0), 50.0, inf, nan, -1.0)),
+    "epsilon_year": ("epsilon_per_year", 5.9, (nextafter(6.0, 7.0), inf, nan, -1.0)),
+    "epsilon_life": ("epsilon_for_life", 9.9, (nextafter(10.0, 11.0), inf, nan, -1.0)),
     "delta": ("delta", 1e-6, (nextafter(1e-5, 1.0), 1e-3, 1.0, inf, nan, -1.0)),
-    "noise_multiplier": ("noise multiplier", 1.6, (nextafter(1.5, 0.0), 0.0, None, nan)),
-    "clinics": ("clinics in a sum", 4, (2, 1, 0, -5)),
+    "noise_multiplier": ("noise_multiplier", 1.6, (nextafter(1.5, 0.0), 0.0, None, nan)),
+    "clinics": ("clinics", 4, (2, 1, 0, -5)),
     "patients": ("patients", 51, (49, 0, -1)),
     "fields": ("fields", ("age",), (("anatomical_site",), ("age", "sex", "skin_tone", "x"))),
 }
@@ -210,7 +210,7 @@ def test_strange_names_of_a_coordinator_are_not_repeated(policy):
 # For each value of a policy: a stricter and a looser one, with the words of both.
 CHANGES: tuple[tuple[str, Any, Any], ...] = (
     ("purposes", ["research"], ["research", "federated_training", "care"]),
-    ("coordinators", ["simulation"], ["simulation", "Study Centre", "Other"]),
+    ("coordinators", ["simulation"], ["simulation", "study-centre", "Other"]),
     ("experiments", ["quickstart"], ["*"]),
     ("trust", ["local"], ["distributed", "local", "none"]),
     ("units", ["patient_within_clinic"], ["patient_within_clinic", "patient"]),
@@ -289,5 +289,5 @@ def test_a_stricter_policy_allows_nothing_that_the_looser_one_refuses(one, two):
     tight, loose = (change(max_epsilon_per_run=x) for x in sorted((one, two)))
     for asked in (one, two, (one + two) / 2):
         found = [verdicts(p, replace(LIMIT, epsilon=asked)) for p in (tight, loose)]
-        if found[0]["epsilon of the run"] != "refused":
-            assert found[1]["epsilon of the run"] != "refused"
+        if found[0]["epsilon_per_run"] != "refused":
+            assert found[1]["epsilon_per_run"] != "refused"
