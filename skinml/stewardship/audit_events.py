@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args
 
 from skinml.errors import ConfigError
 from skinml.stewardship.purposes import DATA_KINDS, PURPOSES
+from skinml.stewardship.roles import ACTIONS
 
 Event = Literal[
     "folder created",
@@ -77,7 +78,6 @@ UNBOUNDED = "unbounded"
 
 _ACTOR = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+$\\-]{0,63}")
 _NAME = re.compile(r"[A-Za-z0-9_*][A-Za-z0-9_.@+-]{0,127}")
-_ACTION = re.compile(r"[a-z]{1,16}(\.[a-z]{1,16})?")
 _MOST_WORDS = 64
 
 Check = Callable[[Any], Any]
@@ -145,7 +145,7 @@ _A_NAME = _text(_NAME)
 
 # A field's name always means the same and is always written the same way.
 FIELDS: Mapping[str, Check] = {
-    "action": _text(_ACTION),
+    "action": _word(ACTIONS),
     "admitted": _counts(BASES),
     "after": _HEX_64,
     "attempt": _count,
