@@ -185,6 +185,18 @@ def policy_difference(old: Policy, new: Policy) -> tuple[str, ...]:
     return tuple(lines)
 
 
+def policy_lines(policy: Policy) -> tuple[tuple[str, str], ...]:
+    """Say a policy in short.
+
+    Args:
+        policy: The policy.
+
+    Returns:
+        Each value's name and the value in words, in the order of the file.
+    """
+    return tuple((name, _shown(value)) for name, value in _leaves(policy.model_dump()).items())
+
+
 def _among(name: str, allowed: Collection[str], asked: str) -> Term:
     fits = asked in allowed or ANYBODY in allowed
     words = "any" if ANYBODY in allowed else _listed(allowed)
