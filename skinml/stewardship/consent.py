@@ -17,7 +17,13 @@ from typing import Any
 from skinml.errors import ConfigError, DataError, IntegrityError
 from skinml.journal import Body, Journal, Mark, canonical
 from skinml.records import StrArray
-from skinml.stewardship.consent_book import Change, ConsentBook, Expiring, PatientState
+from skinml.stewardship.consent_book import (
+    Change,
+    ConsentBook,
+    Expiring,
+    PatientState,
+    collector_paused,
+)
 from skinml.stewardship.consent_rules import Consent, Entry, Reason, Withdrawal
 from skinml.stewardship.encryption import derive_key, keyed_digest, seal, unseal
 from skinml.stewardship.pseudonyms import pseudonyms
@@ -36,6 +42,8 @@ __all__ = [
 
 USUALLY_WITHDRAWN: tuple[Purpose, ...] = tuple(word for word in PURPOSES if word != "care")
 """What a withdrawal ends unless it says otherwise: the care of the patient goes on."""
+# What an authentic line of another release could make a reader raise.
+_UNREADABLE = (ValueError, KeyError, TypeError, IndexError, zlib.error)
 
 
 @dataclass(frozen=True)
@@ -158,8 +166,9 @@ class ConsentRegister:
         events = _in_order_of_days(records)
         if not events or self.book().has_source(source):
             return 0
-        content = self._content(events) | {"source": source}
-        body = self._body("imported", content, now, actor)
+        with collector_paused():
+            content = self._content(events) | {"source": source}
+            body = self._body("imported", content, now, actor)
         written = self._append(body, unless_source=source)
         return len(records) if written else 0
 
@@ -279,15 +288,19 @@ class ConsentRegister:
         self._folded = bodies
 
     def _fold(self, book: ConsentBook, bodies: tuple[Body, ...], start: int) -> ConsentBook:
-        for number, body in enumerate(bodies[start:], start=start + 1):
-            try:
-                at, actor, change = (str(body[word]) for word in ("at", "actor", "change"))
-                sealed = base64.b64decode(str(body["sealed"]), validate=True)
-                packed = unseal(self._key, sealed, context=_context(at, actor, change))
-                book.fold(at, actor, change, json.loads(zlib.decompress(packed)))
-            except (IntegrityError, ValueError, KeyError, TypeError, IndexError) as error:
-                raise self._unknown(number) from error
+        with collector_paused():
+            for number, body in enumerate(bodies[start:], start=start + 1):
+                try:
+                    self._fold_line(book, body)
+                except (IntegrityError, *_UNREADABLE) as error:
+                    raise self._unknown(number) from error
         return book
+
+    def _fold_line(self, book: ConsentBook, body: Body) -> None:
+        at, actor, change = (str(body[word]) for word in ("at", "actor", "change"))
+        sealed = base64.b64decode(str(body["sealed"]), validate=True)
+        packed = unseal(self._key, sealed, context=_context(at, actor, change))
+        book.fold(at, actor, change, json.loads(zlib.decompress(packed)))
 
     def _unknown(self, number: int) -> IntegrityError:
         return IntegrityError(

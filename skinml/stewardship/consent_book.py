@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import datetime
+import gc
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +26,24 @@ from skinml.stewardship.consent_rules import (
 from skinml.stewardship.purposes import PURPOSES, Purpose
 
 _MOST_DAYS = 36_500
+
+
+@contextmanager
+def collector_paused() -> Iterator[None]:
+    """Keep Python's search for unused objects from running while many are made that all stay.
+
+    It would look at each of them again and again: most of the time that reading takes.
+
+    Yields:
+        Nothing.
+    """
+    running = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if running:
+            gc.enable()
 
 
 @dataclass(frozen=True)
@@ -195,15 +215,8 @@ class ConsentBook:
         require_same_length(patients=patients, kinds=asked)
         known = list(dict.fromkeys(str(patient) for patient in patients))
         names = dict(zip(known, self.name_patients(known), strict=True))
-        told: dict[tuple[tuple[int, ...], frozenset[str]], Reason] = {}
-        sets: dict[tuple[str, ...], frozenset[str]] = {}
-        reasons: list[Reason] = []
-        for patient, row in zip(patients, asked, strict=True):
-            history = self._histories.get(names[str(patient)], ())
-            question = history, sets.setdefault(tuple(row), frozenset(row))
-            if question not in told:
-                told[question] = judge(self._read(history), purpose, day, question[1])
-            reasons.append(told[question])
+        with collector_paused():
+            reasons = self._reasons(patients, names, purpose, day, asked)
         return np.array(reasons, dtype=np.str_)
 
     def counts(self, day: datetime.date) -> dict[Purpose, int]:
@@ -270,6 +283,26 @@ class ConsentBook:
         covered = [purpose for purpose in PURPOSES if judge(entries, purpose, day) == ""]
         ends = {purpose: last_day(entries, purpose, day, before) for purpose in covered}
         return {purpose: end for purpose, end in ends.items() if end is not None}
+
+    def _reasons(
+        self,
+        patients: Sequence[str],
+        names: Mapping[str, str],
+        purpose: str,
+        day: datetime.date,
+        kinds: Sequence[Collection[str]],
+    ) -> list[Reason]:
+        """Answer row by row; patients with one history and kinds of data get one answer."""
+        told: dict[tuple[tuple[int, ...], frozenset[str]], Reason] = {}
+        sets: dict[tuple[str, ...], frozenset[str]] = {}
+        reasons: list[Reason] = []
+        for patient, row in zip(patients, kinds, strict=True):
+            history = self._histories.get(names[str(patient)], ())
+            question = history, sets.setdefault(tuple(row), frozenset(row))
+            if question not in told:
+                told[question] = judge(self._read(history), purpose, day, question[1])
+            reasons.append(told[question])
+        return reasons
 
     def _number(self, values: Mapping[str, Any]) -> int:
         """Find the number of an entry, a new one where it is new."""

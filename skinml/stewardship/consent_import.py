@@ -11,6 +11,7 @@ from typing import cast
 
 from skinml.errors import DataError
 from skinml.stewardship.consent import Consent, ConsentRecord
+from skinml.stewardship.consent_book import collector_paused
 from skinml.stewardship.consent_rules import (
     FORM_VERSION,
     GIVERS,
@@ -64,7 +65,19 @@ def read_consents(content: bytes, name: str, *, today: datetime.date) -> tuple[C
         >>> read_consents(rows, "list.csv", today=datetime.date(2026, 3, 1))[0].consent.purposes
         ('care', 'research')
     """
-    rows = _rows(content, name)
+    with collector_paused():
+        records, problems = _read_rows(_rows(content, name), name, today)
+    if problems:
+        raise _collected(problems, name)
+    if not records:
+        raise _unreadable("at least one consent", "an empty list", name)
+    return tuple(records)
+
+
+def _read_rows(
+    rows: Iterator[tuple[int, list[str]]], name: str, today: datetime.date
+) -> tuple[list[ConsentRecord], dict[str, list[int]]]:
+    """Read all rows; the second result has the rows of each problem."""
     header = [cell.strip() for cell in next(rows, (0, []))[1]]
     problems: dict[str, list[int]] = {}
     _check_header(header, name)
@@ -85,11 +98,7 @@ def read_consents(content: bytes, name: str, *, today: datetime.date) -> tuple[C
             problems.setdefault(problem, []).append(number)
         if consent is not None:
             records.append(ConsentRecord(patient, consent, withdrawn))
-    if problems:
-        raise _collected(problems, name)
-    if not records:
-        raise _unreadable("at least one consent", "an empty list", name)
-    return tuple(records)
+    return records, problems
 
 
 def _rows(content: bytes, name: str) -> Iterator[tuple[int, list[str]]]:
