@@ -163,7 +163,8 @@ def print_comparison(comparison: Comparison) -> None:
     console = Console()
     console.print(table)
     names = ", ".join(name.replace("_", " ") for name in comparison.refused)
-    console.print(Text(f"Refused by the policy: {names}." if names else "Within the policy."))
+    allowed = "Within the policy, as far as can be told before patients are counted."
+    console.print(Text(f"Refused by the policy: {names}." if names else allowed))
 
 
 def _table(*headings: str) -> Table:
