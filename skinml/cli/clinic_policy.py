@@ -46,10 +46,10 @@ def show(
 
     Example: skinml clinic policy show --folder ./north
     """
-    from skinml.clinic.folder import open_folder
+    from skinml.clinic.opening import open_at_screen
     from skinml.clinic.policies import show_policy
 
-    shown = show_policy(open_folder(folder))
+    shown = show_policy(open_at_screen(folder))
     if as_json:
         _print_json({"policy": shown.values, "digest": shown.digest})
     elif as_yaml:
@@ -98,7 +98,7 @@ def change(
 
     Example: skinml clinic policy change new_policy.yaml --folder ./north
     """
-    from skinml.clinic.folder import open_folder
+    from skinml.clinic.opening import open_at_screen
     from skinml.clinic.policies import apply_change, plan_change
 
     if str(file) == "-" and not yes:
@@ -107,7 +107,7 @@ def change(
             got="no --yes, and nobody to ask",
             do="Give --yes, or write the new policy into a file.",
         )
-    opened = open_folder(folder)
+    opened = open_at_screen(folder)
     planned = plan_change(opened, _read(file))
     if not as_json:
         print_difference(planned.difference)

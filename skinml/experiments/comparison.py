@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from skinml.clinic.folder import open_folder
+from skinml.clinic.opening import open_at_screen
 from skinml.clinic.policies import Comparison, compare_proposal
 from skinml.config import RunConfig, load_config
 from skinml.errors import ConfigError
@@ -41,7 +41,7 @@ def compare_experiment(
             got="none",
             do="Give --clinics.",
         )
-    opened = open_folder(folder)
+    opened = open_at_screen(folder)
     proposal = propose(
         config,
         opened,
