@@ -116,7 +116,7 @@ def locked(path: Path, what: str) -> Iterator[None]:
 
 
 def make_folder(path: Path, what: str) -> None:
-    """Make a folder that only its owner can enter, with those above it.
+    """Make a folder that only its owner can enter, with those above it that are missing.
 
     Args:
         path: The folder.
@@ -124,9 +124,15 @@ def make_folder(path: Path, what: str) -> None:
 
     Raises:
         EnvironmentProblem: If it cannot be made.
+
+    Guarantees:
+        What was made is on the disk on return. A folder that is there keeps its permissions.
     """
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     try:
-        path.mkdir(parents=True, exist_ok=True, mode=PRIVATE_FOLDER)
+        for folder in reversed(missing):
+            folder.mkdir(exist_ok=True, mode=PRIVATE_FOLDER)
+            sync_folder(folder.parent)
     except OSError as error:
         raise cannot("make", what, error) from error
 
