@@ -19,6 +19,8 @@ from skinml.fairness.settings import FairnessSettings
 from skinml.federated.settings import FederationSettings
 from skinml.models.settings import ModelSettings
 from skinml.privacy.settings import PrivacySettings
+from skinml.stewardship.purposes import Purpose
+from skinml.stewardship.settings import VirtualClinicSettings
 from skinml.tracking.settings import TrackingSettings
 from skinml.training.settings import TrainingSettings
 
@@ -44,6 +46,15 @@ class RunConfig(BaseModel):
     federation: FederationSettings = Field(description="How rounds are run.")
     fairness: FairnessSettings = Field(description="How groups are compared.")
     tracking: TrackingSettings = Field(description="Where a run writes what it saw.")
+    clinic: VirtualClinicSettings = Field(description="The gates of virtual clinics.")
+
+    @property
+    def purpose(self) -> Purpose:
+        """What the run uses the data for; licence or consent of each row must cover it."""
+        usual: Purpose = (
+            "research" if self.federation.mode == "centralised" else "federated_training"
+        )
+        return self.data.purpose or usual
 
     @model_validator(mode="after")
     def _sections_agree(self) -> RunConfig:

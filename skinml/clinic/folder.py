@@ -1,24 +1,66 @@
-"""A clinic's folder: its key, its ledger, its caches. A virtual clinic of a simulation has one too.
+"""A clinic's folder: everything that it keeps, opened only where all of it is as it was written.
 
-clinics/NAME/
-  key                      32 bytes, mode 0600, made once, never leaves the folder
-  ledger.jsonl             what was released, one line a release
-  inspections.sealed       digests and perceptual hashes of its images
-  features/VERSION.sealed  what frozen networks made of its images
-  runs/RUN/*.sealed        a run's samples and predictions
+FOLDER/
+  clinic.json            whose it is, how its key is unlocked, where its anchor is
+  policy.yaml            what may be done here, by whom
+  keys/                  the clinic's key, wrapped; the key that signs the audit log, sealed
+  consent.journal        who agreed to what
+  audit.journal          what happened
+  ledger.jsonl           what was released, one line a release
+  vault/                 a key a patient, and what is sealed under it
+  inspections.sealed     digests and perceptual hashes of its images
+  features/VERSION.store what frozen networks made of its images
+  runs/RUN/              a run's samples, predictions and record of contributions
+
+The anchor, which shows a folder that was set back to an older copy, is a file elsewhere.
 """
 
 from __future__ import annotations
 
-import re
+import os
+import shutil
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 
-from skinml.errors import DataError, EnvironmentProblem
+from skinml.clinic.identity import (
+    FILE,
+    Identity,
+    identity_bytes,
+    key_check,
+    new_id,
+    read_identity,
+    require_sealed,
+)
+from skinml.clinic.permissions import require_private
+from skinml.durable import cannot, make_folder, read_whole, write_whole
+from skinml.errors import EnvironmentProblem, IntegrityError
+from skinml.journal import Journal, KeyedSeal
 from skinml.privacy.ledger import Ledger
-from skinml.stewardship.encryption import keyed_digest, new_key, read_key, write_key
+from skinml.stewardship.anchors import Anchors
+from skinml.stewardship.audit_log import AuditLog, new_signing_key, public_key_hex
+from skinml.stewardship.consent import ConsentRegister
+from skinml.stewardship.encryption import (
+    derive_key,
+    keyed_digest,
+    new_key,
+    read_key,
+    seal,
+    unseal,
+    write_key,
+)
+from skinml.stewardship.passphrases import SecretSource
+from skinml.stewardship.patient_keys import PatientKeys
+from skinml.stewardship.policy import Policy, parse_policy, policy_digest, policy_yaml
+from skinml.stewardship.roles import os_user
+from skinml.stewardship.unlocking import Unlock, make_secret, unwrap, wrap
+from skinml.stewardship.vault import Vault
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _.-]{0,63}")
+POLICY_FILE = "policy.yaml"
+_SIGNING = "signing.sealed"
+_WRAPPED = "clinic.wrapped"
+_OPEN_KEY = "key"
 
 
 @dataclass(frozen=True)
@@ -26,19 +68,75 @@ class ClinicFolder:
     """An opened folder.
 
     Attributes:
-        name: The clinic's name.
         path: The folder.
+        identity: Whose it is.
         key: The clinic's key; never logged, never sent.
     """
 
-    name: str
     path: Path
+    identity: Identity
     key: bytes
 
     @property
+    def name(self) -> str:
+        """The clinic's name."""
+        return self.identity.name
+
+    @property
+    def policy(self) -> Policy:
+        """The policy, read anew each time.
+
+        Raises:
+            IntegrityError: If it is missing or changed.
+        """
+        return parse_policy(self.anchors.read(self.path / POLICY_FILE, "policy"))
+
+    @cached_property
+    def anchors(self) -> Anchors:
+        """What the folder's files looked like last."""
+        place = Path(os.path.normpath(self.path / self.identity.anchor))
+        return Anchors(place, self.identity.id, self.key)
+
+    @cached_property
+    def consents(self) -> ConsentRegister:
+        """The register of consents."""
+        seal_of_lines = KeyedSeal(derive_key(self.key, "consent journal"))
+        journal = Journal(
+            self.path / "consent.journal",
+            f"consent register of clinic {self.name}",
+            seal_of_lines,
+            self.anchors.journal("consent"),
+        )
+        return ConsentRegister(journal, self.key)
+
+    @cached_property
+    def audit(self) -> AuditLog:
+        """The audit log."""
+        sealed = read_whole(self.path / "keys" / _SIGNING, "signing key")
+        try:
+            signing = unseal(self.key, sealed, context=_signing_context(self.identity.id))
+        except IntegrityError:
+            raise _not_its_own("signing key") from None
+        if public_key_hex(signing) != self.identity.public_key:
+            raise _not_its_own("signing key")
+        path, anchor = self.path / "audit.journal", self.anchors.journal("audit")
+        return AuditLog(path, self.identity.id, signing, anchor)
+
+    @cached_property
     def ledger(self) -> Ledger:
-        """The clinic's privacy ledger."""
-        return Ledger(self.path / "ledger.jsonl", self.name)
+        """The privacy ledger."""
+        key, anchor = derive_key(self.key, "ledger"), self.anchors.journal("ledger")
+        return Ledger(self.path / "ledger.jsonl", self.name, key, anchor)
+
+    @cached_property
+    def patient_keys(self) -> PatientKeys:
+        """One key a patient: what is sealed under it is erased with it."""
+        return PatientKeys(self.path / "vault" / "keys.sealed", self.key, self.anchors)
+
+    @cached_property
+    def vault(self) -> Vault:
+        """Images and the table of pseudonyms, under the patients' keys."""
+        return Vault(self.path / "vault", self.patient_keys)
 
     @property
     def inspections(self) -> Path:
@@ -72,39 +170,179 @@ class ClinicFolder:
         """
         return int(keyed_digest(self.key, purpose.encode())[:32], 16)
 
+    def change_policy(self, policy: Policy, actor: str) -> None:
+        """Put another policy in force, and write it down.
 
-def open_folder(root: Path, name: str) -> ClinicFolder:
-    """Open a clinic's folder, or make it with a new key.
+        Args:
+            policy: The new policy.
+            actor: Who decided it; whether they may is the caller's question.
+
+        Raises:
+            EnvironmentProblem: If it cannot be written.
+            IntegrityError: If the folder was changed.
+        """
+        before = policy_digest(self.policy)
+        self.anchors.replace(self.path / POLICY_FILE, policy_yaml(policy).encode(), "policy")
+        now, after = datetime.now(UTC), policy_digest(policy)
+        self.audit.write("policy changed", actor, now=now, before=before, after=after)
+
+
+def create_folder(
+    path: Path,
+    *,
+    name: str,
+    policy: Policy,
+    anchors: Path,
+    unlock: Unlock | None = None,
+    source: SecretSource | None = None,
+    group: str | None = None,
+    virtual: bool = False,
+) -> ClinicFolder:
+    """Make the folder of a new clinic, whole or not at all.
 
     Args:
-        root: The folder of all clinics of this machine.
+        path: The folder; it must not exist, or be empty.
         name: The clinic's name.
+        policy: Its first policy.
+        anchors: The folder of anchors, best on another disk.
+        unlock: What its key shall be locked with, a new secret; None leaves it in the folder as
+            it is, for clinics that exist only in simulations.
+        source: Gives the passphrase, where one is needed.
+        group: A Unix group that shares the folder.
+        virtual: Whether the clinic exists only in simulations.
+
+    Returns:
+        The opened folder.
+
+    Raises:
+        ConfigError: If the passphrase is too short.
+        EnvironmentProblem: If the folder is not empty or cannot be written, or there is a secret
+            already where the new one shall be.
+    """
+    key, signing, clinic_id = new_key(), new_signing_key(), new_id()
+    draft = path.parent / f".{path.name}.{clinic_id}.draft"
+    for place in (
+        anchors,
+        draft,
+        *(draft / name for name in ("keys", "features", "runs", "vault")),
+    ):
+        make_folder(place, "clinic's folder")
+    anchor = anchors / f"{clinic_id}.json"
+    try:
+        _lock(key, draft / "keys", unlock, source)
+        identity = Identity(
+            name=name,
+            id=clinic_id,
+            public_key=public_key_hex(signing),
+            key_check=key_check(key, clinic_id),
+            unlock=unlock,
+            anchor=_anchor_of(path, anchor, relative=virtual),
+            group=group,
+            virtual=virtual,
+        )
+        folder = ClinicFolder(draft, identity, key)
+        folder.anchors.create()
+        sealed = seal(key, signing, context=_signing_context(clinic_id))
+        write_whole(draft / "keys" / _SIGNING, sealed, "signing key")
+        write_whole(draft / FILE, identity_bytes(identity, key), "clinic.json")
+        folder.anchors.replace(draft / POLICY_FILE, policy_yaml(policy).encode(), "policy")
+        folder.audit.write(
+            "folder created",
+            os_user(),
+            now=datetime.now(UTC),
+            public_key=identity.public_key,
+            policy=policy_digest(policy),
+            simulated=virtual,
+        )
+        _put_in_place(draft, path)
+    except BaseException:  # whatever it is, nothing of a clinic that never was stays
+        shutil.rmtree(draft, ignore_errors=True)
+        anchor.unlink(missing_ok=True)
+        raise
+    return ClinicFolder(path, identity, key)
+
+
+def _lock(key: bytes, keys: Path, unlock: Unlock | None, source: SecretSource | None) -> None:
+    if unlock is None:
+        write_key(keys / _OPEN_KEY, key)
+        return
+    make_secret(unlock)
+    write_whole(keys / _WRAPPED, wrap(key, unlock, source or _no_source), "wrapped key")
+
+
+def _unlock(keys: Path, unlock: Unlock | None, source: SecretSource | None) -> bytes:
+    if unlock is None:
+        return read_key(keys / _OPEN_KEY)
+    return unwrap(read_whole(keys / _WRAPPED, "wrapped key"), unlock, source or _no_source)
+
+
+def _no_source() -> str:
+    raise EnvironmentProblem(
+        rule="a passphrase for this clinic's key",
+        got="nobody to ask for it",
+        do="Start skinml in a terminal, or name a private file in SKINML_PASSPHRASE_FILE.",
+    )
+
+
+def _anchor_of(folder: Path, anchor: Path, *, relative: bool) -> str:
+    """Write the anchors' place; a simulation's working folder may be moved as a whole."""
+    if relative:
+        return os.path.relpath(anchor.resolve(), folder.parent.resolve() / folder.name)
+    return str(anchor.resolve())
+
+
+def _put_in_place(draft: Path, path: Path) -> None:
+    try:
+        draft.rename(path)  # an empty folder is replaced
+    except OSError as error:
+        if path.exists():
+            raise EnvironmentProblem(
+                rule="an empty folder, or none yet, for a new clinic",
+                got=f"folder={path} with something in it",
+                do="Choose another folder, or move away what is there.",
+            ) from None
+        raise cannot("make", "clinic's folder", error) from error
+
+
+def open_folder(path: Path, source: SecretSource | None = None) -> ClinicFolder:
+    """Open a clinic's folder, if everything in it is as it was written.
+
+    Args:
+        path: The folder.
+        source: Gives the passphrase, where one is needed.
 
     Returns:
         The folder.
 
     Raises:
-        DataError: If the name could not be a folder's.
-        EnvironmentProblem: If the folder cannot be written.
-        IntegrityError: If the key's file is damaged.
+        ConfigError: If it is no clinic's folder.
+        EnvironmentProblem: If others can open it, or its key cannot be unlocked.
+        IntegrityError: If anything in it was changed, or set back to an older copy.
+
+    Guarantees:
+        Identity, policy, consent register, ledger, audit log and the vault's keys were verified
+        against the clinic's key and the anchor.
     """
-    if not _NAME.fullmatch(name):
-        raise DataError(
-            rule="clinic names of up to 64 letters, digits, spaces, '_', '-' and '.'",
-            got=f"clinic={name[:80]!r}",
-            do="Rename the clinic in the manifest.",
-        )
-    path = root / name
-    try:
-        (path / "features").mkdir(parents=True, exist_ok=True, mode=0o700)
-        path.chmod(0o700)
-        (path / "runs").mkdir(exist_ok=True, mode=0o700)
-    except OSError as error:
-        raise EnvironmentProblem(
-            rule="a working folder that can be written",
-            got=f"{root} ({error.strerror})",
-            do="Check its permissions and the space on the disk, or choose another work_dir.",
-        ) from error
-    if not (path / "key").exists():
-        write_key(path / "key", new_key())
-    return ClinicFolder(name, path, read_key(path / "key"))
+    identity = read_identity(path)
+    require_private(path, identity.group)
+    key = _unlock(path / "keys", identity.unlock, source)
+    require_sealed(path, identity, key)
+    folder = ClinicFolder(path, identity, key)
+    folder.policy  # noqa: B018  reading it is the check
+    folder.audit.mark()
+    folder.ledger.mark()
+    folder.consents.mark()
+    folder.patient_keys.is_fresh()
+    return folder
+
+
+def _signing_context(clinic_id: str) -> bytes:
+    return f"signing key of clinic {clinic_id}".encode()
+
+
+def _not_its_own(what: str) -> IntegrityError:
+    return IntegrityError(
+        rule=f"the {what} of this clinic as it was written",
+        got="another content",
+        do="Restore the folder 'keys' from a backup.",
+    )

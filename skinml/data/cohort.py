@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,18 +26,53 @@ from skinml.records import (
     Labels,
     StrArray,
 )
-from skinml.stewardship.admissibility import admissible
+from skinml.stewardship.admissibility import Admission, Consents, admissible
+from skinml.stewardship.policy import KEPT_FIELDS
 
 if TYPE_CHECKING:
     from skinml.data.manifest import Manifest
     from skinml.data.settings import DataSettings
     from skinml.seeding import Seeds
+    from skinml.stewardship.purposes import Purpose
 
 MALIGNANCY = Labels(("benign", "malignant"), (False, True))
 """The classes of target malignant."""
 
 _LEAST_PATIENTS = 2
 _LEAST_CLASSES = 2
+# Follows from the diagnosis where the manifest does not say it: not a field that can be left out.
+_DERIVED = {"malignant"}
+
+
+@dataclass(frozen=True)
+class Door:
+    """What one clinic lets through to its manifest's rows.
+
+    Attributes:
+        consents: The clinic's register of consents; None: rows need a licence.
+        fields: The columns that its policy lets be used beside those that always are.
+    """
+
+    consents: Consents | None = None
+    fields: tuple[str, ...] = KEPT_FIELDS
+
+
+Doors = Callable[[str, Sequence[str]], Door]
+"""From a clinic's name and the patients of its rows to its door."""
+
+
+def licensed_only(clinic: str, patients: Sequence[str]) -> Door:
+    """Let only rows with a licence through: the door where no clinic has a register.
+
+    Args:
+        clinic: Not used.
+        patients: Not used.
+
+    Returns:
+        The door.
+    """
+    del clinic, patients
+    return Door()
 
 
 @dataclass(frozen=True)
@@ -59,6 +94,7 @@ class Cohort:
         name: The data's name.
         digest: SHA-256 over the manifest and the settings that choose from it; public data only.
         tone_scale: The scale of skin_tone; None where no image used has a tone.
+        admissions: What each clinic admitted and on which basis. Never leaves the clinic.
     """
 
     images: pd.DataFrame
@@ -72,6 +108,7 @@ class Cohort:
     name: str
     digest: str
     tone_scale: str | None
+    admissions: Mapping[str, Admission]
 
 
 def build_cohort(
@@ -79,7 +116,9 @@ def build_cohort(
     settings: DataSettings,
     seeds: Seeds,
     *,
+    purpose: Purpose,
     day: datetime.date,
+    doors: Doors = licensed_only,
     labels: Labels | None = None,
     split: bool = True,
 ) -> Cohort:
@@ -89,7 +128,9 @@ def build_cohort(
         manifest: A checked manifest.
         settings: Which rows, which question, how to divide.
         seeds: The root of the data's random streams.
+        purpose: What the rows are used for.
         day: The day of use, for the question whether the rows may be used.
+        doors: What each clinic lets through; by default rows with a licence only.
         labels: The classes of a finished model; rows of other diagnoses are left out and counted.
             By default the settings' own target.
         split: False puts everything into "test" and asks nothing of the clinics.
@@ -111,15 +152,16 @@ def build_cohort(
     flow = [_stage("read from the manifest", manifest.frame)]
     frame = _selected(manifest.frame, settings, strict=split)
     flow.append(_stage("selected by data.where", frame, settings.where))
-    admission = admissible(frame, purpose=settings.purpose, day=day)
-    frame = admission.frame.reset_index(drop=True)
-    flow.append(_stage("may be used", frame, admission.basis))
-    frame["label"] = _label(frame, classes)
+    frame = frame.assign(label=_label(frame, classes))
+    frame["clinic"] = assign_clinics(frame, settings.partition, seeds)
+    frame, admissions = _admitted(frame, doors, purpose, day)
+    if any(admission.refused for admission in admissions.values()):
+        flow.clear()  # how many were refused stays in the clinics' own logs
+    flow.append(_stage("may be used", frame, _basis(admissions)))
     frame = frame[frame["label"] >= 0].reset_index(drop=True)
     flow.append(_stage("of the model's classes", frame, ", ".join(classes.names)))
     if frame.empty:
         raise _nothing_left(", ".join(classes.names))
-    frame["clinic"] = assign_clinics(frame, settings.partition, seeds)
     frame["split"] = (
         assign_splits(frame["patient_id"], settings.split_key, settings.fractions)
         if split
@@ -147,9 +189,30 @@ def build_cohort(
         flow=tuple(flow),
         table=_table(items, settings, classes),
         name=manifest.name,
-        digest=_digest(manifest, settings, classes),
+        digest=_digest(manifest, settings, classes, purpose),
         tone_scale=tone_scale,
+        admissions=admissions,
     )
+
+
+def _admitted(
+    frame: pd.DataFrame, doors: Doors, purpose: Purpose, day: datetime.date
+) -> tuple[pd.DataFrame, dict[str, Admission]]:
+    """Ask each clinic about its own rows; blank the fields that its policy does not let through."""
+    admissions, parts = {}, []
+    for clinic, rows in frame.groupby("clinic"):
+        door = doors(str(clinic), rows["patient_id"].astype(str).tolist())
+        admission = admissible(rows, purpose=purpose, day=day, consents=door.consents)
+        part = admission.frame.copy()
+        for field in set(KEPT_FIELDS) - set(door.fields) - _DERIVED:
+            part[field] = np.nan if field == "age" else None
+        admissions[str(clinic)] = admission
+        parts.append(part)
+    return pd.concat(parts).sort_index().reset_index(drop=True), admissions
+
+
+def _basis(admissions: Mapping[str, Admission]) -> str:
+    return "; ".join(sorted({admission.basis for admission in admissions.values()}))
 
 
 def _labels(manifest: Manifest, settings: DataSettings) -> Labels:
@@ -323,13 +386,14 @@ def _table(items: pd.DataFrame, settings: DataSettings, classes: Labels) -> tupl
     return tuple(cells)
 
 
-def _digest(manifest: Manifest, settings: DataSettings, classes: Labels) -> str:
+def _digest(manifest: Manifest, settings: DataSettings, classes: Labels, purpose: Purpose) -> str:
     choices = settings.model_dump(
         mode="json",
-        include={"where", "views", "partition", "seed", "split_key", "fractions", "purpose"},
+        include={"where", "views", "partition", "seed", "split_key", "fractions"},
     )
     text = json.dumps(
-        [manifest.digest, manifest.taxonomy.version, classes.names, choices], sort_keys=True
+        [manifest.digest, manifest.taxonomy.version, classes.names, choices, purpose],
+        sort_keys=True,
     )
     return hashlib.sha256(text.encode()).hexdigest()
 

@@ -19,6 +19,7 @@ from skinml.data.manifest_rules import (
     FLAGS,
     OPTIONAL,
     REQUIRED,
+    SERIES,
     SEXES,
     check_manifest,
 )
@@ -210,6 +211,7 @@ def _translate(
                 "skin_tone": list(tones.names),
                 "skin_tone_scale": scales,
                 "sex": [SEXES.get(sex.casefold(), "") for sex in columns["sex"]],
+                "series": [SERIES.get(place.casefold(), "") for place in columns["series"]],
             }
         ).items()
     }

@@ -24,6 +24,7 @@ OPTIONAL = (
     "skin_tone",
     "skin_tone_scale",
     "modality",
+    "series",
     "confirmation",
     "dataset",
     "licence",
@@ -42,6 +43,9 @@ FLAGS = {
     "false": False,
     "benign": False,
 }
+SERIES = {"before": "before", "after": "after"}
+"""Places in a pair of photographs of a treatment's course."""
+
 _MOST_LINES = 20
 _MOST_YEARS = 120
 
@@ -123,6 +127,7 @@ _RULES = {
     ),
     "sex": pa.Column(str, _is_word(SEXES)),
     "malignant": pa.Column(str, _is_word(FLAGS)),
+    "series": pa.Column(str, _is_word(SERIES)),
 }
 
 

@@ -9,6 +9,7 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from skinml.data.synthetic.settings import SyntheticSettings
+from skinml.stewardship.purposes import Purpose
 
 Unit = Literal["patient", "lesion", "image"]
 _IDENTIFYING = {"image", "patient_id", "lesion_id", "row"}
@@ -141,7 +142,16 @@ class DataSettings(_Frozen):
     age_bands: tuple[int, ...] = Field(
         (30, 50, 70), min_length=1, description="Years at which a new age band begins, rising."
     )
-    purpose: str = Field("research", min_length=1, description="What the data are used for.")
+    purpose: Purpose | None = Field(
+        None,
+        description="What the data are used for, which licence or consent must cover; none: "
+        "federated_training where clinics train together, research where one place holds all.",
+    )
+    consents: str | None = Field(
+        None,
+        description="A table of consents beside the manifest, for virtual clinics; rows without a "
+        "licence need one. A real clinic keeps a register.",
+    )
     synthetic: SyntheticSettings | None = Field(
         None, description="How synthetic data are drawn, for source synthetic."
     )

@@ -9,24 +9,24 @@ from pathlib import Path
 
 import numpy as np
 
-from skinml.clinic.folder import ClinicFolder, open_folder
+from skinml.clinic.folder import ClinicFolder
 from skinml.config import RunConfig
 from skinml.data.cohort import Cohort, build_cohort
-from skinml.data.feature_store import read_sealed_arrays, write_sealed_arrays
 from skinml.data.images import Inspection, inspect_images
 from skinml.data.leakage import LeakageReport, audit_leakage
 from skinml.data.manifest import Manifest, read_manifest
+from skinml.data.sealed_arrays import read_patient_arrays, write_patient_arrays
 from skinml.data.settings import DataSettings
 from skinml.data.synthetic.cohort import write_cohort
 from skinml.data.synthetic.settings import SyntheticSettings, settings_digest
 from skinml.data.taxonomy import load_taxonomy
-from skinml.errors import DataError
+from skinml.errors import DataError, PolicyError
+from skinml.experiments.gates import POOLED, Gates
 from skinml.experiments.progress import Progress
 from skinml.experiments.workspace import Workspace
 from skinml.records import SPLITS, CohortStage
 from skinml.seeding import Seeds
 
-POOLED = "pooled"
 _INSPECTIONS = "inspections"
 
 
@@ -51,31 +51,46 @@ class Gathered:
     manifest_digest: str
 
 
-def gather(config: RunConfig, workspace: Workspace, progress: Progress) -> Gathered:
-    """Read, check, divide and audit the data of a run.
+def gather(config: RunConfig, workspace: Workspace, run: str, progress: Progress) -> Gathered:
+    """Pass every clinic's gate; read, check, divide and audit the data of a run.
 
     Args:
         config: The run's config.
         workspace: Where clinic folders and synthetic cohorts are.
+        run: The run's id.
         progress: Hears how far it is.
 
     Returns:
         The cohort with every clinic's folder opened.
 
     Raises:
-        ConfigError, DataError, PolicyError: If the data or their settings are at fault.
+        BudgetExceededError, PolicyError: If a clinic's policy says no, or nobody's data may be
+            used.
+        ConfigError, DataError: If the data or their settings are at fault.
         EnvironmentProblem: If the working folder cannot be written.
         IntegrityError: If a clinic's folder was changed.
     """
     settings = config.data
     manifest = open_manifest(settings, workspace, progress)
     today = datetime.datetime.now(datetime.UTC).date()
-    cohort = build_cohort(manifest, settings, Seeds(settings.seed), day=today)
+    gates = Gates(config, workspace, run, manifest.root, today)
+    try:
+        cohort = build_cohort(
+            manifest,
+            settings,
+            Seeds(settings.seed),
+            purpose=config.purpose,
+            day=today,
+            doors=gates.door,
+        )
+    except PolicyError:
+        gates.refuse()
+        raise
     places = cohort.items["clinic"].to_numpy(dtype=str)
     if config.federation.mode == "centralised":
         places = np.full(len(places), POOLED)
     _require_reach(config, cohort, places)
-    folders = {name: open_folder(workspace.clinics, name) for name in np.unique(places).tolist()}
+    folders = gates.require(cohort, places.tolist())
     inspections = _inspect(cohort, places, folders, settings, progress)
     audit = audit_leakage(
         inspections,
@@ -190,6 +205,7 @@ def _inspect(
 ) -> list[Inspection]:
     """Read every clinic's images once; what is known of a file is kept sealed at its clinic."""
     images = cohort.images["image"].tolist()
+    patients = cohort.images["patient_id"].astype(str).tolist()
     known = {name: read_inspections(folder) for name, folder in folders.items()}
     progress.begin("reading images", len(images))
     # All clinics in one pass, so that the broken files of all of them are told at once.
@@ -197,49 +213,61 @@ def _inspect(
         images,
         cohort.root,
         settings.limits,
-        {digest: each for own in known.values() for digest, each in own.items()},
+        {digest: each for own in known.values() for (_, digest), each in own.items()},
         progress.reached,
         rows=cohort.images["row"].tolist(),
     )
     for name, folder in folders.items():
-        own = {found[at].digest: found[at] for at in image_positions(cohort, places == name)}
+        mine = image_positions(cohort, places == name)
+        own = {(patients[at], found[at].digest): found[at] for at in mine}
         if not own.keys() <= known[name].keys():
             write_inspections(folder, known[name] | own)
     return found
 
 
-def read_inspections(folder: ClinicFolder) -> dict[str, Inspection]:
+Inspections = Mapping[tuple[str, str], Inspection]
+"""What is known of image files, by patient and digest. Per patient: never log."""
+
+
+def read_inspections(folder: ClinicFolder) -> dict[tuple[str, str], Inspection]:
     """Read what a clinic knows of its image files.
 
     Args:
         folder: The clinic's folder.
 
     Returns:
-        Inspections by digest; none where nothing is known yet.
+        Inspections by patient and digest; none where nothing is known yet.
 
     Raises:
         IntegrityError: If the file was changed.
     """
     if not folder.inspections.exists():
         return {}
-    arrays = read_sealed_arrays(folder.inspections, folder.key, _INSPECTIONS)
+    patients, arrays = read_patient_arrays(
+        folder.inspections, folder.key, folder.patient_keys, _INSPECTIONS
+    )
     return {
-        digest: Inspection(digest, bytes(hashed), int(width), int(height))
-        for digest, hashed, (width, height) in zip(
-            arrays["digest"].tolist(), arrays["hash"], arrays["size"], strict=True
+        (patient, digest): Inspection(digest, bytes(hashed), int(width), int(height))
+        for patient, digest, hashed, (width, height) in zip(
+            patients.tolist(),
+            arrays["digest"].tolist(),
+            arrays["hash"],
+            arrays["size"],
+            strict=True,
         )
     }
 
 
-def write_inspections(folder: ClinicFolder, known: Mapping[str, Inspection]) -> None:
+def write_inspections(folder: ClinicFolder, known: Inspections) -> None:
     """Keep what a clinic knows of its image files.
 
     Args:
         folder: The clinic's folder.
-        known: Inspections by digest, at least one.
+        known: Inspections by patient and digest, at least one.
 
     Raises:
         EnvironmentProblem: If the file cannot be written.
+        IntegrityError: If the vault was changed.
     """
     values = list(known.values())
     arrays = {
@@ -247,4 +275,6 @@ def write_inspections(folder: ClinicFolder, known: Mapping[str, Inspection]) -> 
         "hash": np.array([list(each.perceptual_hash) for each in values], dtype=np.uint8),
         "size": np.array([(each.width, each.height) for each in values], dtype=np.int64),
     }
-    write_sealed_arrays(folder.inspections, folder.key, arrays, _INSPECTIONS)
+    patients = [patient for patient, _ in known]
+    keys = folder.patient_keys
+    write_patient_arrays(folder.inspections, folder.key, keys, arrays, patients, _INSPECTIONS)

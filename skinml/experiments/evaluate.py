@@ -23,6 +23,7 @@ from skinml.data.settings import DataSettings, PartitionSettings
 from skinml.data.splits import assign_splits
 from skinml.errors import DataError, IntegrityError
 from skinml.experiments.cohorts import open_manifest
+from skinml.experiments.gates import EvaluationGates
 from skinml.experiments.progress import Progress, Silence
 from skinml.experiments.result import (
     RESULT_FILE,
@@ -85,7 +86,8 @@ def evaluate_run(
     Raises:
         DataError: If the run or the data are at fault.
         EnvironmentProblem: If the backbone is not installed or the report cannot be written.
-        IntegrityError: If the model was changed, or its backbone is another one.
+        IntegrityError: If the model or a clinic's folder was changed, or the backbone is another.
+        PolicyError: If no row may be used, or a clinic's policy says no.
     """
     clock, began = time.monotonic(), datetime.datetime.now(UTC)
     watcher = progress or Silence()
@@ -93,7 +95,7 @@ def evaluate_run(
     folder = workspace.find_run(run)
     bundle = load_bundle(folder / "model")
     config = parse_config(bundle.spec.config)
-    cohort, settings, own = _cohort(config, bundle, data, workspace, watcher)
+    cohort, settings, own = _cohort(config, bundle, folder.name, data, workspace, watcher)
     inputs = _inputs(config, bundle, cohort, watcher)
     items = cohort.items
     samples = Samples(
@@ -136,7 +138,12 @@ def evaluate_run(
 
 
 def _cohort(
-    config: RunConfig, bundle: Bundle, data: Path, workspace: Workspace, progress: Progress
+    config: RunConfig,
+    bundle: Bundle,
+    run: str,
+    data: Path,
+    workspace: Workspace,
+    progress: Progress,
 ) -> tuple[Cohort, DataSettings, bool]:
     name = next((name for name in _MANIFESTS if (data / name).is_file()), None)
     if name is None:
@@ -158,14 +165,18 @@ def _cohort(
         manifest = _unseen(manifest, config.data)
     settings = _fitted(settings, manifest)
     today = datetime.datetime.now(UTC).date()
+    gates = EvaluationGates(workspace, run, config.purpose, today)
     cohort = build_cohort(
         manifest,
         settings,
         Seeds(settings.seed),
+        purpose=config.purpose,
         day=today,
+        doors=gates.door,
         labels=bundle.spec.classes,
         split=False,
     )
+    gates.log(cohort.admissions)
     return cohort, settings, _is_own(bundle, manifest)
 
 

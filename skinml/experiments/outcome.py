@@ -13,7 +13,7 @@ from skinml.experiments.cohorts import Gathered
 from skinml.experiments.guarantee import guarantee
 from skinml.experiments.learners import model_spec
 from skinml.experiments.rounds import Trained
-from skinml.experiments.sites import read_predictions
+from skinml.experiments.samples import read_predictions
 from skinml.experiments.yardsticks import pooled, yardsticks
 from skinml.fairness.groups import evaluate_groups
 from skinml.fairness.thresholds import ThresholdChoice

@@ -14,21 +14,23 @@ from typing import Any
 from skinml.config import RunConfig, load_config
 from skinml.errors import SkinmlError
 from skinml.experiments.cohorts import Gathered, gather
-from skinml.experiments.learners import build_learner, split_key_id, validation_release
+from skinml.experiments.learners import build_learner, validation_release
 from skinml.experiments.outcome import Outcome, run_bundle, run_record
 from skinml.experiments.progress import Progress, Silence
 from skinml.experiments.result import RESULT_FILE, result_json, write_record
 from skinml.experiments.rounds import num_rounds, train
-from skinml.experiments.sites import (
-    Terms,
+from skinml.experiments.samples import (
     drop_samples,
+    grounds_by_split,
     prepare_samples,
     require_one_view,
+    still_admitted,
     store_samples,
 )
+from skinml.experiments.sites import Terms
 from skinml.experiments.workspace import Workspace, new_run_id, run_folder
 from skinml.fairness.thresholds import choose_threshold, score_edges
-from skinml.federated.clinic import SCORE_BINS, require_budget
+from skinml.federated.clinic import SCORE_BINS
 from skinml.federated.coordinator import Record
 from skinml.models.bundle import Bundle, save_bundle
 from skinml.records import RunRecord, Samples
@@ -96,8 +98,7 @@ def run_config(config: RunConfig, *, progress: Progress | None = None) -> Finish
     name = new_run_id(config.name, began)
     with run_folder(workspace, name) as draft:
         (draft / "config.json").write_text(config.model_dump_json(indent=2) + "\n")
-        gathered = gather(config, workspace, watcher)
-        _require_budgets(config, gathered, name)
+        gathered = gather(config, workspace, name, watcher)
         tracker = make_tracker(config.tracking, workspace.root, _SERVED_MODEL)
         tracker.start(name, config.name, config.model_dump(mode="json"), [_dataset(gathered)])
         try:
@@ -130,24 +131,6 @@ def _write_result(
     return result
 
 
-def _require_budgets(config: RunConfig, gathered: Gathered, name: str) -> None:
-    """Refuse a run that any clinic cannot afford, before anything is computed."""
-    if config.privacy.budget.epsilon is None:
-        return
-    # Noise and events do not depend on the features' number: any will do for a plan.
-    learner = build_learner(config, gathered.cohort.labels, 1, len(gathered.folders))
-    for folder in gathered.folders.values():
-        require_budget(
-            folder.ledger,
-            learner,
-            validation_release(config),
-            config.privacy,
-            run=name,
-            split_key_id=split_key_id(config.data),
-            from_round=1,
-        )
-
-
 def _work(
     config: RunConfig, name: str, gathered: Gathered, tracker: Tracker, progress: Progress
 ) -> Outcome:
@@ -164,8 +147,13 @@ def _work(
 
     try:
         for clinic, folder in gathered.folders.items():
-            store_samples(folder, name, samples[clinic])
+            mine = gathered.places == clinic
+            store_samples(folder, name, samples[clinic], grounds_by_split(gathered.cohort, mine))
         trained = train(config, terms, learner, validation, rounds, on_round)
+        samples = {
+            clinic: still_admitted(folder, name, config.purpose)
+            for clinic, folder in gathered.folders.items()
+        }
     finally:
         for folder in gathered.folders.values():
             drop_samples(folder, name)

@@ -3,6 +3,7 @@
 WORK_DIR/
   runs/RUN/          result.json, report.html, report.json, config.json, model/
   clinics/NAME/      each virtual clinic's folder, with the ledger that outlives runs
+  anchors/           what virtual clinics' files looked like last
   cohorts/           synthetic cohorts, one folder for each settings
   mlflow.db, mlartifacts/
 """
@@ -39,6 +40,11 @@ class Workspace:
     def clinics(self) -> Path:
         """Folders of virtual clinics."""
         return self.root / "clinics"
+
+    @property
+    def anchors(self) -> Path:
+        """Anchors of virtual clinics."""
+        return self.root / "anchors"
 
     @property
     def cohorts(self) -> Path:

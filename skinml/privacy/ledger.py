@@ -276,10 +276,9 @@ def require_affordable(
         BudgetExceededError: If the ledger and the plan together pass a ceiling.
     """
     runs = {entry.binding.run for entry in planned}
-    since = (now - timedelta(days=_YEAR_DAYS)).isoformat(timespec="seconds")
     spans = {
         "total epsilon": (ceilings.life, entries),
-        "epsilon a year": (ceilings.year, [e for e in entries if e.time >= since]),
+        "epsilon a year": (ceilings.year, entries_of_year(entries, now)),
         "epsilon a run": (ceilings.run, [e for e in entries if e.binding.run in runs]),
     }
     for span, (ceiling, held) in spans.items():
@@ -292,6 +291,20 @@ def require_affordable(
                 got=f"{_words(spent(held, delta))} spent so far, {_words(total)} with this run",
                 do="Ask for a smaller privacy.epsilon, or stop here: the budget is used up.",
             )
+
+
+def entries_of_year(entries: Iterable[Entry], now: datetime) -> list[Entry]:
+    """Choose the entries of the last 365 days.
+
+    Args:
+        entries: Entries of one ledger.
+        now: The time, with its zone.
+
+    Returns:
+        The entries since then, and those that a clock set back dates later than now.
+    """
+    since = (now - timedelta(days=_YEAR_DAYS)).astimezone(UTC).isoformat(timespec="seconds")
+    return [entry for entry in entries if entry.time >= since]
 
 
 def _words(epsilon: float) -> str:

@@ -1,0 +1,125 @@
+"""The gate of a clinic: who may do something here, and whether a run may use its patients' data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, date, datetime
+
+from skinml.clinic.folder import ClinicFolder
+from skinml.errors import PolicyError, RefusedError
+from skinml.privacy.ledger import Ceilings
+from skinml.stewardship.admissibility import Admission
+from skinml.stewardship.audit_events import EXCLUSION_REASONS
+from skinml.stewardship.policy import policy_digest
+from skinml.stewardship.policy_terms import Proposal, compare, require_within
+from skinml.stewardship.roles import WORDS, Action, allowed, os_user, roles_with
+
+
+def require_role(folder: ClinicFolder, action: Action) -> str:
+    """Let only those through whom the policy gives a role that may do this.
+
+    Args:
+        folder: The clinic's folder.
+        action: What shall be done.
+
+    Returns:
+        The name of the user of this computer who does it.
+
+    Raises:
+        PolicyError: If the user may not; the audit log says so.
+    """
+    user = os_user()
+    if not allowed(folder.policy.roles, user, action):
+        folder.audit.write("refusal", user, now=datetime.now(UTC), action=action, reason="role")
+        raise PolicyError(
+            rule=f"a user who may {WORDS[action]}: {' or '.join(roles_with(action))}",
+            got=f"user={user}",
+            do=f"Ask the steward of {folder.name}, who keeps the policy's roles.",
+        )
+    return user
+
+
+def require_run(folder: ClinicFolder, proposal: Proposal, run: str, actor: str) -> None:
+    """Hold a run against the clinic's policy, and write down what came of it.
+
+    Args:
+        folder: The clinic's folder.
+        proposal: What the run asks for.
+        run: The run's id.
+        actor: Who starts it here.
+
+    Raises:
+        BudgetExceededError: If only the policy's ceilings of epsilon say no.
+        PolicyError: If the policy says no otherwise.
+    """
+    policy = folder.policy
+    told = {
+        "run": run,
+        "experiment": proposal.experiment,
+        "purpose": proposal.purpose,
+        "coordinator": proposal.coordinator,
+        "trust": proposal.trust,
+        "unit": proposal.unit,
+        "epsilon": proposal.epsilon,
+        "delta": proposal.delta,
+        "noise_multiplier": proposal.noise_multiplier,
+        "policy": policy_digest(policy),
+        "patients": proposal.patients,
+    }
+    now = datetime.now(UTC)
+    try:
+        require_within(policy, proposal)
+    except RefusedError as refusal:
+        reason = "policy" if isinstance(refusal, PolicyError) else "budget"
+        terms = [term.name for term in compare(policy, proposal) if term.verdict == "refused"]
+        folder.audit.write("run refused", actor, now=now, reason=reason, terms=terms, **told)
+        raise
+    folder.audit.write("run approved", actor, now=now, **told)
+
+
+def log_admission(
+    folder: ClinicFolder, admission: Admission, *, run: str, purpose: str, day: date, actor: str
+) -> None:
+    """Write into the clinic's own log how many patients were admitted, and why others were not.
+
+    Args:
+        folder: The clinic's folder.
+        admission: What `admissible` said.
+        run: The run's id.
+        purpose: What the data are used for.
+        day: The day of use.
+        actor: Who starts the run here.
+    """
+    folder.audit.write(
+        "admission",
+        actor,
+        now=datetime.now(UTC),
+        purpose=purpose,
+        day=day,
+        run=run,
+        patients=int(admission.frame["patient_id"].nunique()),
+        rows=len(admission.frame),
+        refused=_known(admission.refused),
+    )
+
+
+def policy_ceilings(folder: ClinicFolder) -> Ceilings:
+    """Read from the policy what the ledger may reach.
+
+    Args:
+        folder: The clinic's folder.
+
+    Returns:
+        The ceilings.
+    """
+    limits = folder.policy.privacy
+    return Ceilings(
+        run=limits.max_epsilon_per_run,
+        year=limits.max_epsilon_per_year,
+        life=limits.max_epsilon_for_life,
+        rule=f"the policy of clinic {folder.name}",
+    )
+
+
+def _known(refused: Mapping[str, int]) -> dict[str, int]:
+    return {reason: count for reason, count in refused.items() if reason in EXCLUSION_REASONS}

@@ -1,0 +1,73 @@
+"""The clinic folders of a simulation: made from its config, opened like any other."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from skinml.clinic.folder import ClinicFolder, create_folder, open_folder
+from skinml.durable import locked, make_folder
+from skinml.errors import DataError
+from skinml.stewardship.policy import Policy
+from skinml.stewardship.roles import os_user
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _.-]{0,63}")
+
+
+def virtual_folder(root: Path, anchors: Path, name: str, policy: Policy) -> ClinicFolder:
+    """Open the folder of a virtual clinic, or make it.
+
+    Args:
+        root: The folder of all virtual clinics.
+        anchors: The folder of their anchors.
+        name: The clinic's name.
+        policy: The policy that it shall have; its clinic's name is filled in. Where another one
+            is in force, this one takes its place and the audit log says so.
+
+    Returns:
+        The folder.
+
+    Raises:
+        DataError: If the name could not be a folder's.
+        EnvironmentProblem: If the folder cannot be written.
+        IntegrityError: If something in the folder was changed.
+    """
+    if not _NAME.fullmatch(name):
+        raise DataError(
+            rule="clinic names of up to 64 letters, digits, spaces, '_', '-' and '.'",
+            got=f"clinic={name[:80]!r}",
+            do="Rename the clinic in the manifest.",
+        )
+    wanted = policy.model_copy(update={"clinic": name})
+    make_folder(root, "working folder")
+    with locked(root / ".lock", "working folder"):
+        if not (root / name).exists():
+            return create_folder(
+                root / name,
+                name=name,
+                policy=wanted,
+                anchors=anchors,
+                virtual=True,
+            )
+        folder = open_folder(root / name)
+        if folder.policy != wanted:
+            folder.change_policy(wanted, os_user())
+    return folder
+
+
+def find_virtual_folder(root: Path, name: str) -> ClinicFolder | None:
+    """Open the folder of a virtual clinic, if there is one.
+
+    Args:
+        root: The folder of all virtual clinics.
+        name: The clinic's name.
+
+    Returns:
+        The folder; None where there is none of this name.
+
+    Raises:
+        IntegrityError: If something in the folder was changed.
+    """
+    if not _NAME.fullmatch(name) or not (root / name).exists():
+        return None
+    return open_folder(root / name)

@@ -1,0 +1,100 @@
+"""What a run asks of a clinic, in the terms of the clinic's policy."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from skinml.clinic.folder import ClinicFolder
+from skinml.config import RunConfig
+from skinml.data.cohort import MALIGNANCY
+from skinml.experiments.learners import build_learner, split_key_id, validation_release
+from skinml.federated.clinic import planned_entries
+from skinml.privacy.ledger import entries_of_year, spent
+from skinml.records import Labels
+from skinml.stewardship.policy import KEPT_FIELDS
+from skinml.stewardship.policy_terms import Proposal
+
+COORDINATOR = "simulation"
+_READ_FOR = {"age_band": "age"}
+
+
+def propose(
+    config: RunConfig,
+    folder: ClinicFolder,
+    *,
+    run: str,
+    classes: Labels,
+    num_clinics: int,
+    num_patients: int | None,
+) -> Proposal:
+    """Put a run into the terms of a policy.
+
+    Args:
+        config: The run's config.
+        folder: The clinic that is asked.
+        run: The run's id.
+        classes: What the model tells apart.
+        num_clinics: Clinics in the run.
+        num_patients: Training patients of this clinic; None before they are counted.
+
+    Returns:
+        The proposal.
+
+    Raises:
+        ConfigError: If the config's sections do not fit together.
+        IntegrityError: If the clinic's ledger was changed.
+    """
+    # Noise and events do not depend on the features' number: any will do for a plan.
+    learner = build_learner(config, classes, 1, num_clinics)
+    validation = validation_release(config)
+    planned = planned_entries(
+        learner, validation, config.privacy, run=run, split_key_id=split_key_id(config.data)
+    )
+    held, delta, now = folder.ledger.entries(), config.privacy.delta, datetime.now(UTC)
+    noises = [r.noise_multiplier for round_ in learner.rounds for r in round_.releases]
+    missing = max(config.federation.allowed_missing, config.privacy.tolerated_dropouts)
+    return Proposal(
+        experiment=config.name,
+        purpose=config.purpose,
+        coordinator=COORDINATOR,
+        trust=config.privacy.trust,
+        unit=config.privacy.unit,
+        epsilon=spent(planned, delta),
+        delta=delta,
+        noise_multiplier=min([*noises, validation.noise_multiplier]) or None,
+        clinics=max(num_clinics - missing, 1),
+        patients=num_patients,
+        fields=fields_of(config),
+        epsilon_year=spent([*entries_of_year(held, now), *planned], delta),
+        epsilon_life=spent([*held, *planned], delta),
+    )
+
+
+def expected_classes(config: RunConfig) -> Labels:
+    """Name a config's classes without its data.
+
+    Args:
+        config: The config.
+
+    Returns:
+        The classes; which of them are malignant is not told, and a plan does not ask.
+    """
+    if config.data.target == "malignant":
+        return MALIGNANCY
+    return Labels(config.data.classes, (False,) * len(config.data.classes))
+
+
+def fields_of(config: RunConfig) -> tuple[str, ...]:
+    """List the columns of the manifest that a run reads and a policy decides on.
+
+    Args:
+        config: The run's config.
+
+    Returns:
+        Their names, in the order of `KEPT_FIELDS`.
+    """
+    data = config.data
+    read = {_READ_FOR.get(name, name) for name in data.groups} | set(data.where)
+    read |= {"modality", "lesion_id"} if data.views else set()
+    read |= {"anatomical_site"} if data.partition.by == "site" else set()
+    return tuple(name for name in KEPT_FIELDS if name in read)

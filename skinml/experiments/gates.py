@@ -1,0 +1,245 @@
+"""The gates of a run: each clinic's folder, opened once, and what it says to the run."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from skinml.clinic.folder import ClinicFolder
+from skinml.clinic.gate import log_admission, require_role, require_run
+from skinml.clinic.virtual import find_virtual_folder, virtual_folder
+from skinml.config import RunConfig
+from skinml.data.cohort import Cohort, Door
+from skinml.errors import DataError
+from skinml.experiments.approval import propose
+from skinml.experiments.workspace import Workspace
+from skinml.stewardship.admissibility import Admission
+from skinml.stewardship.consent import ConsentRecord
+from skinml.stewardship.consent_import import read_consents
+from skinml.stewardship.purposes import Purpose
+
+POOLED = "pooled"
+
+
+class Gates:
+    """The gates of all clinics of one run on this machine.
+
+    Args:
+        config: The run's config.
+        workspace: Where the virtual clinics' folders are.
+        run: The run's id.
+        manifest_root: The manifest's folder, where the table of consents may be.
+        today: The day of use.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        workspace: Workspace,
+        run: str,
+        manifest_root: Path,
+        today: datetime.date,
+    ) -> None:
+        self._config = config
+        self._workspace = workspace
+        self._run = run
+        self._today = today
+        self._opened: dict[str, tuple[ClinicFolder, str]] = {}
+        self._records = _read_records(config, manifest_root, today)
+
+    def door(self, clinic: str, patients: Sequence[str]) -> Door:
+        """Open a clinic's gate for its rows of the manifest.
+
+        Args:
+            clinic: The clinic's name in the manifest.
+            patients: The patients of its rows.
+
+        Returns:
+            What the clinic lets through.
+
+        Raises:
+            DataError: If the name could not be a folder's.
+            EnvironmentProblem: If the folder cannot be written.
+            IntegrityError: If the folder was changed.
+            PolicyError: If this user may not start runs there.
+        """
+        name = POOLED if self._config.federation.mode == "centralised" else clinic
+        folder = self.folder(name)
+        self._register(folder, patients)
+        return Door(folder.consents, folder.policy.fields)
+
+    def folder(self, name: str) -> ClinicFolder:
+        """Open a clinic's folder for this run.
+
+        Args:
+            name: The name of the clinic that holds the data in this run.
+
+        Returns:
+            The folder.
+
+        Raises:
+            DataError: If the name could not be a folder's.
+            EnvironmentProblem: If the folder cannot be written.
+            IntegrityError: If the folder was changed.
+            PolicyError: If this user may not start runs there.
+        """
+        if name not in self._opened:
+            folder = virtual_folder(
+                self._workspace.clinics,
+                self._workspace.anchors,
+                name,
+                self._config.clinic.policy,
+            )
+            self._opened[name] = folder, require_role(folder, "run.train")
+        return self._opened[name][0]
+
+    def refuse(self) -> None:
+        """Write into the opened clinics' logs that nobody's data may be used for the run."""
+        for folder, actor in self._opened.values():
+            folder.audit.write(
+                "refusal",
+                actor,
+                now=datetime.datetime.now(datetime.UTC),
+                action="run.train",
+                reason="consent",
+                run=self._run,
+                purpose=self._config.purpose,
+                day=self._today,
+            )
+
+    def require(self, cohort: Cohort, places: Sequence[str]) -> Mapping[str, ClinicFolder]:
+        """Log each clinic's admissions and hold the run against each clinic's policy.
+
+        Args:
+            cohort: The admitted cohort.
+            places: The clinic that holds each item.
+
+        Returns:
+            The folders of the clinics that hold an item, by name, in order.
+
+        Raises:
+            BudgetExceededError, PolicyError: If a clinic's policy says no.
+            IntegrityError: If a folder was changed.
+        """
+        names = sorted(set(places))
+        for clinic, admission in cohort.admissions.items():
+            name = POOLED if self._config.federation.mode == "centralised" else clinic
+            folder, actor = self._opened[name]
+            log_admission(
+                folder,
+                admission,
+                run=self._run,
+                purpose=self._config.purpose,
+                day=self._today,
+                actor=actor,
+            )
+        patients = cohort.items["patient_id"].to_numpy(dtype=str)
+        training = cohort.items["split"].to_numpy(dtype=str) == "train"
+        for name in names:
+            folder, actor = self._opened[name]
+            mine = training & [place == name for place in places]
+            proposal = propose(
+                self._config,
+                folder,
+                run=self._run,
+                classes=cohort.labels,
+                num_clinics=len(names),
+                num_patients=len(set(patients[mine])),
+            )
+            require_run(folder, proposal, self._run, actor)
+        return {name: self._opened[name][0] for name in names}
+
+    def _register(self, folder: ClinicFolder, patients: Sequence[str]) -> None:
+        """Enter the table's consents of a clinic's own patients into its register."""
+        own = set(patients)
+        records = [record for record in self._records if record.patient in own]
+        if not records:
+            return
+        listed = "\n".join(
+            f"{each.patient} {each.consent.model_dump_json()} {each.withdrawn}" for each in records
+        )
+        folder.consents.import_records(
+            records,
+            source_digest=hashlib.sha256(listed.encode()).hexdigest(),
+            now=datetime.datetime.now(datetime.UTC),
+            actor=self._opened[folder.name][1],
+        )
+
+
+class EvaluationGates:
+    """The gates of clinics that a finished run's model is scored at.
+
+    A clinic of the working folder answers from its register and by its policy; rows of any other
+    clinic need a licence.
+
+    Args:
+        workspace: Where the virtual clinics' folders are.
+        run: The finished run's id.
+        purpose: What the data are used for.
+        today: The day of use.
+    """
+
+    def __init__(
+        self, workspace: Workspace, run: str, purpose: Purpose, today: datetime.date
+    ) -> None:
+        self._workspace = workspace
+        self._run = run
+        self._purpose = purpose
+        self._today = today
+        self._opened: dict[str, tuple[ClinicFolder, str]] = {}
+
+    def door(self, clinic: str, patients: Sequence[str]) -> Door:
+        """Open a clinic's gate.
+
+        Args:
+            clinic: The clinic's name in the manifest.
+            patients: Not used.
+
+        Returns:
+            What the clinic lets through.
+
+        Raises:
+            IntegrityError: If the clinic's folder was changed.
+            PolicyError: If this user may not use its data for a run.
+        """
+        del patients
+        folder = find_virtual_folder(self._workspace.clinics, clinic)
+        if folder is None:
+            return Door()
+        self._opened[clinic] = folder, require_role(folder, "run.train")
+        return Door(folder.consents, folder.policy.fields)
+
+    def log(self, admissions: Mapping[str, Admission]) -> None:
+        """Write the admissions into the logs of the clinics that have one.
+
+        Args:
+            admissions: By clinic.
+        """
+        for clinic, (folder, actor) in self._opened.items():
+            log_admission(
+                folder,
+                admissions[clinic],
+                run=self._run,
+                purpose=self._purpose,
+                day=self._today,
+                actor=actor,
+            )
+
+
+def _read_records(
+    config: RunConfig, manifest_root: Path, today: datetime.date
+) -> tuple[ConsentRecord, ...]:
+    if config.data.consents is None:
+        return ()
+    path = manifest_root / config.data.consents
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(
+            rule="the table of consents that data.consents names",
+            got=f"data.consents={config.data.consents} ({error.strerror})",
+            do="Put it beside the manifest, or leave data.consents out.",
+        ) from None
+    return read_consents(content, path.name, today=today)

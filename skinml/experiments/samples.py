@@ -1,0 +1,358 @@
+"""Each clinic's samples: from its images, through its caches, sealed in its folder for a run."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from skinml.clinic.folder import ClinicFolder
+from skinml.config import RunConfig
+from skinml.data.cohort import Cohort
+from skinml.data.feature_store import FeatureStore, store_path
+from skinml.data.sealed_arrays import read_patient_arrays, write_patient_arrays
+from skinml.durable import make_folder
+from skinml.errors import ConfigError
+from skinml.experiments.cohorts import Gathered, image_positions
+from skinml.experiments.progress import Progress
+from skinml.models.backbones import Backbone, load_backbone
+from skinml.models.linear_head import item_features
+from skinml.records import SPLITS, BoolArray, Labels, Predictions, Samples
+from skinml.stewardship.admissibility import row_reasons
+from skinml.training.features import (
+    extract_features,
+    features_version,
+    images_version,
+    prepare_images,
+)
+
+_GROUP = "group."
+_GROUNDS = ("licence", "series")
+
+Grounds = Mapping[str, NDArray[np.str_]]
+"""What `row_reasons` asks of each sample beside its patient."""
+
+
+def prepare_samples(
+    config: RunConfig, gathered: Gathered, progress: Progress
+) -> tuple[dict[str, dict[str, Samples]], str]:
+    """Turn every clinic's images into samples, from its cache where it has them.
+
+    Args:
+        config: The run's config.
+        gathered: The cohort at its clinics.
+        progress: Hears how far it is.
+
+    Returns:
+        Samples by clinic and split, and the version of the features.
+
+    Raises:
+        DataError: If an image cannot be decoded.
+        EnvironmentProblem: If the backbone is not installed or a cache cannot be written.
+        IntegrityError: If a cache was changed.
+    """
+    backbone = load_backbone(config.model) if config.model.kind == "linear_head" else None
+    progress.begin("looking at images", len(gathered.cohort.images))
+    samples, done = {}, 0
+    for name, folder in gathered.folders.items():
+        mine = gathered.places == name
+        positions = image_positions(gathered.cohort, mine)
+        inputs = _inputs(config, gathered, folder, positions, backbone, progress, done)
+        done += len(positions)
+        samples[name] = _by_split(config, gathered.cohort, mine, positions, inputs)
+    size = config.model.image_size
+    return samples, features_version(backbone) if backbone else images_version(size)
+
+
+def _inputs(
+    config: RunConfig,
+    gathered: Gathered,
+    folder: ClinicFolder,
+    positions: Sequence[int],
+    backbone: Backbone | None,
+    progress: Progress,
+    before: int,
+) -> NDArray[np.generic]:
+    """Compute the rows of one clinic's images."""
+    cohort = gathered.cohort
+    paths = [cohort.root / cohort.images["image"].iloc[at] for at in positions]
+    digests = [gathered.digests[at] for at in positions]
+    size, limits = config.model.image_size, config.data.limits
+    version = features_version(backbone) if backbone else images_version(size)
+    keys = folder.patient_keys
+    store = FeatureStore(store_path(folder.features, version), folder.key, keys, version)
+    patients = cohort.images["patient_id"].iloc[list(positions)].astype(str).tolist()
+
+    def watch(done: int, total: int) -> None:
+        del total
+        progress.reached(before + done)
+
+    if backbone is None:
+        return prepare_images(paths, digests, patients, size, store, limits, progress=watch)
+    return extract_features(
+        paths,
+        digests,
+        patients,
+        backbone,
+        store,
+        limits,
+        batch_size=config.model.batch_size,
+        progress=watch,
+    )
+
+
+def _by_split(
+    config: RunConfig,
+    cohort: Cohort,
+    mine: BoolArray,
+    positions: Sequence[int],
+    inputs: NDArray[np.generic],
+) -> dict[str, Samples]:
+    """Put a clinic's items together from its images' rows."""
+    items = cohort.items[mine]
+    rows = np.searchsorted(np.asarray(positions), cohort.views[mine])
+    if config.model.kind == "linear_head":
+        ready: NDArray[np.generic] = item_features(inputs[rows].astype(np.float32))
+    else:
+        ready = inputs[rows[:, 0]]
+    everything = Samples(
+        inputs=ready,
+        labels=items["label"].to_numpy(dtype=np.int64),
+        patients=items["patient_id"].to_numpy(dtype=str),
+        groups={name: items[name].to_numpy(dtype=str) for name in config.data.groups},
+    )
+    splits = items["split"].to_numpy(dtype=str)
+    return {split: everything.take(splits == split) for split in SPLITS}
+
+
+def grounds_by_split(cohort: Cohort, mine: BoolArray) -> dict[str, Grounds]:
+    """Say on what each of a clinic's items may be used.
+
+    Args:
+        cohort: The cohort.
+        mine: (items,) mask of the clinic's items.
+
+    Returns:
+        By split and item: `licence`, empty where the item's images do not share one, and
+        `series`, filled where an image is one of a pair.
+    """
+    found = {}
+    for name in _GROUNDS:
+        cells = cohort.images[name].fillna("").astype(str).to_numpy(dtype=str)
+        found[name] = cells[cohort.views[mine]]
+    licences, places = found["licence"], found["series"]
+    shared = (licences == licences[:, :1]).all(axis=1)
+    grounds = {
+        "licence": np.where(shared, licences[:, 0], ""),
+        "series": np.where((places != "").any(axis=1), "pair", ""),
+    }
+    splits = cohort.items["split"].to_numpy(dtype=str)[mine]
+    return {
+        split: {name: cells[splits == split] for name, cells in grounds.items()} for split in SPLITS
+    }
+
+
+def require_one_view(config: RunConfig) -> None:
+    """Refuse items of several images where the model looks at one.
+
+    Args:
+        config: The run's config.
+
+    Raises:
+        ConfigError: If a network is asked to look at items of several views.
+    """
+    if config.model.kind == "network" and len(config.data.views) > 1:
+        raise ConfigError(
+            rule="one view an item for a network trained end to end",
+            got=f"data.views={', '.join(config.data.views)}",
+            do="Set data.views=[] or use model=efficientnet_lite0_head.",
+        )
+
+
+def store_samples(
+    folder: ClinicFolder, run: str, samples: Mapping[str, Samples], grounds: Mapping[str, Grounds]
+) -> None:
+    """Seal a clinic's samples for its node, each under its patient's key.
+
+    Args:
+        folder: The clinic's folder.
+        run: The run's id.
+        samples: Samples by split.
+        grounds: On what each sample of a split may be used.
+
+    Raises:
+        EnvironmentProblem: If the folder cannot be written.
+        IntegrityError: If the vault was changed.
+    """
+    place = folder.run(run)
+    make_folder(place, "folder of a run")
+    for split, part in samples.items():
+        arrays = {"inputs": part.inputs, "labels": part.labels}
+        arrays |= {_GROUP + name: values for name, values in part.groups.items()}
+        arrays |= {name: grounds[split][name] for name in _GROUNDS}
+        _write(folder, _samples_file(place, split), arrays, part.patients, f"samples {run} {split}")
+
+
+def open_samples(folder: ClinicFolder, run: str, split: str) -> tuple[Samples, Grounds]:
+    """Open a clinic's samples of a run; those of patients erased since are gone.
+
+    Args:
+        folder: The clinic's folder.
+        run: The run's id.
+        split: Which split.
+
+    Returns:
+        The samples, and on what each may be used.
+
+    Raises:
+        EnvironmentProblem: If they cannot be read.
+        IntegrityError: If they were changed.
+    """
+    path = _samples_file(folder.run(run), split)
+    patients, arrays = read_patient_arrays(
+        path, folder.key, folder.patient_keys, f"samples {run} {split}"
+    )
+    grounds = {name: arrays[name].astype(str) for name in _GROUNDS}
+    return Samples(arrays["inputs"], arrays["labels"], patients, _groups(arrays)), grounds
+
+
+def admitted(
+    folder: ClinicFolder, samples: Samples, grounds: Grounds, purpose: str, day: datetime.date
+) -> BoolArray:
+    """Tell which samples may be used now: consents change while a run goes on.
+
+    Args:
+        folder: The clinic's folder.
+        samples: The samples.
+        grounds: On what each may be used.
+        purpose: What they are used for.
+        day: The day of use.
+
+    Returns:
+        (n,) mask.
+
+    Raises:
+        IntegrityError: If the register of consents was changed.
+    """
+    rows = pd.DataFrame({"patient_id": samples.patients, **grounds})
+    return np.asarray(row_reasons(rows, purpose, day, folder.consents) == "", dtype=bool)
+
+
+def still_admitted(folder: ClinicFolder, run: str, purpose: str) -> dict[str, Samples]:
+    """Open a run's samples again, without those of patients who withdrew or were erased since.
+
+    Args:
+        folder: The clinic's folder.
+        run: The run's id.
+        purpose: What they are used for.
+
+    Returns:
+        The samples by split.
+
+    Raises:
+        EnvironmentProblem: If they cannot be read.
+        IntegrityError: If they, or the register of consents, were changed.
+    """
+    today, kept = datetime.datetime.now(datetime.UTC).date(), {}
+    for split in SPLITS:
+        samples, grounds = open_samples(folder, run, split)
+        kept[split] = samples.take(admitted(folder, samples, grounds, purpose, today))
+    return kept
+
+
+def drop_samples(folder: ClinicFolder, run: str) -> None:
+    """Remove a clinic's samples of a run; its caches and predictions stay.
+
+    Args:
+        folder: The clinic's folder.
+        run: The run's id.
+    """
+    for split in SPLITS:
+        _samples_file(folder.run(run), split).unlink(missing_ok=True)
+    with suppress(OSError):  # a folder that holds predictions stays
+        folder.run(run).rmdir()
+
+
+def keep_predictions(folder: ClinicFolder, run: str, split: str, predictions: Predictions) -> None:
+    """Seal what a clinic predicted, each under its patient's key.
+
+    Args:
+        folder: The clinic's folder.
+        run: The run's id.
+        split: Which split.
+        predictions: The predictions.
+
+    Raises:
+        EnvironmentProblem: If the folder cannot be written.
+        IntegrityError: If the vault was changed.
+    """
+    arrays: dict[str, NDArray[np.generic]] = {
+        "labels": predictions.labels,
+        "probabilities": predictions.probabilities,
+        "decisions": predictions.decisions,
+    }
+    arrays |= {_GROUP + name: values for name, values in predictions.groups.items()}
+    path = _predictions_file(folder.run(run), split)
+    _write(folder, path, arrays, predictions.patients, f"predictions {run} {split}")
+
+
+def read_predictions(folder: ClinicFolder, run: str, split: str, classes: Labels) -> Predictions:
+    """Read what a clinic predicted: only a simulation may, for it is the clinic.
+
+    Args:
+        folder: The clinic's folder.
+        run: The run's id.
+        split: Which split.
+        classes: What the model tells apart.
+
+    Returns:
+        The predictions for patients who were not erased since.
+
+    Raises:
+        IntegrityError: If the file was changed.
+    """
+    path = _predictions_file(folder.run(run), split)
+    patients, arrays = read_patient_arrays(
+        path, folder.key, folder.patient_keys, f"predictions {run} {split}"
+    )
+    return Predictions(
+        classes=classes,
+        labels=arrays["labels"],
+        probabilities=arrays["probabilities"],
+        decisions=arrays["decisions"],
+        patients=patients,
+        groups=_groups(arrays),
+    )
+
+
+def _write(
+    folder: ClinicFolder,
+    path: Path,
+    arrays: Mapping[str, NDArray[np.generic]],
+    patients: NDArray[np.str_],
+    context: str,
+) -> None:
+    keys = folder.patient_keys
+    # Who was erased while the run went on gets no new key.
+    write_patient_arrays(path, folder.key, keys, arrays, patients, context, newcomers=False)
+
+
+def _groups(arrays: Mapping[str, NDArray[np.generic]]) -> dict[str, NDArray[np.str_]]:
+    return {
+        name.removeprefix(_GROUP): values.astype(str)
+        for name, values in arrays.items()
+        if name.startswith(_GROUP)
+    }
+
+
+def _samples_file(place: Path, split: str) -> Path:
+    return place / f"samples-{split}.sealed"
+
+
+def _predictions_file(place: Path, split: str) -> Path:
+    return place / f"predictions-{split}.sealed"
