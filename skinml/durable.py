@@ -128,8 +128,8 @@ def make_folder(path: Path, what: str) -> None:
     Guarantees:
         What was made is on the disk on return. A folder that is there keeps its permissions.
     """
-    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     try:
+        missing = [folder for folder in (path, *path.parents) if not folder.is_dir()]
         for folder in reversed(missing):
             folder.mkdir(exist_ok=True, mode=PRIVATE_FOLDER)
             sync_folder(folder.parent)

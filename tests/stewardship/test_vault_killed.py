@@ -1,7 +1,7 @@
 """`kill -9` before each thing that a change of the vault does to the disk.
 
-A forked child counts the system's audit events for opening, renaming, removing and making files,
-and kills itself at the n-th; n rises until the child survives. No code is replaced.
+A forked child counts the interpreter's audit events for emptying, renaming and removing files and
+for making folders, and kills itself at the n-th; n rises until the child survives.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from skinml.stewardship.pseudonyms import pseudonym
 from skinml.stewardship.vault import Vault
 
 KEY = bytes(range(32))
-EVENTS = {"open", "os.rename", "os.remove", "os.mkdir", "os.listdir", "os.scandir"}
+CHANGES = {"os.rename", "os.remove", "os.mkdir"}
 
 
 @dataclass(frozen=True)
@@ -62,11 +62,12 @@ def die_at(event_number: int, change: Callable[[], object]) -> bool:
     if child == 0:
         seen = 0
 
-        def count(event: str, _: object) -> None:
+        def count(event: str, values: tuple) -> None:
             nonlocal seen
-            seen += event in EVENTS
-            if event in EVENTS and seen == event_number:
-                os.kill(os.getpid(), signal.SIGKILL)
+            if event in CHANGES or (event == "open" and values[2] & os.O_TRUNC):
+                seen += 1
+                if seen == event_number:
+                    os.kill(os.getpid(), signal.SIGKILL)
 
         try:
             sys.addaudithook(count)
