@@ -190,4 +190,5 @@ def _cells(frame: pd.DataFrame, column: str) -> pd.Series[str]:
     """Read a column of text that may be missing, as may its cells."""
     if column not in frame.columns:
         return pd.Series("", index=frame.index, dtype=str)
-    return frame[column].fillna("").astype(str).str.strip()
+    cells = frame[column].astype(object)
+    return cells.where(cells.notna(), "").astype(str).str.strip()
