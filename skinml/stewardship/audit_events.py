@@ -121,7 +121,7 @@ def _word(allowed: Collection[str]) -> Check:
 
 def _several(one: Check) -> Check:
     def check(value: Any) -> Any:
-        if isinstance(value, str) or not isinstance(value, Collection):
+        if not isinstance(value, list | tuple):
             return None
         found = [one(each) for each in value]
         return None if None in found or len(found) > _MOST_WORDS else found
@@ -192,7 +192,6 @@ FIELDS: Mapping[str, Check] = {
     "unit": _word(("patient_within_clinic", "patient")),
     "valid_from": _day,
     "valid_until": _day,
-    "version": _HEX_64,
     "who": _text(_ACTOR),
     "within_hours": _count,
     "withdrawn_on": _day,
