@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from skinml.errors import ConfigError
 from skinml.stewardship.policy import KEPT_FIELDS, Policy, policy_from
+from skinml.stewardship.roles import os_user
 from skinml.stewardship.strict_yaml import read_yaml, validated
 
 PASSPHRASE = "passphrase"  # noqa: S105  the name of a method, not a secret
@@ -137,18 +138,23 @@ QUESTIONS = (
 )
 
 
-def default_answers(folder: Path, user: str, state: Path) -> Answers:
+def usual_answers(folder: Path, environment: Mapping[str, str]) -> Answers:
     """Answer every question by its default.
 
     Args:
         folder: The clinic's folder to be; it gives the name.
-        user: Who asks.
-        state: The folder where programs of this user remember things.
+        environment: The process's; XDG_STATE_HOME is where programs of a user remember things.
 
     Returns:
         The answers.
+
+    Raises:
+        EnvironmentProblem: If this computer has no name for the user.
     """
-    name = folder.absolute().name
+    state = Path(environment.get("XDG_STATE_HOME", ""))
+    if not state.is_absolute():  # the XDG specification: a relative one counts as none
+        state = Path.home() / ".local" / "state"
+    name, user = folder.absolute().name, os_user()
     return Answers(
         name=name if _NAME.fullmatch(name) else "clinic",
         anchor=state / "skinml" / "anchors",

@@ -10,17 +10,18 @@ from skinml.clinic.answers import (
     QUESTIONS,
     Answers,
     answered,
-    default_answers,
     parse_answers,
     policy_of,
     typed,
+    usual_answers,
 )
 from skinml.errors import ConfigError
+from skinml.stewardship.roles import os_user
 
 
 @pytest.fixture
 def defaults(tmp_path: Path) -> Answers:
-    return default_answers(tmp_path / "north", "ada", tmp_path / "state")
+    return usual_answers(tmp_path / "north", {"XDG_STATE_HOME": str(tmp_path / "state")})
 
 
 def test_there_are_at_most_ten_questions_and_they_are_the_answers() -> None:
@@ -44,7 +45,7 @@ def test_the_defaults_are_private_and_close_to_everybody_else(defaults: Answers)
     assert policy.clinic == "north"
     assert set(policy.trust) == {"distributed", "local"}
     assert policy.coordinators == ("simulation",)
-    assert policy.roles.steward == policy.roles.operator == ("ada",)
+    assert policy.roles.steward == policy.roles.operator == (os_user(),)
     assert "publication_of_images" not in policy.purposes
     assert policy.privacy.max_epsilon_for_life == 10
 
@@ -101,6 +102,15 @@ def test_what_is_typed_reaches_the_policy(
 def test_what_is_no_answer_is_refused_at_once(defaults: Answers, name: str, text: str) -> None:
     with pytest.raises(ConfigError):
         answered(defaults, name, text)
+
+
+@pytest.mark.parametrize("state", ["", "relative"])
+def test_the_anchor_is_usually_where_programs_remember_things(
+    tmp_path: Path, defaults: Answers, state: str
+) -> None:
+    assert defaults.anchor == tmp_path / "state/skinml/anchors"
+    home = usual_answers(tmp_path, {"XDG_STATE_HOME": state}).anchor
+    assert home == Path.home() / ".local/state/skinml/anchors"
 
 
 def test_a_path_unlocks_by_key_file(defaults: Answers, tmp_path: Path) -> None:

@@ -1,0 +1,21 @@
+"""`skinml clinic ...`: a clinic's own desk."""
+
+from __future__ import annotations
+
+import typer
+
+from skinml.cli import clinic_check, clinic_init, clinic_policy, clinic_status
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="A clinic's own desk: its folder, rules, consents, data and log.",
+)
+app.command()(clinic_init.init)
+app.command()(clinic_check.check)
+app.command()(clinic_status.status)
+app.add_typer(clinic_policy.app, name="policy")
+
+
+@app.callback()
+def _group() -> None:
+    """Make a clinic's folder, look at its data, and keep its rules, consents and log."""

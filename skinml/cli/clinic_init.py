@@ -1,0 +1,130 @@
+"""`skinml clinic init`: ten questions, and a clinic's folder."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from skinml.errors import ConfigError, EnvironmentProblem
+
+if TYPE_CHECKING:
+    from skinml.clinic.answers import Answers
+    from skinml.clinic.new_clinic import NewClinic
+
+_MOST_BYTES = 64 * 1024
+_WIDTH = 80
+
+
+def init(
+    folder: Annotated[
+        Path, typer.Option("--folder", help="The folder to be made; new or empty.")
+    ] = Path("clinic"),
+    answers: Annotated[
+        Path | None,
+        typer.Option("--answers", help="Answers in a YAML file; what it leaves out is usual."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Make a clinic's folder: ten questions, each with a usual answer, or a file of answers.
+
+    Example: skinml clinic init --folder ./clinic
+    """
+    from skinml.clinic.answers import parse_answers, usual_answers
+    from skinml.clinic.new_clinic import make_clinic, new_passphrase, require_new
+
+    whole = require_new(folder)
+    usual = usual_answers(whole, os.environ)
+    console = Console(stderr=True)
+    chosen = parse_answers(_read(answers), usual) if answers else _asked(usual, console)
+    source = new_passphrase(os.environ, lambda told: console.print(Text(told), style="bold"))
+    made = make_clinic(whole, chosen, source)
+    if as_json:
+        print(json.dumps(_values(made)), flush=True)
+    else:
+        print_next_steps(made, folder, Console())
+
+
+def print_next_steps(made: NewClinic, folder: Path, console: Console) -> None:
+    """Say what was made and what comes next.
+
+    Args:
+        made: The new clinic.
+        folder: Its folder as the user named it.
+        console: Where to.
+    """
+    console = Console(file=console.file, width=min(console.width, _WIDTH), highlight=False)
+    console.print(Text(f"The clinic {made.folder.name} is ready in {folder}"), style="bold")
+    console.print(Text(f"Its last state is remembered in {made.anchors}"))
+    if made.beside:
+        console.print(
+            "That is on the same disk: whoever sets back the whole disk goes unseen. Move it to "
+            "another one when you can."
+        )
+    if made.folder.identity.unlock is not None:
+        console.print(
+            "Back up the folder, the anchor and what unlocks the key, the last one elsewhere: "
+            "without it nobody can open the folder again."
+        )
+    console.print("\nNext:")
+    steps = (
+        ("record who agreed to what", f"skinml clinic consent import LIST.csv --folder {folder}"),
+        ("look at your data", f"skinml clinic check --data DATA --folder {folder}"),
+        ("see how the clinic stands", f"skinml clinic status --folder {folder}"),
+    )
+    for number, (what, command) in enumerate(steps, start=1):
+        console.print(f"{number}. {what}:")
+        console.print(Text(f"   {command}"), soft_wrap=True)
+
+
+def _asked(usual: Answers, console: Console) -> Answers:
+    """Ask on standard error, so that standard output holds the result alone."""
+    from skinml.clinic.answers import QUESTIONS, answered, typed
+
+    console.print("Press Enter for what stands in brackets. All of it can be changed later.")
+    answers = usual
+    for number, question in enumerate(QUESTIONS, start=1):
+        console.print(Text(f"\n{number} of {len(QUESTIONS)}  {question.ask}"), style="bold")
+        console.print(Text(f"   {question.reason}"))
+        while True:
+            text = typer.prompt("  ", default=typed(answers, question.name), err=True)
+            try:
+                answers = answered(answers, question.name, text)
+                break
+            except ConfigError as error:
+                console.print(Text(f"   {_complaint(error)}"), style="bold")
+    return answers
+
+
+def _complaint(error: ConfigError) -> str:
+    return f"That does not do: {error.got}. {error.do}"
+
+
+def _read(file: Path) -> bytes:
+    """Read at most one byte more than an answers file may have."""
+    try:
+        with file.open("rb") as opened:
+            return opened.read(_MOST_BYTES + 1)
+    except OSError as error:
+        raise EnvironmentProblem(
+            rule="a file of answers",
+            got=f"{file} ({error.strerror})",
+            do="Check the path, or leave --answers out and be asked.",
+        ) from error
+
+
+def _values(made: NewClinic) -> dict[str, object]:
+    identity = made.folder.identity
+    return {
+        "clinic": identity.name,
+        "id": identity.id,
+        "folder": str(made.folder.path),
+        "anchors": str(made.anchors),
+        "anchors_on_the_same_disk": made.beside,
+        "public_key": identity.public_key,
+    }

@@ -1,0 +1,150 @@
+"""`skinml clinic status`: one screen."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from datetime import UTC, datetime
+from math import isinf
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from skinml.clinic.status import Spent, Status
+    from skinml.stewardship.policy import PrivacyLimits
+
+_WIDTH = 80
+_MOST_FLAGS = 3
+_HIDDEN = "for stewards and auditors"
+
+
+def status(
+    folder: Annotated[Path, typer.Option("--folder", help="The clinic's folder.")] = Path(),
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Show on one screen how the clinic stands today, from its own files alone.
+
+    Example: skinml clinic status --folder ./clinic
+    """
+    from skinml.clinic.opening import open_at_screen
+    from skinml.clinic.status import status_of
+
+    found = status_of(open_at_screen(folder), datetime.now(UTC))
+    if as_json:
+        print(json.dumps(_values(found), allow_nan=False), flush=True)
+    else:
+        print_status(found, Console())
+
+
+def print_status(found: Status, console: Console) -> None:
+    """Print the screen.
+
+    Args:
+        found: How the clinic stands.
+        console: Where to.
+    """
+    console = Console(file=console.file, width=min(console.width, _WIDTH))
+    kind = ", a virtual clinic" if found.virtual else ""
+    roles = ", ".join(found.roles)
+    console.print(Text(f"{found.clinic}{kind}    you: {found.user} ({roles})"), style="bold")
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(min_width=10)
+    table.add_column(no_wrap=True, overflow="ellipsis")
+    for topic, lines in _sections(found):
+        table.add_row(topic, Text("\n".join(lines)))
+    console.print(table)
+
+
+def _sections(found: Status) -> list[tuple[str, list[str]]]:
+    policy = found.policy
+    return [
+        (
+            "Policy",
+            [
+                f"use for {_plain(', '.join(policy.purposes))}",
+                f"at least {policy.least_patients:,} patients here and {policy.least_clinics} "
+                f"clinics in a sum; noise {' or '.join(policy.trust)}",
+                f"experiments {', '.join(policy.experiments) or 'none'}; coordinators "
+                f"{', '.join(policy.coordinators) or 'none'}",
+            ],
+        ),
+        ("Consents", _consents(found)),
+        ("Privacy", _privacy(found.spent, policy.privacy)),
+        ("Log", _log(found)),
+        ("Flags", _flags(found)),
+        ("Disk", [f"{found.free_bytes / 2**30:.1f} GB free"]),
+    ]
+
+
+def _consents(found: Status) -> list[str]:
+    if found.consents is None:
+        return [_HIDDEN]
+    covered = [
+        f"{_plain(purpose)} {number:,}"
+        for purpose, number in found.consents.items()
+        if number or purpose in found.policy.purposes
+    ]
+    lines = [f"{found.num_patients:,} patients on record; today covered for:"]
+    return lines + [", ".join(covered[at : at + 3]) for at in range(0, len(covered), 3)]
+
+
+def _privacy(spent: Spent | None, limits: PrivacyLimits) -> list[str]:
+    if spent is None:
+        return [_HIDDEN]
+    spans = (
+        ("latest run", spent.run, limits.max_epsilon_per_run),
+        ("this year", spent.year, limits.max_epsilon_per_year),
+        ("ever", spent.life, limits.max_epsilon_for_life),
+    )
+    runs = "1 run" if spent.num_runs == 1 else f"{spent.num_runs:,} runs"
+    return [
+        f"epsilon spent at delta {spent.delta:g}, {runs}:",
+        ", ".join(f"{name} {_epsilon(value)} of {_ceiling(most)}" for name, value, most in spans),
+    ]
+
+
+def _log(found: Status) -> list[str]:
+    if found.num_entries is None:
+        return [_HIDDEN]
+    lines = [f"{found.num_entries:,} entries, chain and seal as written; the latest:"]
+    return lines + [f"{each.at[:16]}  {each.actor}  {each.event}" for each in found.events]
+
+
+def _flags(found: Status) -> list[str]:
+    if found.num_entries is None:
+        return [_HIDDEN]
+    lines = [
+        f"{each.rule}: {each.actor}, {each.count:,} since {each.since[:16]}"
+        for each in found.flags[:_MOST_FLAGS]
+    ]
+    if len(found.flags) > _MOST_FLAGS:
+        lines[-1] += f" (and {len(found.flags) - _MOST_FLAGS + 1} more)"
+    return lines or ["none"]
+
+
+def _plain(words: str) -> str:
+    return words.replace("_", " ")
+
+
+def _epsilon(value: float) -> str:
+    return "unbounded" if isinf(value) else f"{value:.2f}"
+
+
+def _ceiling(value: float | None) -> str:
+    return "no ceiling" if value is None else f"{value:g}"
+
+
+def _values(found: Status) -> dict[str, object]:
+    """Write a status as JSON; an epsilon without a bound is null, as everywhere."""
+    values = asdict(found) | {"policy": found.policy.model_dump(mode="json")}
+    if found.spent is not None:
+        values["spent"] = {
+            name: None if isinstance(value, float) and isinf(value) else value
+            for name, value in asdict(found.spent).items()
+        }
+    return values

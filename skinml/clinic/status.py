@@ -1,0 +1,121 @@
+"""`skinml clinic status`: how a clinic stands today, from its own folder alone."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from skinml.clinic.folder import ClinicFolder
+from skinml.clinic.gate import require_role
+from skinml.privacy.ledger import Entry, entries_of_year, spent
+from skinml.stewardship.alerts import Flag, flags
+from skinml.stewardship.audit_log import AuditEntry
+from skinml.stewardship.policy import Policy
+from skinml.stewardship.roles import Role, allowed, roles_of
+
+_LAST_EVENTS = 4
+_USUAL_DELTA = 1e-5
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What a clinic's ledger adds up to, and what it may reach.
+
+    Attributes:
+        num_runs: Runs that released something.
+        num_releases: Entries in the ledger.
+        delta: Delta that epsilon is read at.
+        run: Epsilon of the latest run; infinite where something was released without noise.
+        year: Epsilon of the last 365 days.
+        life: Epsilon of everything.
+    """
+
+    num_runs: int
+    num_releases: int
+    delta: float
+    run: float
+    year: float
+    life: float
+
+
+@dataclass(frozen=True)
+class Status:
+    """One screen. Exact counts: they stay at the clinic.
+
+    Attributes:
+        clinic: The clinic's name.
+        virtual: Whether it exists only in simulations.
+        user: Who asks.
+        roles: What they are here.
+        policy: The policy that holds.
+        consents: Patients covered today by purpose, and None where the user may not count them.
+        num_patients: Patients with a consent or a withdrawal on record.
+        spent: What the ledger says; None where the user may not read it.
+        num_entries: Entries in the audit log; None where the user may not read it.
+        events: Its last entries, the newest first; none where the user may not read them.
+        flags: What the stated rules point out, as far as the user may read the log.
+        free_bytes: Space on the folder's disk.
+    """
+
+    clinic: str
+    virtual: bool
+    user: str
+    roles: tuple[Role, ...]
+    policy: Policy
+    consents: Mapping[str, int] | None
+    num_patients: int | None
+    spent: Spent | None
+    num_entries: int | None
+    events: tuple[AuditEntry, ...]
+    flags: tuple[Flag, ...]
+    free_bytes: int
+
+
+def status_of(folder: ClinicFolder, now: datetime) -> Status:
+    """Look at a clinic's own files.
+
+    Args:
+        folder: The opened folder.
+        now: The time, with its zone.
+
+    Returns:
+        How it stands, as far as the user may know.
+
+    Raises:
+        IntegrityError: If a file was changed.
+        PolicyError: If the user has no role here; the audit log says so.
+    """
+    user = require_role(folder, "policy.read")
+    policy = folder.policy
+    counts = allowed(policy.roles, user, "consent.count")
+    reads = allowed(policy.roles, user, "log.read")
+    entries = folder.audit.entries() if reads else ()
+    return Status(
+        clinic=folder.name,
+        virtual=folder.identity.virtual,
+        user=user,
+        roles=roles_of(policy.roles, user),
+        policy=policy,
+        consents=dict(folder.consents.counts(now.date())) if counts else None,
+        num_patients=folder.consents.book().num_patients if counts else None,
+        spent=_spent(folder.ledger.entries(), policy, now) if reads else None,
+        num_entries=len(entries) if reads else None,
+        events=tuple(reversed(entries[-_LAST_EVENTS:])),
+        flags=flags(entries, policy.alerts),
+        free_bytes=shutil.disk_usage(folder.path).free,
+    )
+
+
+def _spent(entries: tuple[Entry, ...], policy: Policy, now: datetime) -> Spent:
+    delta = policy.privacy.max_delta or _USUAL_DELTA
+    last = [each for each in entries if each.binding.run == entries[-1].binding.run]
+    return Spent(
+        num_runs=len({each.binding.run for each in entries}),
+        num_releases=len(entries),
+        delta=delta,
+        run=spent(last, delta),
+        year=spent(entries_of_year(entries, now), delta),
+        life=spent(entries, delta),
+    )
