@@ -206,22 +206,24 @@ def _among(name: str, allowed: Collection[str], asked: str) -> Term:
 def _at_most(name: str, ceiling: float | None, asked: float, most: float = inf) -> Term:
     words = "any" if ceiling is None else f"at most {_number(ceiling)}"
     bound = most if ceiling is None else ceiling
-    said = _rounded(asked, bound)
-    if not 0 <= asked <= bound:
+    fits = 0 <= asked <= bound
+    said = _rounded(asked, exact=not fits)
+    if not fits:
         return Term(name, words, said, "refused")
-    verdict: Verdict = "stricter" if ceiling is not None and asked < ceiling else "within"
-    return Term(name, words, said, verdict)
+    stricter = ceiling is not None and asked < ceiling and said != _rounded(ceiling)
+    return Term(name, words, said, "stricter" if stricter else "within")
 
 
 def _at_least(name: str, floor: float | None, asked: float | None) -> Term:
     words = "any" if floor is None else f"at least {_number(floor)}"
-    said = "none" if asked is None else _rounded(asked, floor or 0.0)
-    if floor is None:
-        fits = asked is None or asked >= 0
-        return Term(name, words, said, "within" if fits else "refused")
-    if asked is None or not asked >= floor:
+    if asked is None:
+        return Term(name, words, "none", "within" if floor is None else "refused")
+    fits = asked >= (0 if floor is None else floor)
+    said = _rounded(asked, exact=not fits)
+    if not fits:
         return Term(name, words, said, "refused")
-    return Term(name, words, said, "stricter" if asked > floor else "within")
+    stricter = floor is not None and asked > floor and said != _rounded(floor)
+    return Term(name, words, said, "stricter" if stricter else "within")
 
 
 def _patients(floor: int, asked: int | None) -> Term:
@@ -276,13 +278,11 @@ def _shown(value: Any) -> str:
     return str(value) if isinstance(value, str) else _number(value)
 
 
-def _rounded(value: float, limit: float) -> str:
-    """Write a number with four digits, or with all where rounding would hide its side."""
+def _rounded(value: float, *, exact: bool = False) -> str:
+    """Write a number with four digits, or with all: a refused one must not read like its limit."""
     if isinf(value) and value > 0:
         return "unbounded"
-    short = f"{value:.4g}"
-    sides = [(x > limit, x < limit) for x in (value, float(short))]
-    return short if sides[0] == sides[1] else _number(float(value))
+    return _number(float(value)) if exact else f"{value:.4g}"
 
 
 def _number(value: float) -> str:

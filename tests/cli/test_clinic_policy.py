@@ -115,9 +115,7 @@ def test_the_same_policy_again_changes_nothing(skinml: Invoke, folder: Path, new
     }
 
 
-@pytest.mark.parametrize(
-    ("text", "changed"), [("y\n", True), ("n\n", False), ("\n", False), ("", False)]
-)
+@pytest.mark.parametrize(("text", "changed"), [("y\n", True), ("", False)])
 def test_without_yes_it_asks_and_no_answer_is_no(folder: Path, new: Path, text: str, changed: bool):
     outcome = answer(text, "clinic", "policy", "change", new, "--folder", folder)
     assert outcome.returncode == 0, outcome.stderr
@@ -127,9 +125,9 @@ def test_without_yes_it_asks_and_no_answer_is_no(folder: Path, new: Path, text: 
     assert held(folder) == parse_policy(CHANGED if changed else BASIS)
 
 
-def test_a_policy_from_a_pipe_needs_yes(folder: Path):
+def test_a_policy_from_a_pipe_needs_yes(skinml: Invoke, folder: Path):
     words = ("clinic", "policy", "change", "-", "--folder", folder)
-    assert answer(CHANGED.decode(), *words).returncode == 2
+    assert skinml(*words).code == 2
     outcome = answer(CHANGED.decode(), *words, "--yes")
     assert outcome.returncode == 0, outcome.stderr
     assert held(folder) == parse_policy(CHANGED)
@@ -196,9 +194,9 @@ def test_an_experiment_is_compared_term_by_term(skinml: Invoke, folder: Path):
 def test_an_experiment_that_leaves_the_clinics_to_its_data_asks_for_their_number(
     skinml: Invoke, folder: Path
 ):
-    words = ("clinic", "policy", "compare", "derm_tone", "--folder", folder, "--json")
+    words = ("clinic", "policy", "compare", "derm_diagnosis", "--folder", folder, "--json")
     outcome = skinml(*words)
-    if outcome.code == 2:
-        assert "--clinics" in outcome.json["error"]["do"]
+    assert outcome.code == 2
+    assert "--clinics" in outcome.json["error"]["do"]
     terms = {t["name"]: t for t in skinml(*words, "--clinics", 5).json["terms"]}
     assert terms["clinics"]["asked"] == "5"

@@ -199,6 +199,11 @@ def test_a_number_just_above_its_ceiling_does_not_read_like_the_ceiling(policy, 
     assert float(term.asked) > 3
 
 
+def test_a_number_that_rounds_to_its_limit_is_called_within_not_stricter(policy):
+    proposal = replace(LIMIT, epsilon=2.9999999966, noise_multiplier=1.5000000001)
+    assert set(verdicts(policy, proposal).values()) == {"within"}
+
+
 def test_strange_names_of_a_coordinator_are_not_repeated(policy):
     for name in ("x" * 5000, "a\nb", "\x1b[2Jclean", ""):
         with pytest.raises(PolicyError) as caught:
