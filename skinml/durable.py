@@ -85,6 +85,36 @@ def remove(path: Path, what: str) -> None:
 
 
 @contextmanager
+def overwritten(path: Path) -> Iterator[None]:
+    """Write zeros over a file's old content, once the block has put another file in its place.
+
+    So nobody finds it by searching the blocks that the file system has freed, where that writes
+    in place and the disk does too. It promises no more: flash disks, file systems that copy on
+    write, snapshots and journals keep what was written before.
+
+    Args:
+        path: The file; nothing is done where it is missing, stays, or has another name as well.
+
+    Yields:
+        Nothing.
+    """
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW)
+    except OSError:
+        yield
+        return
+    try:
+        yield
+        with suppress(OSError):  # an attempt that may fail; the old name leads nowhere anyway
+            status = os.fstat(descriptor)
+            if status.st_nlink == 0:
+                os.pwrite(descriptor, bytes(status.st_size), 0)
+                os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
 def locked(path: Path, what: str) -> Iterator[None]:
     """Keep other processes, and other threads, out until the block ends.
 

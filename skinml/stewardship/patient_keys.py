@@ -7,8 +7,9 @@ file is small (92 bytes a patient) and always replaced whole, through the clinic
 What erasing a key gives: whoever has the clinic's folder from then on, with its passphrase, can no
 longer read what was sealed under the key. What it does not give: older copies of this file open
 with the clinic's key. They can be in backups, in snapshots of the file system and, for a time that
-nobody can state, in blocks that a disk has freed but not overwritten, on SSDs above all. Erasure
-there is up to the backups' retention, to an encrypted disk, and to how old disks are destroyed.
+nobody can state, in blocks that a disk has freed: the old file is overwritten with zeros, which a
+hard disk obeys and an SSD or a file system that copies on write does not. Erasure there is up to
+the backups' retention, to an encrypted disk, and to how old disks are destroyed.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from pathlib import Path
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from skinml.durable import locked, make_folder
+from skinml.durable import locked, make_folder, overwritten
 from skinml.errors import IntegrityError
 from skinml.stewardship.anchored_file import AnchoredFile
 from skinml.stewardship.anchors import Anchors
@@ -280,9 +281,9 @@ class PatientKeys:
 
     def _rewrap(self, table: _Table, rows: Sequence[_Row]) -> None:
         wrapping, opened = new_key(), self._opened(table, rows)
-        self._write(
-            wrapping, [_wrap(wrapping, row.pseudonym, row.id, opened[row.id]) for row in rows]
-        )
+        wrapped = [_wrap(wrapping, row.pseudonym, row.id, opened[row.id]) for row in rows]
+        with overwritten(self.path):
+            self._write(wrapping, wrapped)
 
     def _opened(self, table: _Table, rows: Collection[_Row]) -> dict[bytes, bytes]:
         """Unwrap keys."""

@@ -9,8 +9,8 @@ digits. So a patient's objects are found by their names, and no index can disagr
 Whoever sees the folder can tell which objects are one patient's, how many and how large, not
 whose. Inside: a line with the kind, then pieces of at most 1 MiB, see `encryption.seal_pieces`.
 
-What erasure gives and what it does not is said at the head of `patient_keys`: the files are
-unlinked after the keys, and neither is overwritten, since on today's disks that promises nothing.
+What erasure gives and what it does not is said at the head of `patient_keys`. The files go after
+the keys and are not overwritten: without the keys they are noise.
 """
 
 from __future__ import annotations

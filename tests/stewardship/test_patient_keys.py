@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -237,6 +238,40 @@ def test_an_old_copy_still_opens_with_the_clinics_key_as_the_module_says(
     shutil.copy(tmp_path / "copy", path)
     anchors.path.write_bytes(kept)
     assert PatientKeys(path, KEY, anchors).find([key.id]) == {key.id: key.key}
+
+
+@pytest.mark.parametrize("change", ["erase", "rotate"])
+def test_the_file_that_was_replaced_is_overwritten_with_zeros(keys, path, change):
+    keys.issue(PATIENTS)
+    size = path.stat().st_size
+    with path.open("rb") as old:
+        keys.erase(["Bo"]) if change == "erase" else keys.rotate()
+        assert old.read() == bytes(size)
+    assert len(keys) == (2 if change == "erase" else 3)
+
+
+def test_a_hard_linked_copy_is_somebody_elses_and_stays(keys, path, tmp_path):
+    keys.issue(PATIENTS)
+    content = path.read_bytes()
+    (tmp_path / "copy").hardlink_to(path)
+    keys.erase(["Bo"])
+    assert (tmp_path / "copy").read_bytes() == content
+
+
+def test_processes_that_issue_at_once_agree(path, anchors):
+    children = []
+    for number in range(3):
+        child = os.fork()
+        if child == 0:
+            try:
+                for step in range(5):
+                    PatientKeys(path, KEY, anchors).issue([f"own {number} {step}", f"all {step}"])
+                os._exit(0)
+            finally:
+                os._exit(1)
+        children.append(child)
+    assert [os.waitpid(child, 0)[1] for child in children] == [0, 0, 0]
+    assert len(PatientKeys(path, KEY, anchors)) == 20
 
 
 @pytest.mark.slow

@@ -1,7 +1,7 @@
-"""`kill -9` before each thing that a change of the vault does to the disk.
+"""`kill -9` before each thing that a change of the vault does to the disk, and at any moment.
 
-A forked child counts the interpreter's audit events for emptying, renaming and removing files and
-for making folders, and kills itself at the n-th; n rises until the child survives.
+A forked child counts the interpreter's audit events for making, renaming and removing files and for
+making folders, and kills itself at the n-th; n rises until the child survives.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import os
 import shutil
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,7 +65,7 @@ def die_at(event_number: int, change: Callable[[], object]) -> bool:
 
         def count(event: str, values: tuple) -> None:
             nonlocal seen
-            if event in CHANGES or (event == "open" and values[2] & os.O_TRUNC):
+            if event in CHANGES or (event == "open" and values[2] & (os.O_TRUNC | os.O_EXCL)):
                 seen += 1
                 if seen == event_number:
                     os.kill(os.getpid(), signal.SIGKILL)
@@ -172,3 +173,33 @@ def test_enrolling_killed_leaves_the_old_row_or_the_new(made):
         assert found.patient == "Ada"
         born.add(found.fields["born"])
     assert born == {"1815", "1816"}
+
+
+def test_killed_at_any_moment_whatever_it_was_doing_the_vault_goes_on(made):
+    place = made("Ada")
+    ada = place.keys().issue(["Ada"])["Ada"]
+    for life in range(12):
+        child = os.fork()
+        if child == 0:
+            try:
+                live(place.vault(), f"of life {life}")
+            finally:
+                os._exit(1)
+        time.sleep(0.005 * 1.25**life)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        vault = place.vault()
+        assert place.keys().issue(["Ada"])["Ada"] == ada
+        assert b"Ada" in contents(vault, "Ada")
+        assert vault.identify(pseudonym(KEY, "Ada")) == "Ada"
+        vault.sweep()
+        assert vault.verify() == len(list(vault.folder.glob("objects/*/*")))
+
+
+def live(vault: Vault, name: str) -> None:
+    """Change the vault until the end."""
+    while True:
+        vault.put_all([name, "Ada", "Bo"], [b"1", b"2", bytes(10_000)], kind="image")
+        vault.keys.rotate()
+        vault.enrol({name: {"born": "1900"}})
+        vault.erase([name, "Bo"])
