@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import subprocess
 import sys
 import unicodedata
 
@@ -11,6 +12,7 @@ import keyring
 import pytest
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 from keyring.backend import KeyringBackend
+from keyring.backends.fail import Keyring as NoKeyring
 from keyring.errors import PasswordDeleteError
 from pydantic import ValidationError
 
@@ -72,10 +74,8 @@ def memory_keyring():
 
 @pytest.fixture
 def no_keyring():
-    from keyring.backends.fail import Keyring
-
     before = keyring.get_keyring()
-    keyring.set_keyring(Keyring())
+    keyring.set_keyring(NoKeyring())
     yield
     keyring.set_keyring(before)
 
@@ -300,6 +300,16 @@ def test_a_passphrase_comes_through_a_pipe_which_is_then_closed():
         os.fstat(reading)
 
 
+def test_the_file_may_be_the_end_of_a_pipe():
+    reading, writing = os.pipe()
+    os.write(writing, WORDS.encode() + b"\n")
+    os.close(writing)
+    try:
+        assert source_from({FILE_VARIABLE: f"/dev/fd/{reading}"})() == WORDS
+    finally:
+        os.close(reading)
+
+
 def test_the_environment_names_a_file_and_never_holds_the_secret(tmp_path):
     path = private_file(tmp_path / "words", WORDS.encode())
     assert source_from({FILE_VARIABLE: str(path)})() == WORDS
@@ -350,8 +360,6 @@ def test_a_new_passphrase_is_asked_for_twice(tmp_path, second, heard):
 
 
 def test_without_a_terminal_nobody_is_asked(tmp_path):
-    import subprocess
-
     code = ASKING % (False, str(tmp_path / "heard"))
     subprocess.run(
         [sys.executable, "-c", code], input=b"typed ahead\n", start_new_session=True, check=True
