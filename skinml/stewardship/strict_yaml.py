@@ -18,6 +18,7 @@ from skinml.errors import ConfigError
 
 _MOST_BYTES = 64 * 1024
 _MOST_LINES = 50
+_KEY = re.compile(r"[a-z][a-z_]{0,60}")
 _TAG = "tag:yaml.org,2002:"
 _KINDS = ("null", "bool", "int", "float", "str", "seq", "map")
 # YAML 1.2, core schema, without hexadecimal, octal, infinity and NaN; first letters per pattern.
@@ -58,7 +59,7 @@ class _StrictLoader(yaml.SafeLoader):
             if not isinstance(key, str):
                 problem = "a key must be a word; put quotes around it"
             elif key in values:
-                problem = f"the key {key} stands twice"
+                problem = f"{_shown_key(key)} stands twice"
             else:
                 values[key] = self.construct_object(value_node, deep=deep)
                 continue
@@ -157,13 +158,19 @@ def _problem(
     text = message.removeprefix("Value error, ")
     if sort == "extra_forbidden":
         model = _section(kind, where[:-1])
-        known = tuple(model.model_fields) if model else ()
-        return f"{path}: no such key{nearest(str(where[-1]), known)}"
+        known, last = tuple(model.model_fields) if model else (), str(where[-1])
+        place = ".".join([*(str(part) for part in where[:-1]), _shown_key(last)])
+        return f"{place}: no such key{nearest(last, known)}"
     if sort == "missing":
         return f"{path}: missing"
     if not path or isinstance(got, dict | list | tuple | BaseModel):
         return f"{path or 'whole'}: {text}"
     return f"{path}: {text}, not {str(got)[:60]!r}"
+
+
+def _shown_key(key: str) -> str:
+    """Repeat a key only if it looks like one: a wrong file's keys could be anything."""
+    return key if _KEY.fullmatch(key) else "a key that is no lower-case word"
 
 
 def _section(kind: type[BaseModel], path: tuple[int | str, ...]) -> type[BaseModel] | None:

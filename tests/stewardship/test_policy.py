@@ -118,6 +118,16 @@ def test_an_unknown_key_is_refused_with_the_nearest_known_one(path, close):
     assert f"{path}: no such key; did you mean {close}?" in refusal(change(path, 1))
 
 
+def test_keys_of_a_wrong_file_are_not_repeated():
+    told = refusal(values() | {"PAT_0042": "x", "Erika Musterfrau": "y"})
+    with pytest.raises(ConfigError) as caught:
+        parse_policy(b"PAT_0042: 1\nPAT_0042: 2\n")
+    assert "line 2" in str(caught.value)
+    assert "2 problems" in told
+    assert "PAT_0042" not in told + str(caught.value)
+    assert "Erika" not in told
+
+
 @pytest.mark.parametrize(
     ("path", "value"),
     [
@@ -199,7 +209,7 @@ def test_all_problems_are_listed_at_once():
         (b"- clinic", "no keys"),
         (b"clinic", "no keys"),
         (b"clinic: [", "line 1"),
-        (b"clinic: a\nclinic: b\n", "line 2: the key clinic stands twice"),
+        (b"clinic: a\nclinic: b\n", "line 2: clinic stands twice"),
         (BASIS.replace(b"  max_delta", b"  max_epsilon_per_run: 99\n  max_delta"), "stands twice"),
         (b"clinic: &a x\ncoordinators: [*a]\n", "aliases"),
         (b"a: !!python/object/apply:os.getcwd []", "tag"),
