@@ -79,6 +79,15 @@ class Identities:
             ) from None
         return Identity(values["patient"], values["fields"])
 
+    def require_intact(self) -> None:
+        """Verify the file.
+
+        Raises:
+            EnvironmentProblem: If it cannot be read.
+            IntegrityError: If it was changed.
+        """
+        self._file.find()
+
     def write(self, entries: Mapping[PatientKey, Identity]) -> None:
         """Put patients in, or replace what is said of them; leave out those erased.
 

@@ -288,6 +288,16 @@ class Vault:
         with self._locked():
             return self._sweep()
 
+    def require_intact(self) -> None:
+        """Verify keys and table of pseudonyms, as a folder is opened; objects as they are read.
+
+        Raises:
+            EnvironmentProblem: If a file cannot be read.
+            IntegrityError: If one was changed.
+        """
+        self.keys.is_fresh()
+        self._identities.require_intact()
+
     def verify(self) -> int:
         """Read every object.
 

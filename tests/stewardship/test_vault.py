@@ -194,6 +194,18 @@ def test_an_older_table_of_pseudonyms_is_noticed(vault, tmp_path, anchors):
         opened(tmp_path, anchors).identify(pseudonym(KEY, "Ada"))
 
 
+@pytest.mark.parametrize("name", ["keys.sealed", "patients.sealed"])
+def test_keys_and_table_are_verified_without_reading_objects(vault, tmp_path, anchors, name):
+    opened(tmp_path, anchors).require_intact()
+    vault.put("Ada", b"lesion", kind="image")
+    files(vault)[0].write_bytes(b"")
+    opened(tmp_path, anchors).require_intact()
+    path = vault.folder / name
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(IntegrityError, match="vault"):
+        opened(tmp_path, anchors).require_intact()
+
+
 def test_another_clinics_key_opens_nothing(vault, tmp_path, anchors):
     name = vault.put("Ada", b"lesion", kind="image")
     with pytest.raises(IntegrityError):
