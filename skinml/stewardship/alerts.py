@@ -5,7 +5,7 @@ A flag accuses nobody. It says that a stated number was passed, by whom and sinc
 
 from __future__ import annotations
 
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -43,7 +43,7 @@ class Flag:
         rule: Which.
         actor: By whom.
         count: The most refusals, or patients, that fell within the hours.
-        since: When the first of them was, ISO 8601, UTC.
+        since: When the first of those was that passed the number, ISO 8601, UTC.
     """
 
     rule: Rule
@@ -75,7 +75,8 @@ def flags(entries: Iterable[AuditEntry], rules: Rules) -> tuple[Flag, ...]:
         rules: The numbers, each above zero; a flag is raised where one is reached.
 
     Returns:
-        At most one flag a rule and actor, that with the greatest count; the latest first.
+        One flag for each time that a number was reached, the latest first. What goes on without
+        falling below the number is one flag, with the greatest count.
 
     Raises:
         ConfigError: If a number is not above zero.
@@ -101,13 +102,12 @@ def flags(entries: Iterable[AuditEntry], rules: Rules) -> tuple[Flag, ...]:
         "bulk access": rules.bulk_patients,
     }
     hours = timedelta(hours=rules.within_hours)
-    worst = [
+    found = [
         Flag(rule, actor, count, since)
         for (rule, actor), taken in steps.items()
-        for count, since in [_worst(taken, hours)]
-        if count >= least[rule]
+        for count, since in _episodes(taken, hours, least[rule])
     ]
-    return tuple(sorted(worst, key=lambda flag: flag.since, reverse=True))
+    return tuple(sorted(found, key=lambda flag: flag.since, reverse=True))
 
 
 def _read(at: datetime, entry: AuditEntry) -> _Step:
@@ -118,11 +118,12 @@ def _read(at: datetime, entry: AuditEntry) -> _Step:
     return _Step(at, entry.at, int(stated or 0))
 
 
-def _worst(taken: Sequence[_Step], hours: timedelta) -> tuple[int, str]:
-    """Find the greatest count within any window of so many hours, and the window's beginning."""
+def _episodes(taken: Sequence[_Step], hours: timedelta, least: int) -> list[tuple[int, str]]:
+    """Find each time that a window of so many hours reached a number: greatest count, beginning."""
     window: deque[_Step] = deque()
-    named: dict[str, int] = defaultdict(int)
-    total, worst, since = 0, 0, ""
+    named: Counter[str] = Counter()
+    found: list[tuple[int, str]] = []
+    total, latest = 0, None  # the time of the last step that was part of an episode
     for step in sorted(taken, key=lambda each: each.at):
         window.append(step)
         total += step.count
@@ -135,6 +136,13 @@ def _worst(taken: Sequence[_Step], hours: timedelta) -> tuple[int, str]:
                 named[gone.patient] -= 1
                 if not named[gone.patient]:
                     del named[gone.patient]
-        if total + len(named) > worst:
-            worst, since = total + len(named), window[0].since
-    return worst, since
+        reached = total + len(named)
+        if reached < least:
+            latest = None
+        elif latest is None or window[0].at > latest:
+            found.append((reached, window[0].since))
+            latest = step.at
+        else:
+            found[-1] = (max(reached, found[-1][0]), found[-1][1])
+            latest = step.at
+    return found

@@ -241,13 +241,8 @@ class AuditLog:
             EnvironmentProblem: If the folder is not empty or cannot be written.
             IntegrityError: If the log was changed.
         """
+        require_empty(into)
         make_folder(into, "folder of the export")
-        if any(into.iterdir()):
-            raise EnvironmentProblem(
-                rule="an empty folder for the export",
-                got="a folder that holds something",
-                do="Name another folder.",
-            )
         mark = self._journal.mark()
         lines = read_whole(self.path, "audit log").splitlines(keepends=True)[: mark.count]
         if lines and hashlib.sha256(lines[-1]).hexdigest() != mark.head:
@@ -264,6 +259,27 @@ class AuditLog:
         write_whole(into / LOG_FILE, b"".join(lines), "exported audit log")
         write_whole(into / STATEMENT_FILE, canonical(signed) + b"\n", "exported audit log")
         return mark
+
+
+def require_empty(into: Path) -> None:
+    """Check that a folder can take an export.
+
+    Args:
+        into: The folder; it need not exist.
+
+    Raises:
+        EnvironmentProblem: If something is there.
+    """
+    try:
+        taken = into.is_symlink() or (into.exists() and any(into.iterdir()))
+    except OSError as error:
+        raise cannot("use", "folder of the export", error) from error
+    if taken:
+        raise EnvironmentProblem(
+            rule="an empty folder for the export, or none yet",
+            got="something that is there already",
+            do="Name another folder.",
+        )
 
 
 def verify_log(path: Path, public_key: str, anchor: Anchor | None = None) -> LogCheck:

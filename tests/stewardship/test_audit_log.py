@@ -377,6 +377,8 @@ def test_whole_lines_cut_off_or_added_to_an_export_show(log: AuditLog, exported:
 def test_an_export_overwrites_nothing(log: AuditLog, exported: Path) -> None:
     with pytest.raises(EnvironmentProblem, match="empty folder"):
         log.export(exported, now=NOW)
+    with pytest.raises(EnvironmentProblem):
+        log.export(exported / "statement.json", now=NOW)
 
 
 def test_a_log_that_was_never_written_exports_nothing(tmp_path: Path) -> None:
