@@ -112,15 +112,18 @@ class ClinicFolder:
     @cached_property
     def audit(self) -> AuditLog:
         """The audit log."""
-        sealed = read_whole(self.path / "keys" / _SIGNING, "signing key")
+        path = self.path / "keys" / _SIGNING
+        if not path.exists():
+            raise _not_its_own("signing key", "no file")
+        sealed = read_whole(path, "signing key")
         try:
             signing = unseal(self.key, sealed, context=_signing_context(self.identity.id))
         except IntegrityError:
             raise _not_its_own("signing key") from None
         if public_key_hex(signing) != self.identity.public_key:
             raise _not_its_own("signing key")
-        path, anchor = self.path / "audit.journal", self.anchors.journal("audit")
-        return AuditLog(path, self.identity.id, signing, anchor)
+        anchor = self.anchors.journal("audit")
+        return AuditLog(self.path / "audit.journal", self.identity.id, signing, anchor)
 
     @cached_property
     def ledger(self) -> Ledger:
@@ -257,7 +260,8 @@ def create_folder(
         _put_in_place(draft, path)
     except BaseException:  # whatever it is, nothing of a clinic that never was stays
         shutil.rmtree(draft, ignore_errors=True)
-        anchor.unlink(missing_ok=True)
+        for left in anchors.glob(f"*{clinic_id}*"):
+            left.unlink(missing_ok=True)
         raise
     return ClinicFolder(path, identity, key)
 
@@ -340,9 +344,9 @@ def _signing_context(clinic_id: str) -> bytes:
     return f"signing key of clinic {clinic_id}".encode()
 
 
-def _not_its_own(what: str) -> IntegrityError:
+def _not_its_own(what: str, got: str = "another content") -> IntegrityError:
     return IntegrityError(
         rule=f"the {what} of this clinic as it was written",
-        got="another content",
+        got=got,
         do="Restore the folder 'keys' from a backup.",
     )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from datetime import UTC, date, datetime
 
 from skinml.clinic.folder import ClinicFolder
-from skinml.errors import PolicyError, RefusedError
+from skinml.errors import IncompleteRunError, PolicyError, RefusedError, SkinmlError
 from skinml.privacy.ledger import Ceilings
 from skinml.stewardship.admissibility import Admission
 from skinml.stewardship.audit_events import EXCLUSION_REASONS
@@ -101,6 +102,52 @@ def log_admission(
         rows=len(admission.frame),
         refused=_known(admission.refused),
     )
+
+
+@contextmanager
+def logged_run(folders: Collection[ClinicFolder], run: str, *, simulated: bool) -> Iterator[None]:
+    """Write into the clinics' logs that a run's training begins here and how it ended.
+
+    Args:
+        folders: The clinics of this machine that are in the run.
+        run: The run's id.
+        simulated: Whether one machine sees everything.
+
+    Yields:
+        Nothing; the block is the training.
+    """
+    for folder in folders:
+        now = datetime.now(UTC)
+        folder.audit.write("training started", os_user(), now=now, run=run, simulated=simulated)
+    try:
+        yield
+    except BaseException as error:
+        with suppress(SkinmlError):  # the first error is the one to tell
+            _log_end(folders, run, _outcome(error))
+        raise
+    _log_end(folders, run, "completed")
+
+
+def _log_end(folders: Collection[ClinicFolder], run: str, outcome: str) -> None:
+    for folder in folders:
+        mark = folder.ledger.mark()
+        folder.audit.write(
+            "run ended",
+            os_user(),
+            now=datetime.now(UTC),
+            run=run,
+            outcome=outcome,
+            entries=mark.count,
+            head=mark.head,
+        )
+
+
+def _outcome(error: BaseException) -> str:
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted"
+    if isinstance(error, RefusedError):
+        return "refused"
+    return "incomplete" if isinstance(error, IncompleteRunError) else "failed"
 
 
 def policy_ceilings(folder: ClinicFolder) -> Ceilings:

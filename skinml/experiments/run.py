@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from skinml.clinic.gate import logged_run
 from skinml.config import RunConfig, load_config
 from skinml.errors import SkinmlError
 from skinml.experiments.cohorts import Gathered, gather
@@ -102,7 +103,8 @@ def run_config(config: RunConfig, *, progress: Progress | None = None) -> Finish
         tracker = make_tracker(config.tracking, workspace.root, _SERVED_MODEL)
         tracker.start(name, config.name, config.model_dump(mode="json"), [_dataset(gathered)])
         try:
-            outcome = _work(config, name, gathered, tracker, watcher)
+            with logged_run(gathered.folders.values(), name, simulated=True):
+                outcome = _work(config, name, gathered, tracker, watcher)
             record = run_record(config, gathered, outcome, began, clock)
             _write(draft, record, run_bundle(config, gathered, outcome, record))
         except (SkinmlError, KeyboardInterrupt, OSError) as error:

@@ -16,9 +16,9 @@ from uuid import uuid4
 import psutil
 import pytest
 
+from skinml.clinic.folder import open_folder
 from skinml.errors import IncompleteRunError
 from skinml.experiments.run import run
-from skinml.privacy.ledger import Ledger
 
 CLINICS = ("alderbrook", "birchmoor")
 MARK = "SKINML_TEST_MARK"
@@ -62,8 +62,8 @@ def _in_extraction(place: Path) -> bool:
 def _require_nothing_half_written(place: Path) -> None:
     assert not list(place.glob("runs/*"))
     assert not list(place.rglob("samples-*"))
-    for path in place.glob("clinics/*/ledger.jsonl"):
-        Ledger(path, path.parent.name).entries()
+    for path in place.glob("clinics/*/clinic.json"):
+        open_folder(path.parent).ledger.entries()
 
 
 def _interrupt(process: subprocess.Popen[str], how: str) -> None:

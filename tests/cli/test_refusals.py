@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from skinml.privacy.ledger import Ledger, spent
+from skinml.clinic.folder import open_folder
+from skinml.privacy.ledger import spent
 
 CENTRALISED = ("federation=centralised", "training.head.rounds=2")
 
@@ -52,7 +53,7 @@ def test_runs_are_refused_before_any_work_once_the_budget_is_used_up(
     assert totals == sorted(totals)
     assert totals[-1] <= 3
     assert ledger.read_bytes() == before
-    assert spent(Ledger(ledger, "pooled").entries(), 1e-5) == pytest.approx(totals[-1])
+    assert spent(open_folder(ledger.parent).ledger.entries(), 1e-5) == pytest.approx(totals[-1])
     # With nothing cached, a refused run must not even begin to compute features.
     shutil.rmtree(features)
     again = skinml("run", "quickstart", *small, *asked, _at(pooled_place))
@@ -139,7 +140,7 @@ def test_a_disk_that_fills_up_anywhere_leaves_no_half_run(
     assert not list(pooled_place.rglob("samples-*"))
     assert not list(pooled_place.rglob(".*.sealed.*"))
     ledger = pooled_place / "clinics" / "pooled" / "ledger.jsonl"
-    Ledger(ledger, "pooled").entries()
+    open_folder(ledger.parent).ledger.entries()
     # With space again, the same folder works.
     assert skinml("run", "quickstart", *small, *CENTRALISED, _at(pooled_place)).code == 0
 

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,13 +11,14 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from skinml.data.cohort import MALIGNANCY, Cohort, build_cohort
+from skinml.data.cohort import MALIGNANCY, Cohort, Door, build_cohort, licensed_only
 from skinml.data.groups import age_bands
 from skinml.data.manifest import read_manifest
 from skinml.data.settings import DataSettings
 from skinml.errors import ConfigError, DataError, PolicyError
 from skinml.records import SPLITS, Labels
 from skinml.seeding import Seeds
+from skinml.stewardship.policy import KEPT_FIELDS
 
 if TYPE_CHECKING:
     from tests.data.conftest import Folder
@@ -42,9 +43,10 @@ def cohort(folder: Folder, rows: pd.DataFrame | None = None, **options: Any) -> 
     if rows is not None:
         folder.write(rows)
     manifest = read_manifest(folder.manifest, root=folder.root)
-    labels, split = options.pop("labels", None), options.pop("split", True)
-    chosen = settings(**options)
-    return build_cohort(manifest, chosen, Seeds(0), day=DAY, labels=labels, split=split)
+    asked = {"purpose": "research", "doors": licensed_only} | {
+        name: options.pop(name) for name in {"labels", "split", "purpose", "doors"} & options.keys()
+    }
+    return build_cohort(manifest, settings(**options), Seeds(0), day=DAY, **asked)
 
 
 @pytest.fixture
@@ -252,7 +254,32 @@ def test_rows_without_a_basis_are_refused(many: Folder) -> None:
     with pytest.raises(PolicyError):
         cohort(many, many.rows.drop(columns="licence"))
     part = many.rows.assign(licence=["CC0"] * 50 + [""] * 10)
-    assert len(cohort(many, part).items) == 50
+    made = cohort(many, part)
+    assert len(made.items) == 50
+    with pytest.raises(PolicyError):
+        cohort(many, purpose="publication_of_images")
+    # How many were refused, and so how many there were before, is not for the report.
+    assert next(stage.name for stage in made.flow) == "may be used"
+    assert sum(admission.num_refused for admission in made.admissions.values()) == 10
+
+
+def test_each_clinic_is_asked_about_its_own_patients_and_keeps_its_own_fields(many: Folder) -> None:
+    asked: dict[str, set[str]] = {}
+
+    def doors(clinic: str, patients: Sequence[str]) -> Door:
+        asked[clinic] = set(patients)
+        return Door(fields=() if clinic == "north" else KEPT_FIELDS)
+
+    made = cohort(many, doors=doors)
+    frame = read_manifest(many.manifest, root=many.root).frame
+    assert asked == {
+        str(clinic): set(rows["patient_id"]) for clinic, rows in frame.groupby("clinic")
+    }
+    unknown = made.items[["skin_tone", "sex", "age_band", "anatomical_site"]] == "unknown"
+    north = made.items["clinic"] == "north"
+    assert unknown[north].all(axis=None)
+    assert not unknown[~north].all(axis=None)
+    assert made.items["malignant"].tolist() == cohort(many).items["malignant"].tolist()
 
 
 def test_digest_follows_what_is_chosen(many: Folder) -> None:
@@ -325,7 +352,9 @@ def test_shipped_config_builds_its_cohort(
 ) -> None:
     shipped = DataSettings.model_validate(yaml.safe_load((CONFIGS / f"{name}.yaml").read_text()))
     manifest = read_manifest(derm_root / shipped.manifest, root=derm_root, unit=shipped.unit)
-    made = build_cohort(manifest, shipped, Seeds(shipped.seed), day=DAY)
+    made = build_cohort(
+        manifest, shipped, Seeds(shipped.seed), purpose="federated_training", day=DAY
+    )
     assert len(made.items) == num_items
     assert made.items["patient_id"].nunique() == num_patients
     assert set(made.items["clinic"]) == clinics

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from skinml.clinic.folder import open_folder
 from skinml.experiments.run import Finished
 from skinml.privacy.ledger import Ledger
 
@@ -18,7 +19,7 @@ ROUNDS = "training.head.rounds=2"
 
 
 def _ledger(place: Path) -> Ledger:
-    return Ledger(place / "clinics" / "pooled" / "ledger.jsonl", "pooled")
+    return open_folder(place / "clinics" / "pooled").ledger
 
 
 def test_each_release_is_one_event_and_runs_add_up(run_small: RunSmall, cached_place: Path) -> None:

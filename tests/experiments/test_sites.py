@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from skinml.clinic.folder import open_folder
+from skinml.clinic.folder import ClinicFolder, open_folder
+from skinml.clinic.virtual import virtual_folder
 from skinml.config import load_config
 from skinml.errors import ConfigError, IntegrityError
-from skinml.experiments.sites import Terms, drop_samples, open_clinic, store_samples
+from skinml.experiments.samples import (
+    admitted,
+    drop_samples,
+    open_samples,
+    still_admitted,
+    store_samples,
+)
+from skinml.experiments.sites import Terms, open_clinic
 from skinml.records import SPLITS, Labels, Samples
+from skinml.stewardship.consent_rules import Consent
 
 RUN = "quickstart-20260101-000000-abcd"
 NORTH, SOUTH = "north", "south"
+NOW = datetime.now(UTC)
+TODAY = NOW.date()
 
 
 def _samples(size: int) -> dict[str, Samples]:
@@ -30,14 +43,22 @@ def _samples(size: int) -> dict[str, Samples]:
     }
 
 
+def _clinic(root: Path, name: str) -> ClinicFolder:
+    policy = load_config("quickstart").clinic.policy
+    return virtual_folder(root / "clinics", root / "anchors", name, policy)
+
+
 @pytest.fixture
 def terms(tmp_path: Path) -> Terms:
-    """A run of two clinics whose samples are stored."""
+    """A run of two clinics whose samples are stored: half of them licensed, half of a pair."""
     for name in (NORTH, SOUTH):
-        store_samples(open_folder(tmp_path, name), RUN, _samples(6))
+        folder, samples = _clinic(tmp_path, name), _samples(6)
+        folder.patient_keys.issue(samples["train"].patients.tolist())
+        grounds = {"licence": np.array(["CC0", ""] * 3), "series": np.array(["", "", "pair"] * 2)}
+        store_samples(folder, RUN, samples, dict.fromkeys(SPLITS, grounds))
     classes = Labels(("benign", "malignant"), (False, True))
     config = load_config("quickstart").model_dump_json()
-    return Terms(RUN, config, (NORTH, SOUTH), str(tmp_path), classes, 8)
+    return Terms(RUN, config, (NORTH, SOUTH), str(tmp_path / "clinics"), classes, 8)
 
 
 @pytest.mark.parametrize("node", [{"partition-id": 1}, {"clinic": SOUTH}])
@@ -72,7 +93,41 @@ def test_one_clinics_samples_do_not_open_at_another(terms: Terms) -> None:
 
 
 def test_dropping_samples_leaves_none_and_can_be_repeated(terms: Terms) -> None:
-    folder = open_folder(Path(terms.clinics_root), NORTH)
+    folder = open_folder(Path(terms.clinics_root) / NORTH)
     for _ in range(2):
         drop_samples(folder, RUN)
         assert not folder.run(RUN).exists()
+
+
+def test_samples_need_a_licence_or_a_consent_that_stands_when_they_are_asked_for(
+    terms: Terms,
+) -> None:
+    folder = open_folder(Path(terms.clinics_root) / NORTH)
+    samples, grounds = open_samples(folder, RUN, "train")
+    ask = partial(admitted, folder, samples, grounds, "federated_training")
+    licensed = samples.patients[ask(TODAY)].tolist()
+    assert licensed == ["P0", "P2", "P4"]
+    consent = Consent(
+        purposes=("federated_training",),
+        valid_from=TODAY,
+        valid_until=TODAY,
+        form_version="v1",
+        how="paper",
+        given_by="patient",
+    )
+    for patient in ("P1", "P5"):  # P5's photograph is of a pair, which this form does not cover
+        folder.consents.grant(patient, consent, now=NOW, actor="tester")
+    assert samples.patients[ask(TODAY)].tolist() == ["P0", "P1", "P2", "P4"]
+    assert samples.patients[ask(TODAY + timedelta(days=1))].tolist() == licensed
+    # A register opened before sees what another process writes into it.
+    other = open_folder(folder.path)
+    other.consents.withdraw("P1", now=NOW, actor="tester")
+    other.consents.withdraw("P2", now=NOW, actor="tester")  # a no goes before a licence
+    assert samples.patients[ask(TODAY)].tolist() == ["P0", "P4"]
+
+
+def test_samples_of_an_erased_patient_are_gone_and_the_others_stay(terms: Terms) -> None:
+    folder = open_folder(Path(terms.clinics_root) / NORTH)
+    folder.patient_keys.erase(["P0"])
+    kept = still_admitted(folder, RUN, "federated_training")
+    assert [kept[split].patients.tolist() for split in SPLITS] == [["P2", "P4"]] * 3
