@@ -10,7 +10,8 @@ import base64
 import datetime
 import json
 import zlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +25,13 @@ from skinml.stewardship.consent_book import (
     PatientState,
     collector_paused,
 )
-from skinml.stewardship.consent_rules import Consent, Entry, Reason, Withdrawal
+from skinml.stewardship.consent_rules import (
+    Consent,
+    Entry,
+    Reason,
+    Withdrawal,
+    read_entry,
+)
 from skinml.stewardship.encryption import derive_key, keyed_digest, seal, unseal
 from skinml.stewardship.pseudonyms import pseudonyms
 from skinml.stewardship.purposes import PURPOSES, Purpose
@@ -37,6 +44,7 @@ __all__ = [
     "ConsentRegister",
     "Expiring",
     "PatientState",
+    "RegisterLine",
     "Withdrawal",
 ]
 
@@ -59,6 +67,25 @@ class ConsentRecord:
     patient: str
     consent: Consent
     withdrawn: datetime.date | None = None
+
+
+@dataclass(frozen=True)
+class RegisterLine:
+    """One change of the register. Per patient: never log but as the audit log's events allow.
+
+    Attributes:
+        at: When it was recorded, ISO 8601 in UTC.
+        actor: Who recorded it.
+        change: "granted", "withdrawn" or "imported".
+        events: Pseudonym and entry, one of each for a single change.
+        source: The keyed digest of an imported list; None otherwise.
+    """
+
+    at: str
+    actor: str
+    change: str
+    events: tuple[tuple[str, Entry], ...]
+    source: str | None
 
 
 class ConsentRegister:
@@ -199,6 +226,29 @@ class ConsentRegister:
         self._catch_up(bodies)
         return self._book
 
+    def lines(self, since: int = 0) -> tuple[RegisterLine, ...]:
+        """Read the changes one by one, for the audit log.
+
+        Args:
+            since: How many of the register's first lines to leave out.
+
+        Returns:
+            The changes, oldest first.
+
+        Raises:
+            EnvironmentProblem: If the register cannot be read.
+            IntegrityError: If the register was changed.
+        """
+        found = []
+        for number, body in enumerate(self._journal.read()[since:], start=since + 1):
+            with self._named(number):
+                at, actor, change, content = self._open(body)
+                entries = [read_entry(values) for values in content["entries"]]
+                pairs = zip(content["patients"], content["entry"], strict=True)
+                events = tuple((str(patient), entries[position]) for patient, position in pairs)
+                found.append(RegisterLine(at, actor, change, events, content.get("source")))
+        return tuple(found)
+
     def mark(self) -> Mark:
         """Tell how far the register has come; see `Journal.mark`.
 
@@ -290,17 +340,24 @@ class ConsentRegister:
     def _fold(self, book: ConsentBook, bodies: tuple[Body, ...], start: int) -> ConsentBook:
         with collector_paused():
             for number, body in enumerate(bodies[start:], start=start + 1):
-                try:
-                    self._fold_line(book, body)
-                except (IntegrityError, *_UNREADABLE) as error:
-                    raise self._unknown(number) from error
+                with self._named(number):
+                    book.fold(*self._open(body))
         return book
 
-    def _fold_line(self, book: ConsentBook, body: Body) -> None:
+    def _open(self, body: Body) -> tuple[str, str, str, dict[str, Any]]:
+        """Unseal a line: when, who, which change, and its content."""
         at, actor, change = (str(body[word]) for word in ("at", "actor", "change"))
         sealed = base64.b64decode(str(body["sealed"]), validate=True)
         packed = unseal(self._key, sealed, context=_context(at, actor, change))
-        book.fold(at, actor, change, json.loads(zlib.decompress(packed)))
+        return at, actor, change, json.loads(zlib.decompress(packed))
+
+    @contextmanager
+    def _named(self, number: int) -> Iterator[None]:
+        """Name the line that cannot be read."""
+        try:
+            yield
+        except (IntegrityError, *_UNREADABLE) as error:
+            raise self._unknown(number) from error
 
     def _unknown(self, number: int) -> IntegrityError:
         return IntegrityError(

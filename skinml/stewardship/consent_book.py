@@ -16,12 +16,11 @@ from skinml.errors import require_in_range, require_same_length
 from skinml.records import StrArray
 from skinml.stewardship.consent_rules import (
     USUAL_DATA,
-    Consent,
     Entry,
     Reason,
-    Withdrawal,
     judge,
     last_day,
+    read_entry,
 )
 from skinml.stewardship.purposes import PURPOSES, Purpose
 
@@ -306,8 +305,7 @@ class ConsentBook:
 
     def _number(self, values: Mapping[str, Any]) -> int:
         """Find the number of an entry, a new one where it is new."""
-        kind = Withdrawal if "day" in values else Consent
-        entry = kind.model_validate(values)
+        entry = read_entry(values)
         number = self._numbers.setdefault(entry, len(self._entries))
         if number == len(self._entries):
             self._entries.append(entry)

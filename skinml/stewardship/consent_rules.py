@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Collection, Sequence
-from typing import Annotated, Literal, get_args
+from collections.abc import Collection, Mapping, Sequence
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -105,6 +105,21 @@ class Withdrawal(BaseModel):
 
 
 Entry = Consent | Withdrawal
+
+
+def read_entry(values: Mapping[str, Any]) -> Entry:
+    """Read an entry as the register keeps it.
+
+    Args:
+        values: The fields of a consent or of a withdrawal, dates in ISO 8601.
+
+    Returns:
+        The entry.
+
+    Raises:
+        ValueError: If it is neither (pydantic's ValidationError is one).
+    """
+    return (Withdrawal if "day" in values else Consent).model_validate(values)
 
 
 def standing(history: Sequence[Entry], purpose: str) -> tuple[Consent, ...]:

@@ -1,0 +1,342 @@
+"""`skinml clinic consent ...`. A patient's id is typed or piped in, and never an argument."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import click
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+from typer.core import TyperCommand
+
+from skinml.errors import ConfigError, DataError, InputError
+
+if TYPE_CHECKING:
+    from skinml.clinic.consents import ConsentTable, EndingConsents, PatientAnswer
+
+_WIDTH = 80
+_MOST_LETTERS = 1024
+_STAY = "These numbers are exact and stay in the clinic."
+
+
+class _Quiet(TyperCommand):
+    """A command that does not repeat a superfluous argument: it could be a patient's id."""
+
+    allow_extra_args = True
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command, or refuse what is left over."""
+        if ctx.args:
+            raise InputError(
+                rule="no further argument: a patient's id is typed or piped in",
+                got=f"{len(ctx.args)} more",
+                do="Start the command without, and give the id when it asks.",
+            )
+        return super().invoke(ctx)
+
+
+app = typer.Typer(no_args_is_help=True, help="Record, withdraw, show and import consents.")
+
+AtFolder = Annotated[Path, typer.Option("--folder", help="The clinic's folder.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+Purposes = Annotated[
+    list[str] | None,
+    typer.Option("--purpose", help="Such as research or federated_training; may be repeated."),
+]
+
+
+@app.callback()
+def _group() -> None:
+    """Record, withdraw, show and import consents."""
+
+
+@app.command(cls=_Quiet)
+def add(
+    purpose: Purposes = None,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(help="images, records, before_and_after_images; by default the first two."),
+    ] = None,
+    valid_from: Annotated[str | None, typer.Option(help="First day; by default today.")] = None,
+    valid_until: Annotated[str | None, typer.Option(help="Last day; by default no end.")] = None,
+    form_version: Annotated[
+        str | None, typer.Option(help="The version printed on the form.")
+    ] = None,
+    how: Annotated[str | None, typer.Option(help="paper, electronic or spoken.")] = None,
+    given_by: Annotated[
+        str | None, typer.Option(help="patient, parent, guardian or legal_representative.")
+    ] = None,
+    folder: AtFolder = Path(),
+    as_json: AsJson = False,
+) -> None:
+    """Record a consent. In a terminal, what is not given is asked for.
+
+    Example: skinml clinic consent add --purpose research --form-version v2 --how paper
+    """
+    from skinml.clinic.consents import add_consent
+    from skinml.clinic.opening import open_at_screen
+
+    form: dict[str, Any] = {
+        "purposes": tuple(purpose or ()),
+        "data": tuple(data or ()),
+        "valid_from": valid_from,
+        "valid_until": valid_until,
+        "form_version": form_version,
+        "how": how,
+        "given_by": given_by,
+    }
+    opened = open_at_screen(folder)
+    patient = _patient()
+    if sys.stdin.isatty():
+        form |= _ask(form)
+    found = add_consent(opened, patient, form, now=datetime.now(UTC))
+    if as_json:
+        _print_json({"recorded": "consent", "purposes": dict(found.purposes)})
+        return
+    print("The consent is recorded.")
+    _print_purposes(found.purposes)
+
+
+@app.command(cls=_Quiet)
+def withdraw(
+    purpose: Purposes = None,
+    even_if_unknown: Annotated[
+        bool, typer.Option(help="Record it also where nothing is on record about the patient.")
+    ] = False,
+    folder: AtFolder = Path(),
+    as_json: AsJson = False,
+) -> None:
+    """Record that a patient takes consent back; by default for all but care.
+
+    Example: skinml clinic consent withdraw --purpose federated_training
+    """
+    from skinml.clinic.consents import withdraw_consent
+    from skinml.clinic.opening import open_at_screen
+
+    found = withdraw_consent(
+        open_at_screen(folder),
+        _patient(),
+        purpose or None,
+        now=datetime.now(UTC),
+        even_if_unknown=even_if_unknown,
+    )
+    if as_json:
+        _print_json({"recorded": "withdrawal", "purposes": dict(found.purposes)})
+        return
+    print("The withdrawal is recorded. Runs leave the patient out from their next round on.")
+    _print_purposes(found.purposes)
+
+
+@app.command(cls=_Quiet)
+def show(
+    patient_from_stdin: Annotated[
+        bool, typer.Option("--patient-from-stdin", help="Show one patient; asks for the id.")
+    ] = False,
+    folder: AtFolder = Path(),
+    as_json: AsJson = False,
+) -> None:
+    """Show how many patients each purpose covers today, or how one patient stands.
+
+    Example: skinml clinic consent show --folder ./north
+    """
+    from skinml.clinic.consents import count_consents, show_patient
+    from skinml.clinic.opening import open_at_screen
+
+    opened, now = open_at_screen(folder), datetime.now(UTC)
+    if patient_from_stdin:
+        found = show_patient(opened, _patient(), now=now)
+        if as_json:
+            _print_json(asdict(found) | {"day": found.day.isoformat()})
+        else:
+            _print_patient(found)
+        return
+    table = count_consents(opened, now.date())
+    if as_json:
+        _print_json(asdict(table) | {"day": table.day.isoformat()})
+    else:
+        _print_table(table)
+
+
+@app.command(name="import", cls=_Quiet)
+def import_list(
+    file: Annotated[Path, typer.Argument(help="A CSV file, see docs/clinic.md for its columns.")],
+    folder: AtFolder = Path(),
+    as_json: AsJson = False,
+) -> None:
+    """Record a whole list of consents, or, where a row is wrong, nothing.
+
+    Example: skinml clinic consent import consents.csv --folder ./north
+    """
+    from skinml.clinic.consents import import_consents
+    from skinml.clinic.opening import open_at_screen
+
+    done = import_consents(open_at_screen(folder), file, now=datetime.now(UTC))
+    if as_json:
+        _print_json({"imported": done.num_rows, "patients": done.num_patients})
+    elif done.num_rows:
+        print(f"Recorded: {done.num_rows:,} rows, {done.num_patients:,} patients. {_STAY}")
+    else:
+        print("This list was imported before; nothing was recorded again.")
+
+
+@app.command(cls=_Quiet)
+def expiring(
+    within_days: Annotated[int, typer.Option(help="How many days to look ahead.")] = 90,
+    named: Annotated[
+        bool, typer.Option("--named", help="Say whose they are; the audit log notes it.")
+    ] = False,
+    folder: AtFolder = Path(),
+    as_json: AsJson = False,
+) -> None:
+    """Show whose consent ends soon.
+
+    Example: skinml clinic consent expiring --within-days 30 --folder ./north
+    """
+    from skinml.clinic.consents import expiring_consents
+    from skinml.clinic.opening import open_at_screen
+
+    opened, now = open_at_screen(folder), datetime.now(UTC)
+    found = expiring_consents(opened, within_days, now=now, named=named)
+    if as_json:
+        people = [asdict(each) | {"until": each.until.isoformat()} for each in found.patients]
+        _print_json(asdict(found) | {"day": found.day.isoformat(), "patients": people})
+    else:
+        _print_ending(found)
+
+
+def _patient() -> str:
+    """Ask for a patient's id, or read it from a pipe's first line."""
+    if sys.stdin.isatty():
+        answer: str = typer.prompt("Patient's id", err=True)
+        return answer.strip()
+    try:
+        line = sys.stdin.readline(_MOST_LETTERS + 1).strip()
+    except UnicodeDecodeError:
+        raise _no_id("bytes that are no UTF-8") from None
+    if not line or len(line) > _MOST_LETTERS:
+        raise _no_id("none" if not line else "a longer line")
+    return line
+
+
+def _no_id(got: str) -> DataError:
+    return DataError(
+        rule="a patient's id on the first line of standard input",
+        got=got,
+        do="Pipe the id in, or start the command in a terminal and type it.",
+    )
+
+
+def _ask(form: Mapping[str, Any]) -> dict[str, Any]:
+    """Ask at the terminal for what a form still lacks."""
+    from skinml.clinic.consents import DEFAULT_DATA, WORDS
+
+    today = datetime.now(UTC).date().isoformat()
+    defaults = {
+        "purposes": "care, research",
+        "data": ", ".join(DEFAULT_DATA),
+        "valid_from": today,
+        "valid_until": "no end",
+        "form_version": None,
+        "how": "paper",
+        "given_by": "patient",
+    }
+    asked: dict[str, Any] = {}
+    for name, default in defaults.items():
+        if form[name]:
+            continue
+        words = f" ({', '.join(WORDS[name])})" if name in WORDS else ""
+        question = f"{name.replace('_', ' ').capitalize()}{words}"
+        answer = str(typer.prompt(question, default=default, err=True)).strip()
+        several = name in ("purposes", "data")
+        asked[name] = tuple(answer.replace(",", " ").split()) if several else answer
+    if asked.get("valid_until") == "no end":
+        asked["valid_until"] = None
+    if any(isinstance(value, str) and not value.isprintable() for value in asked.values()):
+        raise ConfigError(
+            rule="answers of printable characters", got="another", do="Type the answers again."
+        )
+    return asked
+
+
+def _print_purposes(purposes: Mapping[str, str]) -> None:
+    table = _table("use of the data", "today")
+    for purpose, word in purposes.items():
+        table.add_row(purpose.replace("_", " "), word)
+    _console().print(table)
+
+
+def _print_patient(found: PatientAnswer) -> None:
+    _print_purposes(found.purposes)
+    table = _table("recorded (UTC)", "by", "what")
+    for change in found.changes:
+        at = str(change["at"])[:16].replace("T", " ")
+        table.add_row(at, Text(str(change["actor"])), Text(_in_words(change)))
+    _console().print(table if found.changes else "Nothing is on record.")
+
+
+def _in_words(change: Mapping[str, Any]) -> str:
+    purposes = ", ".join(change["purposes"]).replace("_", " ")
+    listed = " (imported)" if change["imported"] else ""
+    if change["kind"] == "withdrawal":
+        return f"withdrawn on {change['day']}: {purposes}{listed}"
+    until = f" to {change['valid_until']}" if change["valid_until"] else ", no end"
+    data = ", ".join(change["data"]).replace("_", " ")
+    giver = change["given_by"].replace("_", " ")
+    return (
+        f"consent to {purposes}, for {data}; from {change['valid_from']}{until}; form "
+        f"{change['form_version']}, {change['how']}, by {giver}{listed}"
+    )
+
+
+def _print_table(found: ConsentTable) -> None:
+    from skinml.clinic.consents import COVERED
+
+    table = _table("use of the data", COVERED, "not covered, and why")
+    for purpose, tally in found.purposes.items():
+        others = [f"{reason} {number:,}" for reason, number in tally.items() if reason != COVERED]
+        table.add_row(purpose.replace("_", " "), f"{tally.get(COVERED, 0):,}", ", ".join(others))
+    console = _console()
+    console.print(f"{found.num_patients:,} patients on record, {found.day.isoformat()}")
+    console.print(table)
+    console.print(_STAY)
+
+
+def _print_ending(found: EndingConsents) -> None:
+    console = _console()
+    number = f"{found.num_patients:,} patients' consent" if found.num_patients else "No consent"
+    console.print(f"{number} ends within {found.within_days} days. {_STAY}")
+    table = _table("use of the data", "patients")
+    for purpose, patients in found.purposes.items():
+        table.add_row(purpose.replace("_", " "), f"{patients:,}")
+    if found.purposes:
+        console.print(table)
+    people = _table("last day", "patient", "what ends")
+    for each in found.patients:
+        words = ", ".join(each.purposes).replace("_", " ")
+        name = Text(each.patient) if each.patient else Text("not in the vault", style="italic")
+        people.add_row(each.until.isoformat(), name, words)
+    if found.patients:
+        console.print(people)
+
+
+def _console() -> Console:
+    return Console(width=min(Console().width, _WIDTH), highlight=False)
+
+
+def _table(*headings: str) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for heading in headings:
+        table.add_column(heading, overflow="fold")
+    return table
+
+
+def _print_json(values: Mapping[str, Any]) -> None:
+    print(json.dumps(values, allow_nan=False), flush=True)
