@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import typer
 
-from skinml.cli import clinic_check, clinic_init, clinic_policy, clinic_status
+from skinml.cli import (
+    clinic_check,
+    clinic_consent,
+    clinic_init,
+    clinic_log,
+    clinic_policy,
+    clinic_status,
+)
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -14,6 +21,8 @@ app.command()(clinic_init.init)
 app.command()(clinic_check.check)
 app.command()(clinic_status.status)
 app.add_typer(clinic_policy.app, name="policy")
+app.add_typer(clinic_consent.app, name="consent")
+app.add_typer(clinic_log.app, name="log")
 
 
 @app.callback()

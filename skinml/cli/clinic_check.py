@@ -134,7 +134,8 @@ def _print_tones(covers: tuple[ToneCover, ...], console: Console) -> None:
     console.print("\nWhat these patients can tell about a model on each skin tone", style="bold")
     console.print(
         "AUROC is how often a malignant lesion scores above a benign one: 1.00 always, 0.50 by "
-        "chance. For a model at 0.85 the patients kept for testing would pin it down to:"
+        "chance. On the one patient in five who is kept for testing, a model of 0.85 would be "
+        "measured to within:"
     )
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("skin tone")
@@ -146,7 +147,7 @@ def _print_tones(covers: tuple[ToneCover, ...], console: Console) -> None:
             f"{each.scale} {each.tone}",
             f"{each.num_patients:,}",
             f"{each.num_malignant:,}",
-            "unknown" if each.half_width is None else f"± {each.half_width:.2f}",
+            "too few" if each.half_width is None else f"± {each.half_width:.2f}",
             "can be told" if each.told else "cannot be told",
         )
     console.print(table)

@@ -86,7 +86,7 @@ def _asked(usual: Answers, console: Console) -> Answers:
     """Ask on standard error, so that standard output holds the result alone."""
     from skinml.clinic.answers import QUESTIONS, answered, typed
 
-    console.print("Press Enter for what stands in brackets. All of it can be changed later.")
+    console.print("Press Enter for what stands in brackets. The rules can be changed later.")
     answers = usual
     for number, question in enumerate(QUESTIONS, start=1):
         console.print(Text(f"\n{number} of {len(QUESTIONS)}  {question.ask}"), style="bold")

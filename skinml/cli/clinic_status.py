@@ -16,7 +16,7 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from skinml.clinic.status import Spent, Status
-    from skinml.stewardship.policy import PrivacyLimits
+    from skinml.stewardship.policy import Policy, PrivacyLimits
 
 _WIDTH = 80
 _MOST_FLAGS = 3
@@ -67,10 +67,9 @@ def _sections(found: Status) -> list[tuple[str, list[str]]]:
             "Policy",
             [
                 f"use for {_plain(', '.join(policy.purposes))}",
-                f"at least {policy.least_patients:,} patients here and {policy.least_clinics} "
-                f"clinics in a sum; noise {' or '.join(policy.trust)}",
-                f"experiments {', '.join(policy.experiments) or 'none'}; coordinators "
-                f"{', '.join(policy.coordinators) or 'none'}",
+                f"at least {policy.least_patients:,} patients here and "
+                f"{policy.least_clinics:,} clinics in a sum",
+                f"asked by {', '.join(policy.coordinators) or 'nobody'}: {_experiments(policy)}",
             ],
         ),
         ("Consents", _consents(found)),
@@ -103,7 +102,7 @@ def _privacy(spent: Spent | None, limits: PrivacyLimits) -> list[str]:
     )
     runs = "1 run" if spent.num_runs == 1 else f"{spent.num_runs:,} runs"
     return [
-        f"epsilon spent at delta {spent.delta:g}, {runs}:",
+        f"spent by {runs} (epsilon at delta {spent.delta:g}):",
         ", ".join(f"{name} {_epsilon(value)} of {_ceiling(most)}" for name, value, most in spans),
     ]
 
@@ -111,7 +110,8 @@ def _privacy(spent: Spent | None, limits: PrivacyLimits) -> list[str]:
 def _log(found: Status) -> list[str]:
     if found.num_entries is None:
         return [_HIDDEN]
-    lines = [f"{found.num_entries:,} entries, chain and seal as written; the latest:"]
+    entries = "1 entry" if found.num_entries == 1 else f"{found.num_entries:,} entries"
+    lines = [f"{entries}, none changed or cut off; the latest:"]
     return lines + [f"{each.at[:16]}  {each.actor}  {each.event}" for each in found.events]
 
 
@@ -125,6 +125,12 @@ def _flags(found: Status) -> list[str]:
     if len(found.flags) > _MOST_FLAGS:
         lines[-1] += f" (and {len(found.flags) - _MOST_FLAGS + 1} more)"
     return lines or ["none"]
+
+
+def _experiments(policy: Policy) -> str:
+    if "*" in policy.experiments:
+        return "any experiment"
+    return ", ".join(policy.experiments) or "no experiment"
 
 
 def _plain(words: str) -> str:

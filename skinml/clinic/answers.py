@@ -103,7 +103,7 @@ QUESTIONS = (
     Question(
         "least_patients",
         "How many patients must a training run have here?",
-        "With few patients one of them stands out, and the noise drowns what is learnt.",
+        "With few patients one of them stands out, and noise drowns what is learnt.",
     ),
     Question(
         "least_clinics",
@@ -113,7 +113,7 @@ QUESTIONS = (
     Question(
         "unlock",
         "What unlocks the clinic's key?",
-        "passphrase, keyring, or the path of a key file to be made, best on another disk.",
+        "passphrase, keyring, or a path where a key file is made, best another disk.",
     ),
     Question(
         "anchor",

@@ -29,7 +29,7 @@ from skinml.clinic.findings import (
     of_error,
     urgent_first,
 )
-from skinml.data.settings import DataSettings, ImageLimits, LeakageSettings, SplitFractions
+from skinml.data.settings import ImageLimits, LeakageSettings, SplitFractions
 from skinml.data.splits import assign_splits
 from skinml.errors import DataError, EnvironmentProblem, PolicyError
 from skinml.stewardship.admissibility import admissible
@@ -214,7 +214,7 @@ def _about_numbers(frame: pd.DataFrame, training: int, least: int) -> Finding:
     patients = int(frame["patient_id"].nunique())
     found = (
         f"{counted(patients, 'patient')} may be used, {malignant:,} of them with a malignant "
-        f"lesion; {training:,} of them train the model."
+        f"lesion. {training:,} would train a model, the others test it."
     )
     if training < least:
         do = f"Your policy asks for {least:,} (least_patients): record more consents or patients."

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 DAYS_AHEAD = 90
 _MANY_ENDING = 0.1
+_FEW = 0.5
 
 
 def consent_cover(
@@ -71,7 +72,11 @@ def consent_findings(
     found = f"{usable:,} of {counted(num_patients, 'patient')} may be used for {words} today"
     if cover.refused:
         found += f"; the others are left out: {_reasons(cover)}"
-    findings = [Finding("green", "Consents", found + ".")]
+    if usable < _FEW * num_patients:
+        do = "Ask more patients; record what they say with `skinml clinic consent add`."
+        findings = [Finding("amber", "Consents", found + ".", do)]
+    else:
+        findings = [Finding("green", "Consents", found + ".")]
     if cover.num_ending:
         many = cover.num_ending > _MANY_ENDING * usable
         findings.append(
@@ -80,7 +85,9 @@ def consent_findings(
                 "Consents ending",
                 f"The consent of {counted(cover.num_ending, 'patient')} for {words} ends within "
                 f"{DAYS_AHEAD} days.",
-                "See `skinml clinic consent expiring` and ask them again." if many else "",
+                "See `skinml clinic consent expiring` and ask these patients again."
+                if many
+                else "",
             )
         )
     return findings

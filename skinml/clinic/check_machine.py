@@ -119,10 +119,10 @@ def pace_finding(pace: Pace, num_images: int) -> Finding:
     """
     once = pace.seconds_per_image * num_images
     found = (
-        f"The first run reads {counted(num_images, 'image')}: about {_span(once)}, once. After "
-        f"that a round is about {_minutes(pace.seconds_per_round)} of work here, all "
-        f"{pace.num_rounds} rounds {_span(pace.seconds_per_round * pace.num_rounds)}, beside "
-        "waiting for other clinics."
+        f"The first run reads {counted(num_images, 'image')}, which takes about {_span(once)}, "
+        f"once. Then a round takes {_span(pace.seconds_per_round)} here and all "
+        f"{pace.num_rounds} rounds {_span(pace.seconds_per_round * pace.num_rounds)}, not "
+        "counting the wait for other clinics."
     )
     if pace.seconds_per_round > 60 * _SLOW_MINUTES:
         do = "Other clinics would wait for this machine: use a faster one."
@@ -130,15 +130,11 @@ def pace_finding(pace: Pace, num_images: int) -> Finding:
     return Finding("green", "Time", found)
 
 
-def _minutes(seconds: float) -> str:
-    """Write a round's time in minutes, as they are what rounds are planned in."""
-    minutes = seconds / 60
-    return "less than 0.01 minutes" if minutes < 0.01 else f"{minutes:.2g} minutes"
-
-
 def _span(seconds: float) -> str:
     """Write a span in the unit that a person would use."""
+    if seconds < 1:
+        return "less than a second"
     for limit, length, unit in ((90, 1, "second"), (5400, 60, "minute"), (172_800, 3600, "hour")):
         if seconds < limit:
-            return counted(max(1, round(seconds / length)), unit)
+            return counted(round(seconds / length), unit)
     return counted(round(seconds / 86_400), "day")

@@ -61,9 +61,7 @@ def require_new(path: Path) -> Path:
     return whole
 
 
-def new_passphrase(
-    environment: Mapping[str, str], complain: Callable[[str], None]
-) -> SecretSource:
+def new_passphrase(environment: Mapping[str, str], complain: Callable[[str], None]) -> SecretSource:
     """Choose where a new passphrase comes from; at a terminal a slip is asked about again.
 
     Args:

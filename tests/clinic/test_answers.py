@@ -9,6 +9,7 @@ import pytest
 from skinml.clinic.answers import (
     QUESTIONS,
     Answers,
+    Question,
     answered,
     parse_answers,
     policy_of,
@@ -30,9 +31,9 @@ def test_there_are_at_most_ten_questions_and_they_are_the_answers() -> None:
 
 
 @pytest.mark.parametrize("question", QUESTIONS, ids=lambda question: question.name)
-def test_a_question_and_its_reason_are_a_line_each(question: object) -> None:
-    assert len(question.ask) <= 76  # type: ignore[attr-defined]  # a Question
-    assert len(question.reason) <= 80  # type: ignore[attr-defined]  # a Question
+def test_a_question_and_its_reason_are_a_line_each(question: Question) -> None:
+    assert len(question.ask) <= 70
+    assert len(question.reason) <= 77
 
 
 def test_every_default_is_an_answer_that_changes_nothing(defaults: Answers) -> None:

@@ -155,6 +155,13 @@ def test_only_patients_with_consent_are_looked_at(clinic: Clinic) -> None:
     assert "no consent: 8" in found(report, "Consents").found
 
 
+def test_many_patients_left_out_are_amber(clinic: Clinic) -> None:
+    clinic.consent(clinic.rows["patient_id"].tolist()[:12])
+    assert found(clinic.look(), "Consents").colour == "green"
+    clinic.write(clinic.rows.iloc[10:])
+    assert found(clinic.look(), "Consents").colour == "amber"
+
+
 def test_the_cover_counts_purposes_licences_and_what_ends(clinic: Clinic) -> None:
     patients = clinic.rows["patient_id"].tolist()
     clinic.consent(patients[:5], until=DAY + datetime.timedelta(30))
@@ -334,9 +341,7 @@ def test_an_only_tone_has_nothing_to_be_compared_with() -> None:
         (Moment(1010, 20), [], "green"),
     ],
 )
-def test_a_clock_that_was_set_is_noticed(
-    after: Moment, written: list[float], colour: str
-) -> None:
+def test_a_clock_that_was_set_is_noticed(after: Moment, written: list[float], colour: str) -> None:
     assert clock_finding(Moment(1000, 10), after, written).colour == colour
 
 
@@ -346,10 +351,10 @@ def test_a_full_disk_is_red_before_a_run_finds_out(tmp_path: Path) -> None:
 
 
 def test_the_time_is_told_in_units_of_people() -> None:
-    finding = pace_finding(Pace(0.06, 30.0, 101), 10_000)
-    assert "10,000 images: about 10 minutes, once" in finding.found
-    assert "0.5 minutes" in finding.found
-    assert "all 101 rounds 50 minutes" in finding.found or "51 minutes" in finding.found
+    finding = pace_finding(Pace(0.06, 30.0, 100), 10_000)
+    assert "10,000 images, which takes about 10 minutes, once" in finding.found
+    assert "a round takes 30 seconds here and all 100 rounds 50 minutes" in finding.found
+    assert "a round takes less than a second" in pace_finding(Pace(0.06, 0.2, 100), 10).found
     assert pace_finding(Pace(0.06, 900.0, 101), 10).colour == "amber"
 
 
