@@ -66,7 +66,7 @@ def print_next_steps(made: NewClinic, folder: Path, console: Console) -> None:
             "That is on the same disk: whoever sets back the whole disk goes unseen. Move it to "
             "another one when you can."
         )
-    if made.folder.identity.unlock is not None:
+    if made.folder.lock is not None:
         console.print(
             "Back up the folder, the anchor and what unlocks the key, the last one elsewhere: "
             "without it nobody can open the folder again."

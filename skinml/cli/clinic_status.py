@@ -15,8 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from skinml.clinic.status import Spent, Status
-    from skinml.stewardship.policy import Policy, PrivacyLimits
+    from skinml.clinic.status import Status
 
 _WIDTH = 80
 _MOST_FLAGS = 3
@@ -62,18 +61,19 @@ def print_status(found: Status, console: Console) -> None:
 
 def _sections(found: Status) -> list[tuple[str, list[str]]]:
     policy = found.policy
+    least = f"{policy.least_patients:,} patients here and {policy.least_clinics:,} clinics"
+    asked = ", ".join(policy.coordinators) or "nobody"
     return [
         (
             "Policy",
             [
                 f"use for {_plain(', '.join(policy.purposes))}",
-                f"at least {policy.least_patients:,} patients here and "
-                f"{policy.least_clinics:,} clinics in a sum",
-                f"asked by {', '.join(policy.coordinators) or 'nobody'}: {_experiments(policy)}",
+                f"at least {least} in a sum",
+                f"asked by {asked}: {_experiments(found)}",
             ],
         ),
         ("Consents", _consents(found)),
-        ("Privacy", _privacy(found.spent, policy.privacy)),
+        ("Privacy", _privacy(found)),
         ("Log", _log(found)),
         ("Flags", _flags(found)),
         ("Disk", [f"{found.free_bytes / 2**30:.1f} GB free"]),
@@ -92,7 +92,8 @@ def _consents(found: Status) -> list[str]:
     return lines + [", ".join(covered[at : at + 3]) for at in range(0, len(covered), 3)]
 
 
-def _privacy(spent: Spent | None, limits: PrivacyLimits) -> list[str]:
+def _privacy(found: Status) -> list[str]:
+    spent, limits = found.spent, found.policy.privacy
     if spent is None:
         return [_HIDDEN]
     spans = (
@@ -127,10 +128,10 @@ def _flags(found: Status) -> list[str]:
     return lines or ["none"]
 
 
-def _experiments(policy: Policy) -> str:
-    if "*" in policy.experiments:
+def _experiments(found: Status) -> str:
+    if "*" in found.policy.experiments:
         return "any experiment"
-    return ", ".join(policy.experiments) or "no experiment"
+    return ", ".join(found.policy.experiments) or "no experiment"
 
 
 def _plain(words: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -83,9 +83,9 @@ class Request:
     manifest: str = "manifest.csv"
     taxonomy: Path | None = None
     split_key: str = "skinml-1"
-    fractions: SplitFractions = SplitFractions()
-    limits: ImageLimits = ImageLimits()
-    leakage: LeakageSettings = LeakageSettings()
+    fractions: SplitFractions = field(default_factory=SplitFractions)
+    limits: ImageLimits = field(default_factory=ImageLimits)
+    leakage: LeakageSettings = field(default_factory=LeakageSettings)
 
 
 def check(

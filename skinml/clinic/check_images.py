@@ -1,4 +1,4 @@
-"""The look at a clinic's pictures: the same picture twice, and patients on both sides of a split."""
+"""The look at a clinic's pictures: the same one twice, and patients on both sides of a split."""
 
 from __future__ import annotations
 
@@ -62,7 +62,8 @@ def _copies(inspections: Sequence[Inspection], patients: StrArray) -> _Repeats:
     holders: dict[str, list[int]] = {}
     for position, each in enumerate(inspections):
         holders.setdefault(each.digest, []).append(position)
-    same, other = [], []
+    same: Pairs = []
+    other: Pairs = []
     for positions in holders.values():
         for first, second in combinations(positions, 2):
             (same if patients[first] == patients[second] else other).append((first, second))
@@ -78,7 +79,8 @@ def _look_alikes(
     hashes = np.frombuffer(
         b"".join(each.perceptual_hash for each in inspections), dtype=np.uint8
     ).reshape(len(inspections), -1)
-    within, crossing = [], []
+    within: Pairs = []
+    crossing: Pairs = []
     for first, second, _ in near_duplicates(hashes, max_distance).tolist():
         copies = inspections[first].digest == inspections[second].digest
         if patients[first] != patients[second] and not copies:

@@ -1,4 +1,4 @@
-"""What fairness across skin tones can be told with a clinic's numbers, before anything is trained."""
+"""What can be told of fairness across skin tones with a clinic's numbers, before any training."""
 
 from __future__ import annotations
 

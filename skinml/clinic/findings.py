@@ -1,4 +1,4 @@
-"""What a check found: a colour, a sentence, and what to do. Shown at the clinic's own screen only."""
+"""What a check found: a colour, a sentence, and what to do. For the clinic's own screen only."""
 
 from __future__ import annotations
 

@@ -98,7 +98,7 @@ def status_of(folder: ClinicFolder, now: datetime) -> Status:
         user=user,
         roles=roles_of(policy.roles, user),
         policy=policy,
-        consents=dict(folder.consents.counts(now.date())) if counts else None,
+        consents=_counts(folder, now) if counts else None,
         num_patients=folder.consents.book().num_patients if counts else None,
         spent=_spent(folder.ledger.entries(), policy, now) if reads else None,
         num_entries=len(entries) if reads else None,
@@ -106,6 +106,11 @@ def status_of(folder: ClinicFolder, now: datetime) -> Status:
         flags=flags(entries, policy.alerts),
         free_bytes=shutil.disk_usage(folder.path).free,
     )
+
+
+def _counts(folder: ClinicFolder, now: datetime) -> dict[str, int]:
+    counted = folder.consents.counts(now.date())
+    return {str(purpose): number for purpose, number in counted.items()}
 
 
 def _spent(entries: tuple[Entry, ...], policy: Policy, now: datetime) -> Spent:

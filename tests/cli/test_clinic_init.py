@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 COMMAND = (sys.executable, "-c", "import sys; from skinml.cli.main import main; sys.exit(main())")
-PASSPHRASE = "planted words that nobody else has"
+PASSPHRASE = "planted words that nobody else has"  # noqa: S105  made up for these tests
 PATIENT = "Planted-Patient"
 Invoke = Callable[..., Any]
 

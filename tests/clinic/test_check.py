@@ -31,7 +31,7 @@ from skinml.stewardship.consent import Consent, ConsentRecord, ConsentRegister
 
 DAY = datetime.date(2026, 11, 22)
 NOW = datetime.datetime(2026, 11, 22, 9, tzinfo=datetime.UTC)
-SECRET = "Planted-Patient"
+PLANTED = "Planted-Patient"
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def clinic(tmp_path: Path) -> Clinic:
         rows.append(
             {
                 "image": f"images/{number}.png",
-                "patient_id": f"{SECRET}-{number}",
+                "patient_id": f"{PLANTED}-{number}",
                 "diagnosis": "mel" if number % 4 == 0 else "nv",
                 "skin_tone": number % 3 + 1,
                 "skin_tone_scale": "fitzpatrick",
@@ -195,7 +195,7 @@ def test_identical_files_of_two_patients_are_red_with_their_rows(consented: Clin
 def test_identical_files_of_one_patient_are_amber(consented: Clinic) -> None:
     images = consented.request.data / "images"
     (images / "7.png").write_bytes((images / "3.png").read_bytes())
-    consented.write(consented.rows.replace(f"{SECRET}-7", f"{SECRET}-3"))
+    consented.write(consented.rows.replace(f"{PLANTED}-7", f"{PLANTED}-3"))
     assert found(consented.look(), "Same file twice").colour == "amber"
 
 
@@ -253,7 +253,7 @@ def test_no_patient_and_no_image_is_named_anywhere(consented: Clinic) -> None:
     (images / "7.png").write_bytes((images / "3.png").read_bytes())
     for report in (consented.look(), _broken(consented)):
         text = repr(asdict(report))
-        assert SECRET not in text
+        assert PLANTED not in text
         assert "images/" not in text
 
 

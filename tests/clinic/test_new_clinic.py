@@ -12,7 +12,7 @@ from skinml.clinic.folder import open_folder
 from skinml.clinic.new_clinic import make_clinic, new_passphrase, require_new
 from skinml.errors import ConfigError, EnvironmentProblem, SkinmlError
 
-PASSPHRASE = "planted words that nobody else has"
+PASSPHRASE = "planted words that nobody else has"  # noqa: S105  made up for these tests
 
 
 def passphrase() -> str:
