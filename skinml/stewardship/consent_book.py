@@ -16,6 +16,7 @@ from skinml.errors import require_in_range, require_same_length
 from skinml.records import StrArray
 from skinml.stewardship.consent_rules import (
     USUAL_DATA,
+    Consent,
     Entry,
     Reason,
     judge,
@@ -131,7 +132,8 @@ class ConsentBook:
         """Take in the next line of the register.
 
         An imported entry that is in a patient's history already is left out: a list that is
-        imported again does not give a form anew.
+        imported again does not give a form anew. A withdrawal counts again where the list brings
+        something new before it.
 
         Args:
             at: When it was recorded.
@@ -146,10 +148,14 @@ class ConsentBook:
         numbers = [self._number(values) for values in content["entries"]]
         if imported:
             self._sources.add(content["source"])
+        touched: set[str] = set()
         for patient, position in zip(content["patients"], content["entry"], strict=True):
             number, known = numbers[position], self._histories.get(patient, ())
             if imported and number in known:
-                continue
+                given = isinstance(self._entries[number], Consent)
+                if given or patient not in touched:
+                    continue
+            touched.add(patient)
             self._histories[patient] = (*known, number)
             self._recorded[patient] = (*self._recorded.get(patient, ()), line)
 

@@ -158,6 +158,25 @@ def test_an_old_form_recorded_late_does_not_undo_a_withdrawal(place: Place) -> N
     assert place.reason("p", "research") == ""
 
 
+def test_on_one_day_the_last_word_counts(place: Place) -> None:
+    form = consent(valid_from=DAY)
+    for _ in range(3):
+        place.grant("p", form)
+        assert place.reason("p", "research") == ""
+        place.withdraw("p")
+        assert place.reason("p", "research") == "withdrawn"
+
+
+def test_a_form_given_and_withdrawn_on_the_day_of_an_earlier_withdrawal_is_withdrawn(
+    place: Place,
+) -> None:
+    first = ConsentRecord("p", consent(), withdrawn=DAY)
+    place.take_in(first)
+    second = ConsentRecord("p", consent(valid_from=DAY, form_version="v3"), withdrawn=DAY)
+    place.take_in(first, second, source="longer")
+    assert place.reason("p", "research") == "withdrawn"
+
+
 def test_a_no_in_advance_is_kept(place: Place) -> None:
     place.withdraw("p")
     assert place.reason("p", "research") == "withdrawn"
