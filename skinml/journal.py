@@ -3,7 +3,9 @@
 A line is {"body", "number", "previous", "seal"}: `previous` is the SHA-256 of the line before it,
 `seal` speaks for all the rest. So the seal of the last line speaks for the whole file, and only
 that one needs checking; what the chain cannot tell is that lines were cut off its end. An anchor,
-kept somewhere else, remembers how many lines there were and the digest of the last.
+kept somewhere else, remembers how many lines there were and the digest of the last. Lines are
+announced to it before they are written, so that the file is never ahead of it by lines that it
+does not know of, and an anchor that was set back to an older copy shows as well.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-from skinml.durable import PRIVATE_FILE, cannot, sync_folder
+from skinml.durable import cannot, open_private, sync_folder
 from skinml.errors import IntegrityError
 
 Body = Mapping[str, Any]
@@ -38,8 +40,8 @@ class Mark:
     head: str
 
 
-class Anchor(Protocol):
-    """Remembers, away from the file, how far a journal had come."""
+class Remembered(Protocol):
+    """Tells how far a journal had come."""
 
     def read(self) -> Mark:
         """Look up the last mark; that of an empty journal where none was ever set.
@@ -48,8 +50,22 @@ class Anchor(Protocol):
             IntegrityError: If the anchor was changed or is missing.
         """
 
+
+class Anchor(Remembered, Protocol):
+    """Remembers, away from the file, how far a journal had come and will come next."""
+
+    def announced(self) -> Mark | None:
+        """Look up the mark that was announced since the last move, if there is one.
+
+        Raises:
+            IntegrityError: If the anchor was changed or is missing.
+        """
+
+    def announce(self, mark: Mark) -> None:
+        """Remember where a journal will end, before it does; on return it is on the disk."""
+
     def move(self, mark: Mark) -> None:
-        """Remember a new mark; on return it is on the disk."""
+        """Remember a new mark and forget what was announced; on return it is on the disk."""
 
 
 class Seal(Protocol):
@@ -165,8 +181,10 @@ class Journal:
                 line = self._line(body, mark)
                 mark = Mark(mark.count + 1, hashlib.sha256(line).hexdigest())
                 written.append(line)
+            if self._anchor is not None and written:
+                self._anchor.announce(mark)
             _write(file, b"".join(written), known.size)
-            if self._anchor is not None:
+            if self._anchor is not None and written:
                 self._anchor.move(mark)
         return mark
 
@@ -199,7 +217,7 @@ class Journal:
             fresh = not self.path.exists()
             flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
             # Unbuffered: what a full disk refused must not be written when the file is closed.
-            with os.fdopen(os.open(self.path, flags, PRIVATE_FILE), "r+b", buffering=0) as file:
+            with os.fdopen(open_private(self.path, flags), "r+b", buffering=0) as file:
                 fcntl.flock(file, fcntl.LOCK_EX)
                 if fresh:
                     sync_folder(self.path.parent)
@@ -226,6 +244,7 @@ class Journal:
             file.truncate(len(whole))
         if self._anchor is not None and verified.mark.count > remembered.count:
             # A crash came between a line and its anchor. From now on the line is relied upon.
+            self._require_announced(verified.mark, remembered, self._anchor.announced())
             os.fsync(file.fileno())
             self._anchor.move(verified.mark)
         file.seek(len(whole))
@@ -264,6 +283,12 @@ class Journal:
             raise self._changed(f"{cut}{', the last one changed or cut' if torn else ''}")
         if mark.count and not found.passed(mark):
             raise self._changed(f"another line {mark.count} than was remembered")
+
+    def _require_announced(self, found: Mark, remembered: Mark, announced: Mark | None) -> None:
+        """Tell a crash before the anchor's last step from an anchor that was set back."""
+        most = remembered if announced is None else announced
+        if found.count > most.count or (found.count == most.count and found != most):
+            raise self._changed(f"{found.count} lines, of which its anchor knows {most.count}")
 
     def _changed(self, got: str) -> IntegrityError:
         return IntegrityError(

@@ -31,12 +31,19 @@ class Kept:
 
     def __init__(self) -> None:
         self.mark = Mark(0, "")
+        self.next: Mark | None = None
 
     def read(self) -> Mark:
         return self.mark
 
+    def announced(self) -> Mark | None:
+        return self.next
+
+    def announce(self, mark: Mark) -> None:
+        self.next = mark
+
     def move(self, mark: Mark) -> None:
-        self.mark = mark
+        self.mark, self.next = mark, None
 
 
 def opened(path: Path, anchor: Kept | None = None, *, key: bytes = KEY, name: str = "n") -> Journal:
@@ -138,9 +145,7 @@ def test_lines_that_are_removed_doubled_swapped_or_brought_in_show(
     path.write_bytes(b"".join(chosen))
     if chosen == lines:
         assert reads(path, anchor) is not None
-    elif chosen == pool:  # what the clinic's key sealed to follow: an append before its anchor
-        assert reads(path, anchor) == [*json.loads(json.dumps(finite)), {"later": 1}]
-    else:
+    else:  # even with a line that the clinic's own key sealed to follow: the anchor knows nothing
         assert reads(path, anchor) is None
 
 
@@ -184,16 +189,55 @@ def test_another_history_of_the_same_length_shows(tmp_path: Path) -> None:
         watching.read()
 
 
-def test_lines_ahead_of_the_anchor_count_from_the_first_look_on(tmp_path: Path) -> None:
+def append_before_a_crash(path: Path, anchor: Kept, bodies: list[Any]) -> None:
+    """The lines are written and announced; the anchor's last step never comes."""
+    behind = anchor.mark
+    opened(path, anchor).append(lambda _: bodies)
+    anchor.mark, anchor.next = behind, anchor.mark
+
+
+def test_announced_lines_ahead_of_the_anchor_count_from_the_first_look_on(tmp_path: Path) -> None:
     path = tmp_path / "j"
     anchor = filled(path)
-    behind = anchor.mark
-    opened(path, anchor).append(lambda _: [{"n": 5}])
-    anchor.mark = behind  # a crash came between the line and its anchor
+    append_before_a_crash(path, anchor, [{"n": 5}])
     assert len(opened(path, anchor).read()) == 5
+    assert anchor.next is None
     path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:4]))
     with pytest.raises(IntegrityError, match="4 of 5 lines"):
         opened(path, anchor).read()
+
+
+def test_of_several_announced_lines_a_crash_may_leave_the_first(tmp_path: Path) -> None:
+    path = tmp_path / "j"
+    anchor = filled(path)
+    append_before_a_crash(path, anchor, [{"n": 5}, {"n": 6}, {"n": 7}])
+    content = path.read_bytes()
+    path.write_bytes(content[: content.rfind(b'{"body":{"n":7}') + 5])
+    assert opened(path, anchor).read()[-2:] == ({"n": 5}, {"n": 6})
+    opened(path, anchor).append(lambda _: [{"n": 8}])
+    assert reads(path, anchor) == [*BODIES, {"n": 5}, {"n": 6}, {"n": 8}]
+
+
+def test_an_anchor_that_was_set_back_shows(tmp_path: Path) -> None:
+    path = tmp_path / "j"
+    anchor = filled(path)
+    older = anchor.mark
+    for number in (5, 6):
+        opened(path, anchor).append(lambda _, number=number: [{"n": number}])
+    for announced in (None, older, Mark(5, "0" * 64), Mark(6, "0" * 64)):
+        anchor.mark, anchor.next = older, announced
+        for look in (opened(path, anchor).read, lambda: opened(path, anchor).append(lambda _: [])):
+            with pytest.raises(IntegrityError, match="6 lines, of which its anchor knows"):
+                look()
+
+
+def test_an_announcement_that_came_to_nothing_is_replaced_by_the_next(tmp_path: Path) -> None:
+    path = tmp_path / "j"
+    anchor = filled(path)
+    anchor.next = Mark(5, "0" * 64)
+    assert reads(path, anchor) == BODIES
+    opened(path, anchor).append(lambda _: [{"n": 5}])
+    assert reads(path, anchor) == [*BODIES, {"n": 5}]
 
 
 def test_a_torn_line_is_dropped_once_and_never_sealed_over(tmp_path: Path) -> None:

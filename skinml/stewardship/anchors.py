@@ -2,8 +2,10 @@
 
 One small file, best on another disk than the clinic's folder: for each journal how many lines it
 had and the digest of the last, for each file that is replaced as a whole the digest of what it
-holds. A file is announced before it is replaced, so that a crash in between leaves either of two
-known contents and never an unknown one.
+holds. A change is announced before it is made, so that a crash in between leaves either of two
+known states and never an unknown one. So an older copy of this file shows too: against it, a
+journal has lines that were never announced. What does not show is a whole folder that was set
+back together with its anchors.
 """
 
 from __future__ import annotations
@@ -165,8 +167,41 @@ class Anchors:
             IntegrityError: If the anchors were changed or are missing.
         """
         with self._locked():
-            count, head = self._read()["journals"].get(name, (0, ""))
+            count, head, *_ = self._read()["journals"].get(name, (0, ""))
         return Mark(count, head)
+
+    def find_announced(self, name: str) -> Mark | None:
+        """Look up the mark that a journal will have next.
+
+        Args:
+            name: The journal's short name.
+
+        Returns:
+            The mark; None where none was announced since the last `set_mark`.
+
+        Raises:
+            IntegrityError: If the anchors were changed or are missing.
+        """
+        with self._locked():
+            _, _, *announced = self._read()["journals"].get(name, (0, ""))
+        return Mark(*announced) if announced else None
+
+    def announce_mark(self, name: str, mark: Mark) -> None:
+        """Remember the mark that a journal will have next, beside the one that it has.
+
+        Args:
+            name: The journal's short name.
+            mark: Where it will end.
+
+        Raises:
+            EnvironmentProblem: If it cannot be written.
+            IntegrityError: If the anchors were changed or are missing.
+        """
+        with self._locked():
+            state = self._read()
+            count, head, *_ = state["journals"].get(name, (0, ""))
+            state["journals"][name] = [count, head, mark.count, mark.head]
+            self._write(state)
 
     def set_mark(self, name: str, mark: Mark) -> None:
         """Remember a journal's mark.
@@ -186,6 +221,8 @@ class Anchors:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
+        if not self.path.parent.is_dir():
+            raise self._wrong("no folder of anchors")
         with locked(self.path.with_name(f".{self.path.name}.lock"), "anchor"):
             yield
 
@@ -231,6 +268,14 @@ class JournalAnchor:
     def read(self) -> Mark:
         """Look up the last mark, see `Anchors.find_mark`."""
         return self.anchors.find_mark(self.name)
+
+    def announced(self) -> Mark | None:
+        """Look up the next mark, see `Anchors.find_announced`."""
+        return self.anchors.find_announced(self.name)
+
+    def announce(self, mark: Mark) -> None:
+        """Remember the next mark, see `Anchors.announce_mark`."""
+        self.anchors.announce_mark(self.name, mark)
 
     def move(self, mark: Mark) -> None:
         """Remember a new mark, see `Anchors.set_mark`."""

@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from skinml.durable import cannot, make_folder, read_whole, write_whole
 from skinml.errors import ConfigError, EnvironmentProblem, IntegrityError
-from skinml.journal import Anchor, Body, Journal, Mark, canonical
+from skinml.journal import Anchor, Body, Journal, Mark, Remembered, canonical
 from skinml.stewardship.audit_events import (
     EVENTS,
     Event,
@@ -282,7 +282,7 @@ def require_empty(into: Path) -> None:
         )
 
 
-def verify_log(path: Path, public_key: str, anchor: Anchor | None = None) -> LogCheck:
+def verify_log(path: Path, public_key: str, anchor: Remembered | None = None) -> LogCheck:
     """Check every line and every signature of a log, with nothing but the file and the key.
 
     Args:
@@ -345,7 +345,7 @@ def verify_export(folder: Path, public_key: str | None = None) -> LogCheck:
 
 @dataclass(frozen=True)
 class KeptMark:
-    """A mark that somebody kept, as an anchor that is only ever read.
+    """A mark that somebody kept.
 
     Attributes:
         mark: The mark.
@@ -356,18 +356,6 @@ class KeptMark:
     def read(self) -> Mark:
         """Look up the mark."""
         return self.mark
-
-    def move(self, mark: Mark) -> None:
-        """Refuse: a kept mark stays.
-
-        Raises:
-            ConfigError: Always.
-        """
-        raise ConfigError(
-            rule="a log that is only checked",
-            got=f"a new line {mark.count}",
-            do="Write through the clinic's folder.",
-        )
 
 
 def _statement(content: bytes, public_key: str | None) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from skinml.errors import ConfigError, EnvironmentProblem, IntegrityError
-from skinml.journal import Journal, Mark
+from skinml.journal import Journal
 from skinml.stewardship.anchors import Anchors
 from skinml.stewardship.audit_events import (
     EVENTS,
@@ -384,11 +384,6 @@ def test_an_export_overwrites_nothing(log: AuditLog, exported: Path) -> None:
 def test_a_log_that_was_never_written_exports_nothing(tmp_path: Path) -> None:
     with pytest.raises(EnvironmentProblem):
         opened(tmp_path).export(tmp_path / "out", now=NOW)
-
-
-def test_a_kept_mark_is_only_read() -> None:
-    with pytest.raises(ConfigError):
-        KeptMark(Mark(1, "a")).move(Mark(2, "b"))
 
 
 def test_ten_thousand_entries_open_within_a_second_and_check_within_a_few(tmp_path: Path) -> None:
