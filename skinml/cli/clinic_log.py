@@ -127,13 +127,14 @@ def print_log(shown: ShownLog) -> None:
         shown: The entries.
     """
     console = _console()
-    title = f"Audit log of {shown.clinic}: {len(shown.entries):,} of {shown.num_entries:,} entries"
+    number = f"{len(shown.entries):,} of {shown.num_entries:,} entries"
+    title = f"Audit log of {shown.clinic}: {number}, times in UTC"
     console.print(Text(title), style="bold")
     table = Table(box=None, pad_edge=False, show_header=False)
     for _ in range(4):
         table.add_column(overflow="fold")
     for each in shown.entries:
-        words = ", ".join(f"{name} {_words(value)}" for name, value in each.fields.items())
+        words = ", ".join(f"{_plain(name)} {_words(value)}" for name, value in each.fields.items())
         table.add_row(each.at[:16].replace("T", " "), each.actor, Text(each.event), Text(words))
     console.print(table)
     for flag in shown.flags:
@@ -168,9 +169,9 @@ def _print_checked(checked: Verified, line: str, *, as_json: bool) -> None:
 def _words(value: Any) -> str:
     """Write a field's value; of pseudonyms and digests the beginning."""
     if isinstance(value, dict):
-        return " ".join(f"{name} {count:,}" for name, count in value.items()) or "none"
+        return " and ".join(f"{count:,} {name}" for name, count in value.items()) or "none"
     if isinstance(value, list):
-        return " ".join(map(str, value)) or "none"
+        return " and ".join(_plain(str(each)) for each in value) or "none"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int):
@@ -179,7 +180,11 @@ def _words(value: Any) -> str:
         return f"{value:g}"
     text = str(value)
     long = len(text) in (32, 64) and set(text) <= set("0123456789abcdef")
-    return text[:_SHORT] + "…" if long else text.replace("_", " ")
+    return text[:_SHORT] + "…" if long else _plain(text)
+
+
+def _plain(text: str) -> str:
+    return text.replace("_", " ")
 
 
 def _console() -> Console:

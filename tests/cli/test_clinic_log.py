@@ -76,10 +76,11 @@ def test_show_tells_who_did_what_within_eighty_columns(
     outcome = skinml("clinic", "log", "show", "--folder", folder)
     assert outcome.code == 0, outcome.told
     lines = shown_lines(outcome.out)
-    assert lines[0] == "Audit log of north: 7 of 7 entries"
+    assert lines[0] == "Audit log of north: 7 of 7 entries, times in UTC"
     said = " ".join(outcome.out.split())
     assert "2026-03-01 09:30 ada consent withdrawn patient a0a0a0a0a0a0…" in said
     assert "epsilon unbounded" in said
+    assert "purposes research and federated training" in said
     assert "1,200" in said
     assert lines[-1] == "FLAG repeated refusals: eve, 3 since 2026-03-01 09:30 UTC"
 
