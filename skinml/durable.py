@@ -4,14 +4,54 @@ from __future__ import annotations
 
 import fcntl
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from skinml.errors import EnvironmentProblem
 
-PRIVATE_FILE = 0o600
-PRIVATE_FOLDER = 0o700
+_PRIVATE_FILE, _SHARED_FILE = 0o600, 0o660
+_PRIVATE_FOLDER, _SHARED_FOLDER = 0o700, 0o2770
+
+
+def open_private(path: Path, flags: int) -> int:
+    """Open a file; a new one is closed to all but its owner and whom its folder is shared with.
+
+    Args:
+        path: The file.
+        flags: As for `os.open`; a link at the file's place is never followed.
+
+    Returns:
+        The descriptor.
+
+    Raises:
+        OSError: If the system refuses.
+    """
+    descriptor = os.open(path, flags | os.O_NOFOLLOW, _PRIVATE_FILE)
+    mine = os.fstat(descriptor).st_uid == os.geteuid()
+    if flags & os.O_CREAT and mine and _is_shared(path.parent):
+        os.fchmod(descriptor, _SHARED_FILE)
+    return descriptor
+
+
+def share(folder: Path, group: int) -> None:
+    """Share a folder of one's own, and what will be made in it, with a Unix group.
+
+    Args:
+        folder: The folder.
+        group: The group's number.
+
+    Raises:
+        OSError: If the system refuses.
+    """
+    os.chown(folder, -1, group)
+    folder.chmod(_SHARED_FOLDER)
+
+
+def _is_shared(folder: Path) -> bool:
+    wanted = stat.S_IRWXG | stat.S_ISGID
+    return folder.stat().st_mode & wanted == wanted
 
 
 def write_whole(path: Path, content: bytes, what: str) -> None:
@@ -29,13 +69,13 @@ def write_whole(path: Path, content: bytes, what: str) -> None:
             step failed, which makes the new name survive a power cut.
 
     Guarantees:
-        On return the new content is on the disk under its name, with mode 0600, in a file that
+        On return the new content is on the disk under its name, closed to others, in a file that
         this process made: whatever somebody laid in its way is neither followed nor used.
     """
     partial = path.with_name(f".{path.name}.partial")
     try:
         partial.unlink(missing_ok=True)  # left by a crash, or laid there
-        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE_FILE)
+        descriptor = open_private(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
             file.flush()
@@ -132,7 +172,7 @@ def locked(path: Path, what: str) -> Iterator[None]:
         EnvironmentProblem: If the lock cannot be taken.
     """
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, PRIVATE_FILE)
+        descriptor = open_private(path, os.O_RDWR | os.O_CREAT)
     except OSError as error:
         raise cannot("lock", what, error) from error
     try:
@@ -161,7 +201,9 @@ def make_folder(path: Path, what: str) -> None:
     try:
         missing = [folder for folder in (path, *path.parents) if not folder.is_dir()]
         for folder in reversed(missing):
-            folder.mkdir(exist_ok=True, mode=PRIVATE_FOLDER)
+            folder.mkdir(exist_ok=True, mode=_PRIVATE_FOLDER)
+            if _is_shared(folder.parent):
+                folder.chmod(_SHARED_FOLDER)
             sync_folder(folder.parent)
     except OSError as error:
         raise cannot("make", what, error) from error
@@ -192,7 +234,7 @@ def cannot(verb: str, what: str, error: OSError) -> EnvironmentProblem:
         The error.
     """
     return EnvironmentProblem(
-        rule=f"a {what} that skinml can {verb}",
+        rule=f"{'an' if what[0] in 'aeiou' else 'a'} {what} that skinml can {verb}",
         got=error.strerror or type(error).__name__,
         do="Check the folder's permissions and the space on the disk.",
     )

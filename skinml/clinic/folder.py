@@ -54,12 +54,20 @@ from skinml.stewardship.passphrases import SecretSource
 from skinml.stewardship.patient_keys import PatientKeys
 from skinml.stewardship.policy import Policy, parse_policy, policy_digest, policy_yaml
 from skinml.stewardship.roles import os_user
-from skinml.stewardship.unlocking import Unlock, make_secret, unwrap, wrap
+from skinml.stewardship.unlocking import (
+    Unlock,
+    forget_secret,
+    make_secret,
+    packed,
+    unpacked,
+    unwrap,
+    wrap,
+)
 from skinml.stewardship.vault import Vault
 
 POLICY_FILE = "policy.yaml"
+LOCKED_KEY = "clinic.locked"
 _SIGNING = "signing.sealed"
-_WRAPPED = "clinic.wrapped"
 _OPEN_KEY = "key"
 
 
@@ -81,6 +89,12 @@ class ClinicFolder:
     def name(self) -> str:
         """The clinic's name."""
         return self.identity.name
+
+    @property
+    def lock(self) -> Unlock | None:
+        """What the clinic's key is locked with; None where it lies in the folder as it is."""
+        path = self.path / "keys" / LOCKED_KEY
+        return unpacked(read_whole(path, "locked key"))[0] if path.exists() else None
 
     @property
     def policy(self) -> Policy:
@@ -173,22 +187,6 @@ class ClinicFolder:
         """
         return int(keyed_digest(self.key, purpose.encode())[:32], 16)
 
-    def change_policy(self, policy: Policy, actor: str) -> None:
-        """Put another policy in force, and write it down.
-
-        Args:
-            policy: The new policy.
-            actor: Who decided it; whether they may is the caller's question.
-
-        Raises:
-            EnvironmentProblem: If it cannot be written.
-            IntegrityError: If the folder was changed.
-        """
-        before = policy_digest(self.policy)
-        self.anchors.replace(self.path / POLICY_FILE, policy_yaml(policy).encode(), "policy")
-        now, after = datetime.now(UTC), policy_digest(policy)
-        self.audit.write("policy changed", actor, now=now, before=before, after=after)
-
 
 def create_folder(
     path: Path,
@@ -219,8 +217,8 @@ def create_folder(
 
     Raises:
         ConfigError: If the passphrase is too short.
-        EnvironmentProblem: If the folder is not empty or cannot be written, or there is a secret
-            already where the new one shall be.
+        EnvironmentProblem: If the folder is not empty or cannot be written, there is a secret
+            already where the new one shall be, or no such group.
     """
     key, signing, clinic_id = new_key(), new_signing_key(), new_id()
     draft = path.parent / f".{path.name}.{clinic_id}.draft"
@@ -238,7 +236,6 @@ def create_folder(
             id=clinic_id,
             public_key=public_key_hex(signing),
             key_check=key_check(key, clinic_id),
-            unlock=unlock,
             anchor=_anchor_of(path, anchor, relative=virtual),
             group=group,
             virtual=virtual,
@@ -271,13 +268,19 @@ def _lock(key: bytes, keys: Path, unlock: Unlock | None, source: SecretSource | 
         write_key(keys / _OPEN_KEY, key)
         return
     make_secret(unlock)
-    write_whole(keys / _WRAPPED, wrap(key, unlock, source or _no_source), "wrapped key")
+    try:
+        wrapped = wrap(key, unlock, source or _no_source)
+        write_whole(keys / LOCKED_KEY, packed(unlock, wrapped), "locked key")
+    except BaseException:  # a secret that locks nothing would be in the way of the next try
+        forget_secret(unlock)
+        raise
 
 
-def _unlock(keys: Path, unlock: Unlock | None, source: SecretSource | None) -> bytes:
-    if unlock is None:
+def _unlock(keys: Path, source: SecretSource | None) -> bytes:
+    if (keys / _OPEN_KEY).exists():
         return read_key(keys / _OPEN_KEY)
-    return unwrap(read_whole(keys / _WRAPPED, "wrapped key"), unlock, source or _no_source)
+    unlock, wrapped = unpacked(read_whole(keys / LOCKED_KEY, "locked key"))
+    return unwrap(wrapped, unlock, source or _no_source)
 
 
 def _no_source() -> str:
@@ -329,14 +332,14 @@ def open_folder(path: Path, source: SecretSource | None = None) -> ClinicFolder:
     """
     identity = read_identity(path)
     require_private(path, identity.group)
-    key = _unlock(path / "keys", identity.unlock, source)
+    key = _unlock(path / "keys", source)
     require_sealed(path, identity, key)
     folder = ClinicFolder(path, identity, key)
     folder.policy  # noqa: B018  reading it is the check
     folder.audit.mark()
     folder.ledger.mark()
     folder.consents.mark()
-    folder.patient_keys.is_fresh()
+    folder.vault.require_intact()
     return folder
 
 

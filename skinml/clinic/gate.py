@@ -10,9 +10,10 @@ from skinml.clinic.folder import ClinicFolder
 from skinml.errors import IncompleteRunError, PolicyError, RefusedError, SkinmlError
 from skinml.privacy.ledger import Ceilings
 from skinml.stewardship.admissibility import Admission
-from skinml.stewardship.audit_events import EXCLUSION_REASONS
+from skinml.stewardship.audit_events import EXCLUSION_REASONS, is_name
 from skinml.stewardship.policy import policy_digest
 from skinml.stewardship.policy_terms import Proposal, compare, require_within
+from skinml.stewardship.purposes import PURPOSES
 from skinml.stewardship.roles import WORDS, Action, allowed, os_user, roles_with
 
 
@@ -56,9 +57,10 @@ def require_run(folder: ClinicFolder, proposal: Proposal, run: str, actor: str) 
     policy = folder.policy
     told = {
         "run": run,
-        "experiment": proposal.experiment,
-        "purpose": proposal.purpose,
-        "coordinator": proposal.coordinator,
+        # A stranger's own word stays out of the log; what is refused is named by its term.
+        "experiment": _named(proposal.experiment),
+        "purpose": proposal.purpose if proposal.purpose in PURPOSES else None,
+        "coordinator": _named(proposal.coordinator),
         "trust": proposal.trust,
         "unit": proposal.unit,
         "epsilon": proposal.epsilon,
@@ -148,6 +150,10 @@ def _outcome(error: BaseException) -> str:
     if isinstance(error, RefusedError):
         return "refused"
     return "incomplete" if isinstance(error, IncompleteRunError) else "failed"
+
+
+def _named(word: str) -> str | None:
+    return word if is_name(word) else None
 
 
 def policy_ceilings(folder: ClinicFolder) -> Ceilings:

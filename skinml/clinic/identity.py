@@ -1,4 +1,4 @@
-"""Who a clinic's folder belongs to, how its key is unlocked and where its anchor is."""
+"""Who a clinic's folder belongs to and where its anchor is."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from skinml.durable import read_whole
 from skinml.errors import ConfigError, IntegrityError
 from skinml.journal import KeyedSeal, canonical
 from skinml.stewardship.encryption import derive_key, keyed_digest
-from skinml.stewardship.unlocking import Unlock
 
 FILE = "clinic.json"
 
@@ -31,9 +30,6 @@ class Identity(BaseModel):
     )
     key_check: str = Field(
         pattern=r"^[0-9a-f]{64}$", description="Keyed digest that only the clinic's key gives."
-    )
-    unlock: Unlock | None = Field(
-        None, description="How the clinic's key is unlocked; none: it lies in the folder, open."
     )
     anchor: str = Field(description="The anchors' file, from the folder or from the root.")
     group: str | None = Field(None, description="Unix group that shares the folder; none: nobody.")

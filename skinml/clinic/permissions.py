@@ -22,14 +22,14 @@ def require_private(folder: Path, group: str | None) -> None:
             the folder is a link.
     """
     kept = {folder, *folder.iterdir(), *(folder / "keys").glob("*")}
-    shared = _group_number(group)
+    shared = group_number(group)
     for path in sorted(kept):
         status = path.lstat()
         if stat.S_ISLNK(status.st_mode):
             raise _open(path, "a link", "Replace the link by what it points to.")
         mode, by_group = stat.S_IMODE(status.st_mode), status.st_gid == shared
         if mode & (0o007 if by_group else 0o077):
-            right = ("770" if path.is_dir() else "660") if shared is not None else "go-rwx"
+            right = "o-rwx" if by_group else "go-rwx"
             raise _open(
                 path, f"mode={mode:04o}", f"Find out who has read it, then: chmod {right} {path}"
             )
@@ -37,7 +37,18 @@ def require_private(folder: Path, group: str | None) -> None:
             raise _open(path, "another owner", f"Give it to the user who runs skinml: {path}")
 
 
-def _group_number(group: str | None) -> int | None:
+def group_number(group: str | None) -> int | None:
+    """Look a Unix group up.
+
+    Args:
+        group: Its name; None: none.
+
+    Returns:
+        Its number; None for none.
+
+    Raises:
+        EnvironmentProblem: If this computer has no such group.
+    """
     if group is None:
         return None
     try:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime
 from pathlib import Path
 
 from skinml.clinic.folder import ClinicFolder, create_folder, open_folder
+from skinml.clinic.policies import put_in_force
 from skinml.durable import locked, make_folder
 from skinml.errors import DataError
 from skinml.stewardship.policy import Policy
@@ -50,8 +52,7 @@ def virtual_folder(root: Path, anchors: Path, name: str, policy: Policy) -> Clin
                 virtual=True,
             )
         folder = open_folder(root / name)
-        if folder.policy != wanted:
-            folder.change_policy(wanted, os_user())
+        put_in_force(folder, wanted, os_user(), now=datetime.now(UTC))
     return folder
 
 

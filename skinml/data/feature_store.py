@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skinml.data.patient_rows import PackedRows, pack_rows
-from skinml.durable import PRIVATE_FILE
+from skinml.durable import open_private
 from skinml.errors import DataError, EnvironmentProblem, IntegrityError, require_same_length
 from skinml.stewardship.encryption import derive_key, keyed_digest, seal, unseal
 from skinml.stewardship.patient_keys import PatientKey, PatientKeys
@@ -172,7 +172,7 @@ class FeatureStore:
         patients = [patients[at] for at in chosen]
         rows = rows[chosen]
         try:
-            with os.fdopen(os.open(self.path, os.O_RDWR | os.O_CREAT, PRIVATE_FILE), "r+b") as file:
+            with os.fdopen(open_private(self.path, os.O_RDWR | os.O_CREAT), "r+b") as file:
                 fcntl.flock(file, fcntl.LOCK_EX)
                 self._read_on(file)
                 self._check_rows(digests, patients, rows)

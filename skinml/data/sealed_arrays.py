@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skinml.data.patient_rows import PackedRows, pack_rows, require_plain, require_rows
-from skinml.durable import PRIVATE_FILE, sync_folder
+from skinml.durable import open_private, sync_folder
 from skinml.errors import EnvironmentProblem, IntegrityError
 from skinml.stewardship.encryption import open_pieces, seal_pieces
 from skinml.stewardship.patient_keys import PatientKey, PatientKeys
@@ -158,7 +158,7 @@ def _write(path: Path, pieces: Iterable[bytes]) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         try:
-            handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, PRIVATE_FILE)
+            handle = open_private(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             with os.fdopen(handle, "wb") as file:
                 for piece in pieces:
                     file.write(piece)

@@ -101,7 +101,9 @@ def run_config(config: RunConfig, *, progress: Progress | None = None) -> Finish
         (draft / "config.json").write_text(config.model_dump_json(indent=2) + "\n")
         gathered = gather(config, workspace, name, watcher)
         tracker = make_tracker(config.tracking, workspace.root, _SERVED_MODEL)
-        tracker.start(name, config.name, config.model_dump(mode="json"), [_dataset(gathered)])
+        # Policies name users of computers: they stay at the clinics.
+        told = config.model_dump(mode="json", exclude={"clinic"})
+        tracker.start(name, config.name, told, [_dataset(gathered)])
         try:
             with logged_run(gathered.folders.values(), name, simulated=True):
                 outcome = _work(config, name, gathered, tracker, watcher)

@@ -85,6 +85,7 @@ def _inputs(
     size, limits = config.model.image_size, config.data.limits
     version = features_version(backbone) if backbone else images_version(size)
     keys = folder.patient_keys
+    make_folder(folder.features, "folder of features")
     store = FeatureStore(store_path(folder.features, version), folder.key, keys, version)
     patients = cohort.images["patient_id"].iloc[list(positions)].astype(str).tolist()
 

@@ -238,6 +238,18 @@ _TABLE: Mapping[Event, tuple[tuple[str, ...], tuple[str, ...]]] = {
 }
 
 
+def is_name(word: str) -> bool:
+    """Tell whether the log can hold a word as the name of an experiment, a run or a coordinator.
+
+    Args:
+        word: The word.
+
+    Returns:
+        Whether it can.
+    """
+    return _A_NAME(word) is not None
+
+
 def fields_of(event: Event) -> tuple[str, ...]:
     """List the fields that an event may have.
 

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from skinml.cli.main import main
+from skinml.config import RunConfig, load_config
 
 # Two clinics, 90 patients: enough that each clinic trains on both classes.
 SMALL = (
@@ -97,24 +98,45 @@ def simulated(
     return place, outcome
 
 
-@pytest.fixture
-def pooled_place(centralised: tuple[Path, Outcome], tmp_path: Path) -> Path:
-    """A working folder with caches for a centralised run: no ledger, no run."""
-    return _with_caches(centralised[0], tmp_path / "work")
-
-
-@pytest.fixture
-def clinics_place(simulated: tuple[Path, Outcome], tmp_path: Path) -> Path:
-    """A working folder with caches for a simulation: no ledger, no run."""
-    return _with_caches(simulated[0], tmp_path / "work")
-
-
-def _with_caches(finished: Path, place: Path) -> Path:
-    place.mkdir()
-    (place / "cohorts").symlink_to((finished / "cohorts").resolve())
-    keep_out = shutil.ignore_patterns("ledger*", "runs")
-    shutil.copytree(finished / "clinics", place / "clinics", ignore=keep_out)
+@pytest.fixture(scope="session")
+def warm_pooled(
+    centralised: tuple[Path, Outcome],
+    tmp_path_factory: pytest.TempPathFactory,
+    warm_up: Callable[[RunConfig], None],
+) -> Path:
+    """A working folder of a centralised run to come: its features, and nothing released."""
+    place = tmp_path_factory.mktemp("warm-pooled")
+    warm_up(_with_cohorts(centralised[0], place, "federation=centralised"))
     return place
+
+
+@pytest.fixture(scope="session")
+def warm_clinics(
+    centralised: tuple[Path, Outcome],
+    tmp_path_factory: pytest.TempPathFactory,
+    warm_up: Callable[[RunConfig], None],
+) -> Path:
+    """A working folder of a simulation to come: its features, and nothing released."""
+    place = tmp_path_factory.mktemp("warm-clinics")
+    warm_up(_with_cohorts(centralised[0], place))
+    return place
+
+
+@pytest.fixture
+def pooled_place(warm_pooled: Path, tmp_path: Path) -> Path:
+    """A working folder with caches for a centralised run: no release, no run."""
+    return Path(shutil.copytree(warm_pooled, tmp_path / "work", symlinks=True))
+
+
+@pytest.fixture
+def clinics_place(warm_clinics: Path, tmp_path: Path) -> Path:
+    """A working folder with caches for a simulation: no release, no run."""
+    return Path(shutil.copytree(warm_clinics, tmp_path / "work", symlinks=True))
+
+
+def _with_cohorts(finished: Path, place: Path, *words: str) -> RunConfig:
+    (place / "cohorts").symlink_to((finished / "cohorts").resolve())
+    return load_config("quickstart", (*SMALL, f"work_dir={place}", *words))
 
 
 @pytest.fixture

@@ -58,7 +58,7 @@ def test_runs_are_refused_before_any_work_once_the_budget_is_used_up(
     shutil.rmtree(features)
     again = skinml("run", "quickstart", *small, *asked, _at(pooled_place))
     assert again.code == 3
-    assert not list(features.iterdir())
+    assert not features.exists()
     assert len(list(pooled_place.glob("runs/*"))) == len(totals)
 
 
@@ -82,7 +82,7 @@ def test_a_changed_ledger_stops_the_run_before_any_release(
     assert len(list(pooled_place.glob("runs/*"))) == 1
 
 
-@pytest.mark.parametrize("what", ["features/*.store", "inspections.sealed", "key"])
+@pytest.mark.parametrize("what", ["features/*.store", "inspections.sealed", "keys/key"])
 def test_a_changed_file_of_a_clinic_is_noticed(
     skinml: Callable[..., Any], small: tuple[str, ...], pooled_place: Path, what: str
 ) -> None:
@@ -130,7 +130,8 @@ def test_a_disk_that_fills_up_anywhere_leaves_no_half_run(
     cached: bool,
 ) -> None:
     if not cached:
-        shutil.rmtree(pooled_place / "clinics")
+        for part in ("clinics", "anchors"):
+            shutil.rmtree(pooled_place / part)
     with _files_up_to(kilobytes * 1024):
         outcome = skinml("run", "quickstart", *small, *CENTRALISED, _at(pooled_place))
     assert outcome.code == 6, outcome.told

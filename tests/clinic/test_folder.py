@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import grp
+import os
+import pwd
 import shutil
 import stat
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,9 +17,16 @@ from pathlib import Path
 import pytest
 
 from skinml.clinic.folder import ClinicFolder, create_folder, open_folder
+from skinml.clinic.policies import put_in_force
 from skinml.clinic.virtual import find_virtual_folder, virtual_folder
 from skinml.config import load_config
-from skinml.errors import ConfigError, DataError, EnvironmentProblem, IntegrityError
+from skinml.errors import (
+    ConfigError,
+    DataError,
+    EnvironmentProblem,
+    IntegrityError,
+    SkinmlError,
+)
 from skinml.privacy.events import GaussianEvent
 from skinml.privacy.ledger import Binding
 from skinml.stewardship.encryption import new_key, write_key
@@ -135,7 +146,8 @@ def _filled(root: Path) -> ClinicFolder:
     for number in (1, 2):
         binding = Binding("run", number, 1, ("north",), "local", "patient", "k", True)
         folder.ledger.reserve(binding, [("gradient", "training", "train", GaussianEvent(4.0))])
-    folder.change_policy(POLICY.model_copy(update={"clinic": "north"}), "tester")
+    stricter = POLICY.model_copy(update={"clinic": "north", "least_patients": 3})
+    put_in_force(folder, stricter, "tester", now=NOW)
     return folder
 
 
@@ -234,6 +246,11 @@ def test_a_key_file_elsewhere_opens_the_folder_and_nothing_else_does(tmp_path: P
         place, name="north", policy=POLICY, anchors=tmp_path / "anchors", unlock=lock
     )
     assert open_folder(place).key == made.key
+    with pytest.raises(EnvironmentProblem):  # the stick's key opens the first clinic
+        create_folder(
+            tmp_path / "two", name="n", policy=POLICY, anchors=tmp_path / "anchors", unlock=lock
+        )
+    assert open_folder(place).key == made.key
     (tmp_path / "stick" / "key").unlink()
     with pytest.raises(EnvironmentProblem):
         open_folder(place)
@@ -281,3 +298,46 @@ def test_a_folder_killed_while_it_is_made_is_no_folder_and_can_be_made_again(
         folder = virtual(place, "north")
         assert [entry.event for entry in folder.audit.entries()] == ["folder created"]
     assert killed >= 3
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_a_folder_shared_with_a_group_opens_for_its_members_and_for_nobody_else() -> None:
+    group, nobody = grp.getgrnam("users"), pwd.getpwnam("nobody")
+    with tempfile.TemporaryDirectory() as root:
+        place = Path(root)
+        place.chmod(0o755)
+        folder = create_folder(
+            place / "clinic",
+            name="north",
+            policy=POLICY.model_copy(update={"clinic": "north"}),
+            anchors=place / "anchors",
+            unlock=by_passphrase(scrypt_n=2**14),
+            source=lambda: PASSPHRASE,
+            group="users",
+        )
+        folder.consents.withdraw("P1", now=NOW, actor="tester")
+
+        def becomes_nobody(groups: list[int]) -> int:
+            child = os.fork()
+            if child:
+                return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+            os.setgroups(groups)
+            os.setgid(nobody.pw_gid)
+            os.setuid(nobody.pw_uid)
+            try:
+                opened = open_folder(place / "clinic", lambda: PASSPHRASE)
+                opened.consents.withdraw("P2", now=NOW, actor="nobody")
+                opened.patient_keys.issue(["P2"])
+            except (OSError, SkinmlError) as error:
+                os.write(2, str(error).encode())
+                os._exit(6)
+            os._exit(0)
+
+        assert becomes_nobody([group.gr_gid]) == 0
+        assert becomes_nobody([]) == 6
+        # What the member wrote is the owner's to read, and shared in turn.
+        assert len(open_folder(place / "clinic", lambda: PASSPHRASE).patient_keys) == 1
+        assert (place / "clinic" / "vault" / "keys.sealed").stat().st_gid == group.gr_gid
+        (place / "clinic" / "policy.yaml").chmod(0o664)
+        with pytest.raises(EnvironmentProblem, match="chmod o-rwx"):
+            open_folder(place / "clinic", lambda: PASSPHRASE)

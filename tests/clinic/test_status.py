@@ -12,6 +12,7 @@ import pytest
 from skinml.clinic.answers import answered, policy_of, usual_answers
 from skinml.clinic.folder import ClinicFolder
 from skinml.clinic.new_clinic import make_clinic
+from skinml.clinic.policies import put_in_force
 from skinml.clinic.status import Status, status_of
 from skinml.errors import IntegrityError, PolicyError
 from skinml.privacy.accounting import epsilon
@@ -113,7 +114,7 @@ def as_other_roles(folder: ClinicFolder, **roles: tuple[str, ...]) -> Status:
     policy = folder.policy
     nobody = {"steward": ("nobody-here",), "clinician": (), "operator": (), "auditor": ()}
     changed = policy.roles.model_copy(update=nobody | roles)
-    folder.change_policy(policy.model_copy(update={"roles": changed}), "root")
+    put_in_force(folder, policy.model_copy(update={"roles": changed}), "root", now=NOW)
     return status_of(folder, NOW)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from skinml.config import RunConfig, load_config
 from skinml.experiments.run import Finished, run
 
 SMALL = (
@@ -49,10 +50,22 @@ def fresh_place(not_private: Finished, tmp_path: Path) -> Path:
     return place
 
 
+@pytest.fixture(scope="session")
+def warm_place(
+    not_private: Finished,
+    tmp_path_factory: pytest.TempPathFactory,
+    warm_up: Callable[[RunConfig], None],
+) -> Path:
+    """A working folder in which features were computed and nothing was ever released."""
+    place = tmp_path_factory.mktemp("warm")
+    (place / "cohorts").symlink_to((not_private.folder.parents[1] / "cohorts").resolve())
+    words = (*SMALL, "federation=centralised", f"work_dir={place}")
+    warm_up(load_config("quickstart", words))
+    return place
+
+
 @pytest.fixture
-def cached_place(not_private: Finished, fresh_place: Path) -> Path:
-    """A working folder with caches for centralised runs: no ledger, no run."""
-    keep_out = shutil.ignore_patterns("ledger*", "runs")
-    source = not_private.folder.parents[1] / "clinics"
-    shutil.copytree(source, fresh_place / "clinics", ignore=keep_out)
-    return fresh_place
+def cached_place(warm_place: Path, tmp_path: Path) -> Path:
+    """A copy of the warm working folder, the test's own."""
+    shutil.copytree(warm_place, tmp_path / "cached", symlinks=True)
+    return tmp_path / "cached"
