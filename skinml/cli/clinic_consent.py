@@ -109,7 +109,11 @@ def add(
 def withdraw(
     purpose: Purposes = None,
     even_if_unknown: Annotated[
-        bool, typer.Option(help="Record it also where nothing is on record about the patient.")
+        bool,
+        typer.Option(
+            "--even-if-unknown",
+            help="Record it also where nothing is on record about the patient.",
+        ),
     ] = False,
     folder: AtFolder = Path(),
     as_json: AsJson = False,
