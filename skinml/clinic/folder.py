@@ -33,8 +33,8 @@ from skinml.clinic.identity import (
     read_identity,
     require_sealed,
 )
-from skinml.clinic.permissions import require_private
-from skinml.durable import cannot, make_folder, read_whole, write_whole
+from skinml.clinic.permissions import group_number, require_private
+from skinml.durable import cannot, make_folder, read_whole, share, write_whole
 from skinml.errors import EnvironmentProblem, IntegrityError
 from skinml.journal import Journal, KeyedSeal
 from skinml.privacy.ledger import Ledger
@@ -222,12 +222,13 @@ def create_folder(
     """
     key, signing, clinic_id = new_key(), new_signing_key(), new_id()
     draft = path.parent / f".{path.name}.{clinic_id}.draft"
-    for place in (
-        anchors,
-        draft,
-        *(draft / name for name in ("keys", "features", "runs", "vault")),
-    ):
+    number = group_number(group)
+    for place in (anchors, draft):
         make_folder(place, "clinic's folder")
+        if number is not None:
+            share(place, number)  # what is made in them is shared as they are
+    for part in ("keys", "features", "runs", "vault"):
+        make_folder(draft / part, "clinic's folder")
     anchor = anchors / f"{clinic_id}.json"
     try:
         _lock(key, draft / "keys", unlock, source)
