@@ -66,6 +66,8 @@ def print_next_steps(made: NewClinic, folder: Path, console: Console) -> None:
             "That is on the same disk: whoever sets back the whole disk goes unseen. Move it to "
             "another one when you can."
         )
+    console.print("Its audit log is checked with this public key; keep a copy elsewhere:")
+    console.print(f"   {made.folder.identity.public_key}")
     if made.folder.lock is not None:
         console.print(
             "Back up the folder, the anchor and what unlocks the key, the last one elsewhere: "

@@ -95,12 +95,14 @@ def _about_fairness(covers: tuple[ToneCover, ...]) -> Finding:
         return Finding(
             "green", topic, f"A difference of {DIFFERENCE:.2f} in AUROC would show in every tone."
         )
+    words = (
+        f"cannot be told for tone {', '.join(silent)}" if told else "cannot be told for any tone"
+    )
     can = f"can be told for tone {', '.join(told)}, but " if told else ""
     return Finding(
         "amber",
         topic,
-        f"A difference of {DIFFERENCE:.2f} in AUROC {can}cannot be told for tone "
-        f"{', '.join(silent)}: too few patients there.",
+        f"A difference of {DIFFERENCE:.2f} in AUROC {can}{words}: too few patients there.",
         "Do not read a missing difference as fairness. More patients of these tones, or several "
         "clinics together, tell more.",
     )
