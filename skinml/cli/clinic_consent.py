@@ -171,11 +171,16 @@ def show(
 
 @app.command(name="import", cls=_Quiet)
 def import_list(
-    file: Annotated[Path, typer.Argument(help="A CSV file, see docs/clinic.md for its columns.")],
+    file: Annotated[Path, typer.Argument(help="A CSV file in UTF-8, with commas.")],
     folder: AtFolder = Path(),
     as_json: AsJson = False,
 ) -> None:
     """Record a whole list of consents, or, where a row is wrong, nothing.
+
+    Columns: patient_id; purposes, with ';' between several; valid_from, a
+    day such as 2026-03-01; form_version; how: paper, electronic or spoken;
+    given_by: patient, parent, guardian or legal_representative. May be there
+    too: data (images;records where empty), valid_until, withdrawn.
 
     Example: skinml clinic consent import consents.csv --folder ./north
     """

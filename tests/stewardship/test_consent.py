@@ -6,6 +6,7 @@ import datetime
 import subprocess
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -287,6 +288,21 @@ def test_an_open_register_hears_of_another_process(place: Place) -> None:
     assert reader.verdicts(["p"], "research", DAY)[0] == ""
     place.withdraw("p")
     assert reader.verdicts(["p"], "research", DAY)[0] == "withdrawn"
+
+
+def test_changes_at_one_time_are_all_kept_and_a_list_once(place: Place) -> None:
+    def change(number: int) -> int:
+        place.grant(f"p{number}", consent())
+        return place.take_in(ConsentRecord("q", consent()), ConsentRecord("r", consent()))
+
+    place.open()
+    with ThreadPoolExecutor(8) as threads:
+        rows = list(threads.map(change, range(8)))
+    assert sorted(rows) == [0] * 7 + [2]
+    register = place.open()
+    assert register.mark().count == 9
+    patients = [*(f"p{number}" for number in range(8)), "q", "r"]
+    assert set(register.verdicts(patients, "research", DAY)) == {""}
 
 
 def test_how_it_stood_at_a_use_can_be_told_again(place: Place) -> None:
