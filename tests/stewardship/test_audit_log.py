@@ -342,16 +342,16 @@ def test_an_export_by_somebody_else_fits_itself_but_not_the_clinics_key(
         verify_export(tmp_path / "forged", log.public_key)
 
 
-def test_every_flipped_bit_and_every_cut_of_an_export_shows(exported: Path) -> None:
+def test_flipped_bits_and_cuts_anywhere_in_an_export_show(exported: Path) -> None:
     for path in sorted(exported.iterdir()):
         content = path.read_bytes()
-        for place in range(len(content)):
+        for place in range(0, len(content), 3):
             changed = bytearray(content)
             changed[place] ^= 1 << (place % 8)
             path.write_bytes(changed)
             with pytest.raises((IntegrityError, ConfigError)):
                 verify_export(exported)
-        for size in range(0, len(content), 7):
+        for size in range(0, len(content), 20):
             path.write_bytes(content[:size])
             with pytest.raises((IntegrityError, ConfigError)):
                 verify_export(exported)
