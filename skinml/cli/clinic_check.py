@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from skinml.cli.edge import report_error
+from skinml.cli.edge import printable, report_error
 from skinml.cli.progress import Bars
 from skinml.errors import DataError
 
@@ -102,13 +102,13 @@ def _print_findings(findings: tuple[Finding, ...], console: Console) -> None:
         table.add_column(min_width=width)
     table.add_column(overflow="fold")
     for each in findings:
-        text = Text(each.found)
+        text = Text(printable(each.found))
         for line in each.details[:_MOST_DETAILS]:
-            text.append(f"\n  {line}")
+            text.append(f"\n  {printable(line)}")
         if len(each.details) > _MOST_DETAILS:
             text.append(f"\n  and {len(each.details) - _MOST_DETAILS} more: --json shows them all")
         if each.do:
-            text.append(f"\nTo do: {each.do}", style="italic")
+            text.append(f"\nTo do: {printable(each.do)}", style="italic")
         table.add_row(Text(each.colour.upper(), style=_STYLES[each.colour]), each.topic, text)
     console.print(table)
 
@@ -144,7 +144,7 @@ def _print_tones(covers: tuple[ToneCover, ...], console: Console) -> None:
     table.add_column("a difference of 0.10")
     for each in covers:
         table.add_row(
-            f"{each.scale} {each.tone}",
+            Text(printable(f"{each.scale} {each.tone}")),
             f"{each.num_patients:,}",
             f"{each.num_malignant:,}",
             "too few" if each.half_width is None else f"± {each.half_width:.2f}",

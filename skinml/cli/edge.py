@@ -88,8 +88,15 @@ def usage_error(message: str) -> InputError:
     return InputError(rule="valid arguments", got=text, do="See `skinml --help`.")
 
 
-def _printable(text: str) -> str:
-    """Keep words from strangers' files from moving the cursor or starting a line."""
+def printable(text: str) -> str:
+    """Keep words from strangers' files from moving the cursor or starting a line.
+
+    Args:
+        text: Words, of which some may come from a file.
+
+    Returns:
+        The same with every letter that a terminal might obey replaced.
+    """
     return "".join(letter if letter.isprintable() else "\ufffd" for letter in text)
 
 
@@ -97,7 +104,7 @@ def _say(
     rule: str, got: str, do: str, code: int, details: tuple[str, ...], *, as_json: bool
 ) -> None:
     line = f"error: expected {rule}; got {got}. {do}" if got else f"error: {rule}"
-    print("\n  ".join(_printable(text) for text in (line, *details)), file=sys.stderr)
+    print("\n  ".join(printable(text) for text in (line, *details)), file=sys.stderr)
     if as_json:
         told: dict[str, Any] = {"code": code, "rule": rule, "got": got, "do": do}
         if details:

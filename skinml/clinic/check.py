@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from skinml.stewardship.admissibility import Consents
 
 _MEASURED_IMAGES = 32
+_UNMAPPED = "words that the taxonomy maps"  # the rule of `read_manifest` for them
 
 
 class Progress(Protocol):
@@ -159,10 +160,12 @@ def _look(
     progress: Progress,
 ) -> _Seen:
     """Look at the manifest, then at consents, then at what may be used."""
+    if not (request.data / request.manifest).is_file():
+        return _Seen((_no_list(request),))
     try:
         manifest = _read(request)
     except DataError as error:
-        return _Seen((of_error("List of images", error),))
+        return _Seen((_about_broken_list(error),))
     frame = manifest.frame
     covers = consent_cover(frame, consents, request.purposes, day)
     first = [_about_list(manifest)]
@@ -195,6 +198,31 @@ def _read(request: Request) -> Manifest:
         request.data / request.manifest,
         root=request.data,
         taxonomy=load_taxonomy(request.taxonomy),
+    )
+
+
+def _no_list(request: Request) -> Finding:
+    return Finding(
+        "red",
+        "List of images",
+        f"There is no file {request.manifest} in the folder {request.data}.",
+        "Write one, with a row an image and at least the columns image, patient_id and diagnosis; "
+        "`skinml data prepare` writes it for published datasets.",
+    )
+
+
+def _about_broken_list(error: DataError) -> Finding:
+    """Say words that nobody knows in words that everybody knows."""
+    if error.rule != _UNMAPPED:
+        return of_error("List of images", error)
+    return Finding(
+        "red",
+        "Unknown words",
+        f"The list uses {counted(len(error.details), 'word')} that skinml does not know. Until "
+        "they are known the rest cannot be looked at.",
+        "Correct them in the list, or say in a YAML file what they mean and name it with "
+        "--taxonomy.",
+        error.details,
     )
 
 

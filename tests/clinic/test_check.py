@@ -179,7 +179,7 @@ def test_the_cover_counts_purposes_licences_and_what_ends(clinic: Clinic) -> Non
 def test_words_that_nobody_mapped_are_all_named(consented: Clinic) -> None:
     words = [f"strange {number}" for number in range(20)]
     consented.write(consented.rows.assign(diagnosis=words[:15] + ["nv"] * 5))
-    finding = found(consented.look(), "List of images")
+    finding = found(consented.look(), "Unknown words")
     assert finding.colour == "red"
     assert all(any(f"'{word}'" in line for line in finding.details) for word in words[:15])
 
@@ -197,6 +197,15 @@ def test_identical_files_of_one_patient_are_amber(consented: Clinic) -> None:
     (images / "7.png").write_bytes((images / "3.png").read_bytes())
     consented.write(consented.rows.replace(f"{PLANTED}-7", f"{PLANTED}-3"))
     assert found(consented.look(), "Same file twice").colour == "amber"
+
+
+def test_a_file_that_is_there_many_times_is_told_once_a_copy(consented: Clinic) -> None:
+    images = consented.request.data / "images"
+    for number in range(10):
+        (images / f"{number}.png").write_bytes((images / "3.png").read_bytes())
+    report = consented.look()
+    assert "9 pairs" in found(report, "Same file twice").found
+    assert found(report, "Look-alikes").colour == "green"
 
 
 def test_look_alikes_are_red_across_training_and_test_and_amber_within(
