@@ -201,6 +201,22 @@ class Journal:
         self.read()
         return self._verified.mark
 
+    def passed(self, mark: Mark) -> bool:
+        """Tell whether the verified journal once ended at a mark.
+
+        Args:
+            mark: A mark that somebody remembered.
+
+        Returns:
+            Whether it did.
+
+        Raises:
+            EnvironmentProblem: If the file cannot be read.
+            IntegrityError: If the journal was changed.
+        """
+        self.read()
+        return 0 < mark.count <= self._verified.mark.count and self._verified.passed(mark)
+
     def _line(self, body: Body, after: Mark) -> bytes:
         # As a reader will see it: numbers as keys become words, which sort otherwise.
         body = json.loads(canonical(body))

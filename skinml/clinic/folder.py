@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -83,7 +83,7 @@ class ClinicFolder:
 
     path: Path
     identity: Identity
-    key: bytes
+    key: bytes = field(repr=False)
 
     @property
     def name(self) -> str:

@@ -120,6 +120,10 @@ class Ledger:
         """
         return self._journal.mark()
 
+    def passed(self, mark: Mark) -> bool:
+        """Tell whether the ledger once ended at a mark; see `skinml.journal.Journal.passed`."""
+        return self._journal.passed(mark)
+
     def reserve(
         self,
         binding: Binding,

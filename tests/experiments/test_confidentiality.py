@@ -37,10 +37,15 @@ def data(tmp_path: Path) -> Path:
                 "diagnosis": "mel" if number % 2 else "nv",
                 "age": 20 + number % 60,
                 "sex": "female",
-                "licence": "CC BY 4.0",
             }
         )
-    pd.DataFrame(rows).to_csv(root / "manifest.csv", index=False)
+    table = pd.DataFrame(rows)
+    table.to_csv(root / "manifest.csv", index=False)
+    consents = table[["patient_id"]].assign(
+        purposes="federated_training", valid_from="2026-01-01", form_version="v1", how="paper"
+    )
+    consents = consents.assign(given_by="patient", withdrawn=["2026-02-01"] + [""] * 119)
+    consents.iloc[:-1].to_csv(root / "consents.csv", index=False)
     return root
 
 
@@ -51,6 +56,7 @@ def test_no_file_and_no_output_names_a_patient_or_an_image(data: Path, tmp_path:
         "quickstart",
         "data.source=manifest",
         f"data.root={data}",
+        "data.consents=consents.csv",
         f"work_dir={place}",
         "model=small_cnn",
         "model.image_size=16",
@@ -72,6 +78,7 @@ def test_no_file_and_no_output_names_a_patient_or_an_image(data: Path, tmp_path:
     # The search must have had the places before it where a name could be.
     assert {"report.html", "report.json", "result.json", "record.json", "mlflow.db"} <= kinds
     assert {"bundle.json", "ledger.jsonl", "predictions-test.sealed", "MLmodel"} <= kinds
+    assert {"consent.journal", "audit.journal", "contributions.journal", "keys.sealed"} <= kinds
     for path in files:
         content = path.read_bytes()
         found = [word for word in planted if word in content or _wide(word) in content]
