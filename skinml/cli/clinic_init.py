@@ -63,8 +63,8 @@ def print_next_steps(made: NewClinic, folder: Path, console: Console) -> None:
     console.print(Text(f"Its last state is remembered in {made.anchors}"))
     if made.beside:
         console.print(
-            "That is on the same disk: whoever sets back the whole disk goes unseen. Move it to "
-            "another one when you can."
+            "That is on the same disk: whoever sets back the whole disk goes unseen. If you have "
+            "another disk, start again with a folder there, before anything is in this one."
         )
     console.print("Its audit log is checked with this public key; keep a copy elsewhere:")
     console.print(f"   {made.folder.identity.public_key}")

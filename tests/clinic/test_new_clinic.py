@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
+import keyring
 import pytest
+from keyring.backend import KeyringBackend
 
 from skinml.clinic.answers import Answers, answered, policy_of, usual_answers
 from skinml.clinic.folder import open_folder
@@ -51,6 +54,43 @@ def test_a_passphrase_opens_what_it_made_and_lies_nowhere(tmp_path: Path, answer
             assert folder.key not in content, path
     with pytest.raises(SkinmlError):
         open_folder(tmp_path / "north", lambda: "another planted passphrase")
+
+
+class Memory(KeyringBackend):
+    """A keyring that forgets when the process ends."""
+
+    priority = 1  # type: ignore[assignment]  # the library's own way to say it can be used
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept: dict[tuple[str, str], str] = {}
+
+    def get_password(self, service: str, username: str) -> str | None:
+        return self.kept.get((service, username))
+
+    def set_password(self, service: str, username: str, password: str) -> None:
+        self.kept[service, username] = password
+
+    def delete_password(self, service: str, username: str) -> None:
+        del self.kept[service, username]
+
+
+@pytest.fixture
+def memory() -> Iterator[Memory]:
+    before, now = keyring.get_keyring(), Memory()
+    keyring.set_keyring(now)
+    yield now
+    keyring.set_keyring(before)
+
+
+def test_two_clinics_of_one_name_have_two_entries_in_the_keyring(
+    tmp_path: Path, answers: Answers, memory: Memory
+) -> None:
+    for place in ("first", "second"):
+        make_clinic(tmp_path / place, answered(answers, "unlock", "keyring"), passphrase)
+    assert len(memory.kept) == 2
+    first, second = (open_folder(tmp_path / place).key for place in ("first", "second"))
+    assert first != second
 
 
 def test_an_empty_folder_is_used_and_a_full_one_left_alone(
