@@ -106,8 +106,8 @@ def _about_copies(copies: _Repeats, rows: Sequence[int]) -> Finding:
         return Finding(
             "amber",
             topic,
-            f"{pairs} of identical files, each pair within one patient. They count once in "
-            "training and twice in a result by image.",
+            f"{pairs} of identical files, each pair within one patient: the picture counts twice "
+            "in a result by image.",
             "Take the copies out of the list.",
             _lines(copies.same_patient, rows),
         )

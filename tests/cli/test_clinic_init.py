@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable
+from math import inf
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
+
+from skinml.cli.clinic_status import print_status
+from skinml.clinic.answers import Answers, policy_of
+from skinml.clinic.status import Spent, Status
+from skinml.stewardship.alerts import Flag
+from skinml.stewardship.audit_log import AuditEntry
+from skinml.stewardship.policy import parse_policy, policy_from, policy_yaml
+from skinml.stewardship.purposes import PURPOSES
 
 COMMAND = (sys.executable, "-c", "import sys; from skinml.cli.main import main; sys.exit(main())")
 PASSPHRASE = "planted words that nobody else has"  # noqa: S105  made up for these tests
 PATIENT = "Planted-Patient"
+ANSWERS = Answers(name="north", anchor=Path("/anchors"), steward=("ada",), operator=("bo",))
 Invoke = Callable[..., Any]
 
 
@@ -169,6 +181,56 @@ def test_status_fits_one_screen_of_80_by_24(made: Path, data: Path, skinml: Invo
     for word in ("Policy", "Consents", "Privacy", "Log", "Flags", "Disk", "10 patients on record"):
         assert word in outcome.out
     assert PATIENT not in outcome.told
+
+
+def test_the_fullest_status_fits_too() -> None:
+    words = {"clinic": "c" * 64, "purposes": PURPOSES, "coordinators": ["m" * 64, "n" * 64]}
+    roles = {"steward": ["s"], "clinician": [], "operator": [], "auditor": []}
+    policy = parse_policy(policy_yaml(policy_of(ANSWERS)).encode())
+    policy = policy_from(policy.model_dump() | words | {"roles": roles})
+    at = "2026-11-22T09:00:00+00:00"
+    event = AuditEntry(1, at, "u" * 64, "consents imported", {})
+    fullest = Status(
+        clinic="c" * 64,
+        virtual=True,
+        user="u" * 64,
+        roles=("steward", "clinician", "operator", "auditor"),
+        policy=policy,
+        consents=dict.fromkeys(PURPOSES, 1_234_567),
+        num_patients=1_234_567,
+        spent=Spent(1_234, 123_456, 1e-5, inf, inf, inf),
+        num_entries=1_234_567,
+        events=(event,) * 4,
+        flags=(Flag("repeated refusals", "u" * 64, 1_000_000, at),) * 9,
+        free_bytes=2**50,
+    )
+    told = io.StringIO()
+    print_status(fullest, Console(file=told, width=80))
+    lines = told.getvalue().splitlines()
+    assert len(lines) <= 24
+    assert max(map(len, lines)) <= 80
+    assert "unbounded of 10" in told.getvalue()
+    assert "and 7 more" in told.getvalue() or "…" in told.getvalue()
+
+
+def test_an_operators_status_hides_the_log_and_the_ledger() -> None:
+    shown = Status(
+        clinic="north",
+        virtual=False,
+        user="bo",
+        roles=("operator",),
+        policy=policy_of(ANSWERS),
+        consents={"care": 3},
+        num_patients=4,
+        spent=None,
+        num_entries=None,
+        events=(),
+        flags=(),
+        free_bytes=2**30,
+    )
+    told = io.StringIO()
+    print_status(shown, Console(file=told, width=80))
+    assert told.getvalue().count("for stewards and auditors") == 3
 
 
 def test_status_as_json_has_no_number_that_json_lacks(made: Path, skinml: Invoke) -> None:
