@@ -124,7 +124,7 @@ def _flags(found: Status) -> list[str]:
         for each in found.flags[:_MOST_FLAGS]
     ]
     if len(found.flags) > _MOST_FLAGS:
-        lines[-1] += f" (and {len(found.flags) - _MOST_FLAGS + 1} more)"
+        lines.append(f"and {len(found.flags) - _MOST_FLAGS} more: skinml clinic log show")
     return lines or ["none"]
 
 

@@ -22,7 +22,7 @@ from skinml.clinic.answers import Answers, policy_of
 from skinml.clinic.status import Spent, Status
 from skinml.stewardship.alerts import Flag
 from skinml.stewardship.audit_log import AuditEntry
-from skinml.stewardship.policy import parse_policy, policy_from, policy_yaml
+from skinml.stewardship.policy import policy_from
 from skinml.stewardship.purposes import PURPOSES
 
 COMMAND = (sys.executable, "-c", "import sys; from skinml.cli.main import main; sys.exit(main())")
@@ -186,8 +186,7 @@ def test_status_fits_one_screen_of_80_by_24(made: Path, data: Path, skinml: Invo
 def test_the_fullest_status_fits_too() -> None:
     words = {"clinic": "c" * 64, "purposes": PURPOSES, "coordinators": ["m" * 64, "n" * 64]}
     roles = {"steward": ["s"], "clinician": [], "operator": [], "auditor": []}
-    policy = parse_policy(policy_yaml(policy_of(ANSWERS)).encode())
-    policy = policy_from(policy.model_dump() | words | {"roles": roles})
+    policy = policy_from(policy_of(ANSWERS).model_dump() | words | {"roles": roles})
     at = "2026-11-22T09:00:00+00:00"
     event = AuditEntry(1, at, "u" * 64, "consents imported", {})
     fullest = Status(
@@ -210,7 +209,7 @@ def test_the_fullest_status_fits_too() -> None:
     assert len(lines) <= 24
     assert max(map(len, lines)) <= 80
     assert "unbounded of 10" in told.getvalue()
-    assert "and 7 more" in told.getvalue() or "…" in told.getvalue()
+    assert "and 6 more" in told.getvalue()
 
 
 def test_an_operators_status_hides_the_log_and_the_ledger() -> None:
