@@ -154,6 +154,7 @@ def add_consent(
             got=f"an earlier valid_from for {', '.join(late)}",
             do="Ask the patient again, and record the new form from its own day.",
         )
+    folder.vault.remember([patient])
     folder.consents.grant(patient, consent, now=now, actor=actor)
     log_changes(folder)
     return _answer(folder.consents.state_of(patient), now.date())
@@ -227,6 +228,7 @@ def import_consents(folder: ClinicFolder, path: Path, *, now: datetime.datetime)
     actor = require_role(folder, "consent.change")
     content = _read(path)
     records = read_consents(content, "the list of consents", today=now.date())
+    folder.vault.remember(sorted({record.patient for record in records}))
     digest = hashlib.sha256(content).hexdigest()
     rows = folder.consents.import_records(records, source_digest=digest, now=now, actor=actor)
     log_changes(folder)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, date, datetime
 
+from skinml.clinic.flagging import note_flags
 from skinml.clinic.folder import ClinicFolder
 from skinml.errors import IncompleteRunError, PolicyError, RefusedError, SkinmlError
 from skinml.privacy.ledger import Ceilings
@@ -32,7 +33,9 @@ def require_role(folder: ClinicFolder, action: Action) -> str:
     """
     user = os_user()
     if not allowed(folder.policy.roles, user, action):
-        folder.audit.write("refusal", user, now=datetime.now(UTC), action=action, reason="role")
+        now = datetime.now(UTC)
+        folder.audit.write("refusal", user, now=now, action=action, reason="role")
+        note_flags(folder, user, now=now)
         raise PolicyError(
             rule=f"a user who may {WORDS[action]}: {' or '.join(roles_with(action))}",
             got=f"user={user}",
@@ -41,17 +44,24 @@ def require_role(folder: ClinicFolder, action: Action) -> str:
     return user
 
 
-def require_run(folder: ClinicFolder, proposal: Proposal, run: str, actor: str) -> None:
-    """Hold a run against the clinic's policy, and write down what came of it.
+def require_run(
+    folder: ClinicFolder,
+    proposal: Proposal,
+    run: str,
+    actor: str,
+    require_budget: Callable[[], None],
+) -> None:
+    """Hold a run against the clinic's policy and its budget, and write down what came of it.
 
     Args:
         folder: The clinic's folder.
         proposal: What the run asks for.
         run: The run's id.
         actor: Who starts it here.
+        require_budget: Raises where the run would pass a budget that it set itself.
 
     Raises:
-        BudgetExceededError: If only the policy's ceilings of epsilon say no.
+        BudgetExceededError: If only ceilings of epsilon say no.
         PolicyError: If the policy says no otherwise.
     """
     policy = folder.policy
@@ -72,10 +82,12 @@ def require_run(folder: ClinicFolder, proposal: Proposal, run: str, actor: str) 
     now = datetime.now(UTC)
     try:
         require_within(policy, proposal)
+        require_budget()
     except RefusedError as refusal:
         reason = "policy" if isinstance(refusal, PolicyError) else "budget"
         terms = [term.name for term in compare(policy, proposal) if term.verdict == "refused"]
         folder.audit.write("run refused", actor, now=now, reason=reason, terms=terms, **told)
+        note_flags(folder, actor, now=now)
         raise
     folder.audit.write("run approved", actor, now=now, **told)
 
@@ -102,6 +114,7 @@ def log_admission(
         run=run,
         patients=int(admission.frame["patient_id"].nunique()),
         rows=len(admission.frame),
+        admitted=dict(admission.admitted),
         refused=_known(admission.refused),
     )
 

@@ -5,16 +5,20 @@ from __future__ import annotations
 import datetime
 import hashlib
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
+from skinml.clinic.consents import log_changes
 from skinml.clinic.folder import ClinicFolder
-from skinml.clinic.gate import log_admission, require_role, require_run
+from skinml.clinic.gate import log_admission, policy_ceilings, require_role, require_run
 from skinml.clinic.virtual import find_virtual_folder, virtual_folder
 from skinml.config import RunConfig
 from skinml.data.cohort import Cohort, Door
 from skinml.errors import DataError
 from skinml.experiments.approval import propose
+from skinml.experiments.learners import build_learner, split_key_id, validation_release
 from skinml.experiments.workspace import Workspace
+from skinml.federated.clinic import require_budget
 from skinml.stewardship.admissibility import Admission
 from skinml.stewardship.consent import ConsentRecord
 from skinml.stewardship.consent_import import read_consents
@@ -137,6 +141,9 @@ class Gates:
             )
         patients = cohort.items["patient_id"].to_numpy(dtype=str)
         training = cohort.items["split"].to_numpy(dtype=str) == "train"
+        # Noise and events do not depend on the features' number: any will do for a plan.
+        learner = build_learner(self._config, cohort.labels, 1, len(names))
+        validation = validation_release(self._config)
         for name in names:
             folder, actor = self._opened[name]
             mine = training & [place == name for place in places]
@@ -148,7 +155,17 @@ class Gates:
                 num_clinics=len(names),
                 num_patients=len(set(patients[mine])),
             )
-            require_run(folder, proposal, self._run, actor)
+            afford = partial(
+                require_budget,
+                folder.ledger,
+                policy_ceilings(folder),
+                learner,
+                validation,
+                self._config.privacy,
+                run=self._run,
+                split_key_id=split_key_id(self._config.data),
+            )
+            require_run(folder, proposal, self._run, actor, afford)
         return {name: self._opened[name][0] for name in names}
 
     def _register(self, folder: ClinicFolder, patients: Sequence[str]) -> None:
@@ -166,6 +183,7 @@ class Gates:
             now=datetime.datetime.now(datetime.UTC),
             actor=self._opened[folder.name][1],
         )
+        log_changes(folder)
 
 
 class EvaluationGates:

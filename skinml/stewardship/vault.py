@@ -144,6 +144,19 @@ class Vault:
         with self._locked():
             self._enrolled(list(patients), patients)
 
+    def remember(self, patients: Sequence[str]) -> None:
+        """Write down who patients are, and leave what is known of them as it is.
+
+        Args:
+            patients: By the clinic's own id.
+
+        Raises:
+            EnvironmentProblem: If it cannot be written.
+            IntegrityError: If the vault was changed.
+        """
+        with self._locked():
+            self._enrolled(patients, {})
+
     def identify(self, pseudonym: str) -> str | None:
         """Tell whose a pseudonym is.
 

@@ -212,9 +212,9 @@ def test_a_list_is_imported_once_or_not_at_all(
 def test_what_ends_soon_is_counted_and_named_on_request(consents: Consents, folder: Path) -> None:
     end = (TODAY + timedelta(20)).isoformat()
     consents("add", *FORM, "--valid-until", end)
-    consents("add", *FORM, "--valid-until", end, patient="never imported")
+    consents("add", *FORM, "--valid-until", end, patient="erased since")
     consents("add", *FORM, patient="without end")
-    open_folder(folder).vault.enrol({PATIENT: {}})
+    open_folder(folder).vault.erase(["erased since"])
     found = told(consents("expiring", "--json"))
     assert (found["num_patients"], found["purposes"]) == (2, {"research": 2})
     assert found["patients"] == []

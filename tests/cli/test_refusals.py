@@ -139,7 +139,8 @@ def test_a_disk_that_fills_up_anywhere_leaves_no_half_run(
     _require_one_error(outcome.err)
     assert not list(pooled_place.glob("runs/*"))
     assert not list(pooled_place.rglob("samples-*"))
-    assert not list(pooled_place.rglob(".*.sealed.*"))
+    assert not list(pooled_place.rglob(".*.partial"))
+    assert not list(pooled_place.rglob(".*.sealed.[0-9]*"))
     ledger = pooled_place / "clinics" / "pooled" / "ledger.jsonl"
     open_folder(ledger.parent).ledger.entries()
     # With space again, the same folder works.

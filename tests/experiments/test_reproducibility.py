@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from skinml.clinic.folder import ClinicFolder
+from skinml.clinic.identity import Identity
 from skinml.config import load_config
 from skinml.experiments.learners import build_learner, clinic_mechanism
 from skinml.experiments.run import Finished
@@ -116,7 +117,11 @@ def test_noise_does_not_repeat_with_the_seed(
 
 
 def clinic(name: str, key: int = 1) -> ClinicFolder:
-    return ClinicFolder(name, Path(), bytes([key]) * 32)
+    digits = "0" * 64
+    identity = Identity(
+        name=name, id="0" * 32, public_key=digits, key_check=digits, anchor="nowhere"
+    )
+    return ClinicFolder(Path(), identity, bytes([key]) * 32)
 
 
 def test_initial_weights_and_sampling_repeat_with_the_seed_and_change_with_it() -> None:

@@ -261,3 +261,12 @@ def test_putting_and_erasing_at_once_leaves_the_vault_whole(tmp_path, anchors):
         "keys.sealed",
         "patients.sealed",
     }
+
+
+def test_remembering_a_patient_keeps_the_fields_that_are_known(vault: Vault) -> None:
+    vault.enrol({"P1": {"born": "1961"}})
+    vault.remember(["P1", "P2"])
+    for patient, fields in (("P1", {"born": "1961"}), ("P2", {})):
+        known = vault.look_up(vault.keys.pseudonyms([patient])[0])
+        assert known is not None
+        assert (known.patient, dict(known.fields)) == (patient, fields)
