@@ -8,6 +8,7 @@ from skinml.cli import (
     clinic_check,
     clinic_consent,
     clinic_init,
+    clinic_keys,
     clinic_log,
     clinic_policy,
     clinic_status,
@@ -23,6 +24,8 @@ app.command()(clinic_status.status)
 app.add_typer(clinic_policy.app, name="policy")
 app.add_typer(clinic_consent.app, name="consent")
 app.add_typer(clinic_log.app, name="log")
+app.add_typer(clinic_keys.app, name="keys")
+app.command()(clinic_keys.anchor)
 
 
 @app.callback()

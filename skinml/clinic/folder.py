@@ -231,13 +231,13 @@ def create_folder(
         make_folder(draft / part, "clinic's folder")
     anchor = anchors / f"{clinic_id}.json"
     try:
-        _lock(key, draft / "keys", unlock, source)
+        locked_key = _lock(key, draft / "keys", unlock, source)
         identity = Identity(
             name=name,
             id=clinic_id,
             public_key=public_key_hex(signing),
             key_check=key_check(key, clinic_id),
-            anchor=_anchor_of(path, anchor, relative=virtual),
+            anchor=anchor_place(path, anchor, relative=virtual),
             group=group,
             virtual=virtual,
         )
@@ -245,7 +245,9 @@ def create_folder(
         folder.anchors.create()
         sealed = seal(key, signing, context=_signing_context(clinic_id))
         write_whole(draft / "keys" / _SIGNING, sealed, "signing key")
-        write_whole(draft / FILE, identity_bytes(identity, key), "clinic.json")
+        folder.anchors.replace(draft / FILE, identity_bytes(identity, key), "clinic.json")
+        if locked_key is not None:
+            folder.anchors.replace(draft / "keys" / LOCKED_KEY, locked_key, "locked key")
         folder.anchors.replace(draft / POLICY_FILE, policy_yaml(policy).encode(), "policy")
         folder.audit.write(
             "folder created",
@@ -264,14 +266,34 @@ def create_folder(
     return ClinicFolder(path, identity, key)
 
 
-def _lock(key: bytes, keys: Path, unlock: Unlock | None, source: SecretSource | None) -> None:
+def _lock(
+    key: bytes, keys: Path, unlock: Unlock | None, source: SecretSource | None
+) -> bytes | None:
+    """Lock the key with a new secret; give what is to be written, or None where it lies open."""
     if unlock is None:
         write_key(keys / _OPEN_KEY, key)
-        return
+        return None
+    return locked_anew(key, unlock, source or _no_source)
+
+
+def locked_anew(key: bytes, unlock: Unlock, source: SecretSource) -> bytes:
+    """Lock a clinic's key with a new secret.
+
+    Args:
+        key: The clinic's key.
+        unlock: What to lock it with.
+        source: Gives the new passphrase, where one is needed.
+
+    Returns:
+        The content of the file of the locked key.
+
+    Raises:
+        ConfigError: If the passphrase is too short.
+        EnvironmentProblem: If there is a secret already where the new one shall be.
+    """
     make_secret(unlock)
     try:
-        wrapped = wrap(key, unlock, source or _no_source)
-        write_whole(keys / LOCKED_KEY, packed(unlock, wrapped), "locked key")
+        return packed(unlock, wrap(key, unlock, source))
     except BaseException:  # a secret that locks nothing would be in the way of the next try
         forget_secret(unlock)
         raise
@@ -292,8 +314,17 @@ def _no_source() -> str:
     )
 
 
-def _anchor_of(folder: Path, anchor: Path, *, relative: bool) -> str:
-    """Write the anchors' place; a simulation's working folder may be moved as a whole."""
+def anchor_place(folder: Path, anchor: Path, *, relative: bool) -> str:
+    """Write down where the anchors are.
+
+    Args:
+        folder: The clinic's folder.
+        anchor: The anchors' file.
+        relative: Whether from the folder: a simulation's working folder may be moved as a whole.
+
+    Returns:
+        The place, as `Identity.anchor` holds it.
+    """
     if relative:
         return os.path.relpath(anchor.resolve(), folder.parent.resolve() / folder.name)
     return str(anchor.resolve())
@@ -328,20 +359,42 @@ def open_folder(path: Path, source: SecretSource | None = None) -> ClinicFolder:
         IntegrityError: If anything in it was changed, or set back to an older copy.
 
     Guarantees:
-        Identity, policy, consent register, ledger, audit log and the vault's keys were verified
-        against the clinic's key and the anchor.
+        Identity, locked key, policy, consent register, ledger, audit log and the vault's keys were
+        verified against the clinic's key and the anchor.
     """
-    identity = read_identity(path)
-    require_private(path, identity.group)
-    key = _unlock(path / "keys", source)
-    require_sealed(path, identity, key)
+    identity, key = unlocked(path, source)
     folder = ClinicFolder(path, identity, key)
+    folder.anchors.read(path / FILE, "clinic.json")
+    if folder.lock is not None:
+        folder.anchors.read(path / "keys" / LOCKED_KEY, "locked key")
     folder.policy  # noqa: B018  reading it is the check
     folder.audit.mark()
     folder.ledger.mark()
     folder.consents.mark()
     folder.vault.require_intact()
     return folder
+
+
+def unlocked(path: Path, source: SecretSource | None = None) -> tuple[Identity, bytes]:
+    """Read whose a folder is and unlock its key; nothing else of it is verified.
+
+    Args:
+        path: The folder.
+        source: Gives the passphrase, where one is needed.
+
+    Returns:
+        The identity, which the key vouches for, and the key.
+
+    Raises:
+        ConfigError: If it is no clinic's folder.
+        EnvironmentProblem: If others can open it, or its key cannot be unlocked.
+        IntegrityError: If the key is another one, or the identity was changed.
+    """
+    identity = read_identity(path)
+    require_private(path, identity.group)
+    key = _unlock(path / "keys", source)
+    require_sealed(path, identity, key)
+    return identity, key
 
 
 def _signing_context(clinic_id: str) -> bytes:

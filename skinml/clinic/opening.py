@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+from functools import cache
 from pathlib import Path
 
 from skinml.clinic.folder import ClinicFolder, open_folder
-from skinml.stewardship.passphrases import source_from
+from skinml.stewardship.passphrases import FILE_VARIABLE, SecretSource, source_from
+from skinml.stewardship.unlocking import Unlock, by_key_file, by_keyring, by_passphrase
+
+_NEW_FILE_VARIABLE = "SKINML_NEW_PASSPHRASE_FILE"
 
 
 def open_at_screen(path: Path) -> ClinicFolder:
@@ -23,4 +27,41 @@ def open_at_screen(path: Path) -> ClinicFolder:
         EnvironmentProblem: If others can open it, or its key cannot be unlocked.
         IntegrityError: If the passphrase is wrong or anything in the folder was changed.
     """
-    return open_folder(path, source_from(os.environ))
+    return open_folder(path, secret_source())
+
+
+def secret_source() -> SecretSource:
+    """Choose where the passphrase comes from: the terminal, or a private file.
+
+    Returns:
+        The source; it asks once, however often it is used.
+    """
+    return cache(source_from(os.environ))
+
+
+def new_secret() -> SecretSource:
+    """Choose where a new passphrase of a clinic that has one comes from.
+
+    Returns:
+        The source: the terminal, or the private file that SKINML_NEW_PASSPHRASE_FILE names.
+    """
+    chosen = {FILE_VARIABLE: os.environ.get(_NEW_FILE_VARIABLE, "")}
+    return source_from(chosen, new=True)
+
+
+def new_lock(unlock: str, clinic: str) -> Unlock:
+    """Read what a folder shall be locked with.
+
+    Args:
+        unlock: "passphrase", "keyring", or the path of a new key file.
+        clinic: The clinic's name, for the keyring's entry.
+
+    Returns:
+        The lock.
+    """
+    if unlock == "passphrase":
+        return by_passphrase()
+    if unlock == "keyring":
+        # One entry a lock: the old one is removed only when the new one holds.
+        return by_keyring(f"{clinic} {os.urandom(4).hex()}")
+    return by_key_file(Path(unlock).expanduser())

@@ -1,0 +1,202 @@
+"""A clinic's locks and anchors can be changed, and no moment of it loses the folder."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from skinml.clinic.anchoring import renew_anchors
+from skinml.clinic.folder import ClinicFolder, create_folder, open_folder
+from skinml.clinic.keys import change_lock, rotate_patient_keys
+from skinml.config import load_config
+from skinml.errors import ConfigError, EnvironmentProblem, IntegrityError, SkinmlError
+from skinml.stewardship.unlocking import by_key_file, by_passphrase
+
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+POLICY = load_config("quickstart").clinic.policy.model_copy(update={"clinic": "north"})
+OLD, NEW = "an old passphrase", "a new passphrase"
+
+
+@pytest.fixture
+def clinic(tmp_path: Path) -> ClinicFolder:
+    folder = create_folder(
+        tmp_path / "clinic",
+        name="north",
+        policy=POLICY,
+        anchors=tmp_path / "anchors",
+        unlock=by_passphrase(scrypt_n=2**14),
+        source=lambda: OLD,
+    )
+    folder.patient_keys.issue(["P1", "P2"])
+    folder.consents.withdraw("P1", now=NOW, actor="tester")
+    return folder
+
+
+def opened(folder: ClinicFolder, passphrase: str) -> ClinicFolder:
+    return open_folder(folder.path, lambda: passphrase)
+
+
+def test_a_new_passphrase_opens_the_folder_and_the_old_one_no_longer(clinic: ClinicFolder) -> None:
+    change_lock(clinic, by_passphrase(scrypt_n=2**14), lambda: NEW, now=NOW)
+    assert opened(clinic, NEW).key == clinic.key
+    with pytest.raises(IntegrityError, match="passphrase"):
+        opened(clinic, OLD)
+    last = opened(clinic, NEW).audit.entries()[-1]
+    assert (last.event, last.fields["key"]) == ("key rotated", "clinic key")
+
+
+def test_the_old_locked_key_put_back_is_noticed(clinic: ClinicFolder) -> None:
+    locked = clinic.path / "keys" / "clinic.locked"
+    before = locked.read_bytes()
+    change_lock(clinic, by_passphrase(scrypt_n=2**14), lambda: NEW, now=NOW)
+    locked.write_bytes(before)
+    with pytest.raises(IntegrityError, match="locked key"):
+        opened(clinic, OLD)
+
+
+def test_a_key_file_inside_the_folder_and_a_short_passphrase_change_nothing(
+    clinic: ClinicFolder,
+) -> None:
+    with pytest.raises(ConfigError, match="outside the folder"):
+        change_lock(clinic, by_key_file(clinic.path / "key"), lambda: NEW, now=NOW)
+    with pytest.raises(ConfigError):
+        change_lock(clinic, by_passphrase(scrypt_n=2**14), lambda: "short", now=NOW)
+    assert opened(clinic, OLD).key == clinic.key
+
+
+def test_rotation_keeps_every_patients_key(clinic: ClinicFolder) -> None:
+    before = clinic.patient_keys.issue(["P1", "P2"])
+    assert rotate_patient_keys(clinic, now=NOW) == 2
+    assert opened(clinic, OLD).patient_keys.issue(["P1", "P2"]) == before
+
+
+def test_moved_anchors_vouch_for_the_folder_and_the_old_ones_are_not_asked(
+    clinic: ClinicFolder, tmp_path: Path
+) -> None:
+    ledger = clinic.path / "consent.journal"
+    before = ledger.read_bytes()
+    done = renew_anchors(clinic.path, tmp_path / "stick", lambda: OLD, now=NOW)
+    assert done.verified
+    assert done.marks["consent"].count == 1
+    shutil.rmtree(tmp_path / "anchors")
+    folder = opened(clinic, OLD)
+    assert folder.anchors.path.parent == (tmp_path / "stick").resolve()
+    folder.consents.withdraw("P2", now=NOW, actor="tester")
+    ledger.write_bytes(before)
+    with pytest.raises(IntegrityError, match="consent register"):
+        opened(clinic, OLD)
+
+
+def test_lost_anchors_are_made_anew_only_on_request_and_the_log_tells(
+    clinic: ClinicFolder, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match="lost"):
+        renew_anchors(clinic.path, tmp_path / "stick", lambda: OLD, now=NOW, lost=True)
+    shutil.rmtree(tmp_path / "anchors")
+    with pytest.raises(IntegrityError):
+        renew_anchors(clinic.path, tmp_path / "stick", lambda: OLD, now=NOW)
+    done = renew_anchors(clinic.path, tmp_path / "stick", lambda: OLD, now=NOW, lost=True)
+    assert not done.verified
+    told = [e.fields["journal"] for e in opened(clinic, OLD).audit.entries() if e.event == "anchor"]
+    assert sorted(told) == ["audit", "consent"]
+
+
+@pytest.mark.parametrize(
+    "name", ["consent.journal", "audit.journal", "vault/keys.sealed", "policy.yaml", "clinic.json"]
+)
+def test_lost_anchors_are_no_way_around_the_clinics_own_seals(
+    clinic: ClinicFolder, tmp_path: Path, name: str
+) -> None:
+    shutil.rmtree(tmp_path / "anchors")
+    path = clinic.path / name
+    content = bytearray(path.read_bytes())
+    place = content.index(b"least_clinics: 1") + 15 if name == "policy.yaml" else len(content) // 2
+    content[place] ^= 3
+    path.write_bytes(bytes(content))
+    with pytest.raises(IntegrityError):
+        renew_anchors(clinic.path, tmp_path / "stick", lambda: OLD, now=NOW, lost=True)
+    assert not list((tmp_path / "stick").glob("*.json"))
+
+
+def test_anchors_inside_the_folder_are_refused(clinic: ClinicFolder) -> None:
+    with pytest.raises(ConfigError, match="outside"):
+        renew_anchors(clinic.path, clinic.path / "anchors", lambda: OLD, now=NOW)
+
+
+def _killed_at(number: int, act: Callable[[], None]) -> bool:
+    """Kill a child before its n-th operation that changes the disk; tell whether it came there."""
+    child = os.fork()
+    if not child:
+        left = [number]
+
+        def watch(event: str, arguments: tuple[object, ...]) -> None:
+            writes = event in ("os.rename", "os.remove", "os.mkdir") or (
+                event == "open" and "x" in str(arguments[1])
+            )
+            left[0] -= writes
+            if writes and left[0] == 0:
+                os.kill(os.getpid(), 9)
+
+        sys.addaudithook(watch)
+        try:
+            act()
+        except SkinmlError as error:
+            os.write(2, str(error).encode())
+            os._exit(1)
+        os._exit(0)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert code in (0, -9)
+    return code == -9
+
+
+def test_killed_anywhere_in_a_change_of_lock_one_of_the_two_passphrases_opens(
+    clinic: ClinicFolder,
+) -> None:
+    def change() -> None:
+        change_lock(clinic, by_passphrase(scrypt_n=2**14), lambda: NEW, now=NOW)
+
+    number = 1
+    while _killed_at(number, change):
+        found = []
+        for passphrase in (OLD, NEW):
+            try:
+                found.append(opened(clinic, passphrase).key)
+            except SkinmlError:
+                continue
+        assert found == [clinic.key]
+        if found and not _opens(clinic, OLD):
+            change_lock(opened(clinic, NEW), by_passphrase(scrypt_n=2**14), lambda: OLD, now=NOW)
+        number += 1
+    assert number > 4
+    assert _opens(clinic, NEW)
+
+
+def test_killed_anywhere_while_anchors_move_the_old_ones_or_the_new_ones_hold(
+    clinic: ClinicFolder, tmp_path: Path
+) -> None:
+    number, killed = 1, True
+    while killed:
+        place = tmp_path / f"stick-{number}"
+
+        def move(place: Path = place) -> None:
+            renew_anchors(clinic.path, place, lambda: OLD, now=NOW)
+
+        killed = _killed_at(number, move)
+        assert opened(clinic, OLD).key == clinic.key
+        number += 3
+    assert number > 9
+    assert opened(clinic, OLD).anchors.path.parent == place.resolve()
+
+
+def _opens(clinic: ClinicFolder, passphrase: str) -> bool:
+    try:
+        open_folder(clinic.path, lambda: passphrase)
+    except (IntegrityError, EnvironmentProblem):
+        return False
+    return True
