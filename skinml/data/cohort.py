@@ -26,7 +26,7 @@ from skinml.records import (
     Labels,
     StrArray,
 )
-from skinml.stewardship.admissibility import Admission, Consents, admissible
+from skinml.stewardship.admissibility import CONSENT, Admission, Consents, admissible
 from skinml.stewardship.policy import KEPT_FIELDS
 
 if TYPE_CHECKING:
@@ -109,6 +109,16 @@ class Cohort:
     digest: str
     tone_scale: str | None
     admissions: Mapping[str, Admission]
+
+    @property
+    def basis(self) -> str:
+        """On which ground the rows are used, in words for the report."""
+        return _basis(self.admissions)
+
+    @property
+    def consented(self) -> bool:
+        """Whether a row is used on its patient's consent, so that the manifest is private."""
+        return any(CONSENT in admission.admitted for admission in self.admissions.values())
 
 
 def build_cohort(

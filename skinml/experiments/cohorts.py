@@ -26,6 +26,7 @@ from skinml.experiments.progress import Progress
 from skinml.experiments.workspace import Workspace
 from skinml.records import SPLITS, CohortStage
 from skinml.seeding import Seeds
+from skinml.stewardship.encryption import derive_key, keyed_digest
 
 _INSPECTIONS = "inspections"
 
@@ -40,7 +41,9 @@ class Gathered:
         folders: Each clinic's folder by name, in order.
         digests: (images,) SHA-256 of each image's file, 32 bytes each.
         taxonomy_version: What the manifest's words were translated with.
-        manifest_digest: SHA-256 of the manifest's content.
+        manifest_digest: SHA-256 of the manifest's content; where it holds a clinic's own patients
+            a digest under a clinic's key, for a plain one lets others confirm a guess.
+        digest: The same of the cohort, see `skinml.data.cohort.Cohort.digest`.
     """
 
     cohort: Cohort
@@ -49,6 +52,7 @@ class Gathered:
     digests: tuple[bytes, ...]
     taxonomy_version: str
     manifest_digest: str
+    digest: str
 
 
 def gather(config: RunConfig, workspace: Workspace, run: str, progress: Progress) -> Gathered:
@@ -101,7 +105,29 @@ def gather(config: RunConfig, workspace: Workspace, run: str, progress: Progress
     )
     cohort = replace(cohort, flow=_with_audit(cohort, audit))
     digests = tuple(bytes.fromhex(each.digest) for each in inspections)
-    return Gathered(cohort, places, folders, digests, manifest.taxonomy.version, manifest.digest)
+    key = next(iter(folders.values())).key if cohort.consented else None
+    return Gathered(
+        cohort=cohort,
+        places=places,
+        folders=folders,
+        digests=digests,
+        taxonomy_version=manifest.taxonomy.version,
+        manifest_digest=public_digest(manifest.digest, key),
+        digest=public_digest(cohort.digest, key),
+    )
+
+
+def public_digest(digest: str, key: bytes | None) -> str:
+    """Turn a digest of a clinic's own data into one that may leave the clinic.
+
+    Args:
+        digest: The digest of the content.
+        key: The clinic's key; None for public data, whose digest stays as it is.
+
+    Returns:
+        64 hexadecimal digits.
+    """
+    return digest if key is None else keyed_digest(derive_key(key, "digests"), digest.encode())
 
 
 def _with_audit(cohort: Cohort, audit: LeakageReport) -> tuple[CohortStage, ...]:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from skinml.clinic.folder import open_folder
 from skinml.config import RunConfig, parse_config
 from skinml.data.cohort import Cohort, build_cohort
 from skinml.data.images import decode_image, inspect_images, resize_square
@@ -22,7 +23,7 @@ from skinml.data.manifest import Manifest
 from skinml.data.settings import DataSettings, PartitionSettings
 from skinml.data.splits import assign_splits
 from skinml.errors import DataError, IntegrityError
-from skinml.experiments.cohorts import open_manifest
+from skinml.experiments.cohorts import open_manifest, public_digest
 from skinml.experiments.gates import EvaluationGates
 from skinml.experiments.progress import Progress, Silence
 from skinml.experiments.result import (
@@ -124,7 +125,8 @@ def evaluate_run(
             "name": f"{cohort.name} ({_OWN if own else _OTHER})",
             **({} if own else {"evaluated_on": _OTHER}),
             "unit": cohort.unit,
-            "digest": cohort.digest,
+            "digest": "" if cohort.consented else cohort.digest,
+            "basis": cohort.basis,
             "images": str(len(cohort.images)),
             "patients": str(overall.num_patients),
         },
@@ -161,7 +163,8 @@ def _cohort(
         }
     )
     manifest = open_manifest(settings, workspace, progress)
-    if _is_own(bundle, manifest):
+    own = _is_own(bundle, manifest, workspace)
+    if own:
         manifest = _unseen(manifest, config.data)
     settings = _fitted(settings, manifest)
     today = datetime.datetime.now(UTC).date()
@@ -177,12 +180,15 @@ def _cohort(
         split=False,
     )
     gates.log(cohort.admissions)
-    return cohort, settings, _is_own(bundle, manifest)
+    return cohort, settings, own
 
 
-def _is_own(bundle: Bundle, manifest: Manifest) -> bool:
-    """Whether the manifest is the one that the run learnt from."""
-    return bundle.spec.provenance.get("manifest") == manifest.digest
+def _is_own(bundle: Bundle, manifest: Manifest, workspace: Workspace) -> bool:
+    """Whether the manifest is the one that the run learnt from, by plain or by keyed digest."""
+    learnt = bundle.spec.provenance.get("manifest")
+    folders = (open_folder(path.parent) for path in workspace.clinics.glob("*/clinic.json"))
+    keys = (None, *(folder.key for folder in folders))
+    return any(learnt == public_digest(manifest.digest, key) for key in keys)
 
 
 def _unseen(manifest: Manifest, settings: DataSettings) -> Manifest:

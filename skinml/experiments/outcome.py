@@ -170,8 +170,9 @@ def _data_words(config: RunConfig, gathered: Gathered) -> dict[str, str]:
     return {
         "name": cohort.name + _DRAWN * (config.data.source == "synthetic"),
         "unit": cohort.unit,
-        "digest": cohort.digest,
+        "digest": gathered.digest,
         "licence": ", ".join(licences),
+        "basis": cohort.basis,
         "tone_scale": cohort.tone_scale or "none",
         "taxonomy": gathered.taxonomy_version,
         "images": str(len(cohort.images)),

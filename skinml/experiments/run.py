@@ -195,7 +195,7 @@ def _dataset(gathered: Gathered) -> DatasetRef:
     cohort = gathered.cohort
     return DatasetRef(
         name=cohort.name,
-        digest=cohort.digest,
+        digest=gathered.digest,
         source=cohort.name,
         num_patients=int(cohort.items["patient_id"].nunique()),
     )

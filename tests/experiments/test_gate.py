@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -16,6 +17,7 @@ from skinml.clinic.releases import read_contributions
 from skinml.config import RunConfig, load_config
 from skinml.errors import PolicyError, RefusedError
 from skinml.experiments.cohorts import gather
+from skinml.experiments.evaluate import evaluate_run
 from skinml.experiments.learners import build_learner
 from skinml.experiments.progress import Silence
 from skinml.experiments.run import Finished, run_config
@@ -220,6 +222,25 @@ def test_the_report_says_consent_and_not_how_many_refused(
     assert "recorded consent" in html
     for reason in ("not yet valid", "purpose not covered", "no consent"):
         assert reason not in html
+
+
+def test_an_evaluation_asks_the_same_registers_and_knows_the_runs_own_patients(
+    story: Story, consenting: Consenting
+) -> None:
+    run = story.finished.record.run
+    done = evaluate_run(run, consenting.root, work_dir=story.config.work_dir)
+    assert "own test patients" in done.record.data["name"]
+    assert done.record.overall.num_patients == story.finished.record.overall.num_patients
+    for folder in story.folders.values():
+        (*_, told) = (e for e in folder.audit.entries() if e.event == "admission")
+        assert (told.fields["run"], set(told.fields["admitted"])) == (run, {"consent"})
+
+
+def test_no_digest_of_a_private_manifest_leaves(story: Story, consenting: Consenting) -> None:
+    plain = hashlib.sha256((consenting.root / "manifest.csv").read_bytes()).hexdigest()
+    for path in story.finished.folder.rglob("*"):
+        if path.is_file():
+            assert plain.encode() not in path.read_bytes(), path.name
 
 
 def test_a_run_without_any_consent_is_refused_and_logged(
