@@ -201,6 +201,24 @@ class Journal:
         self.read()
         return self._verified.mark
 
+    def mark_at(self, count: int) -> Mark:
+        """Tell where the journal ended when it had fewer lines.
+
+        Args:
+            count: How many lines, from 1 to those that there are.
+
+        Returns:
+            The mark.
+
+        Raises:
+            EnvironmentProblem: If the file cannot be read.
+            IntegrityError: If the journal was changed, or has fewer lines.
+        """
+        self.read()
+        if not 0 < count <= self._verified.mark.count:
+            raise self._changed(f"{self._verified.mark.count} lines, not {count}")
+        return Mark(count, self._verified.heads[count - 1])
+
     def passed(self, mark: Mark) -> bool:
         """Tell whether the verified journal once ended at a mark.
 

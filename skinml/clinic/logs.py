@@ -9,6 +9,7 @@ from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
 
+from skinml.clinic.agreement import require_agreement
 from skinml.clinic.flagging import note_flags
 from skinml.clinic.folder import ClinicFolder
 from skinml.clinic.gate import require_role
@@ -103,7 +104,8 @@ def show_log(
 
 
 def verify_own(folder: ClinicFolder, mark: Mark | None = None) -> Verified:
-    """Check every line and signature of a clinic's own log, and its end against the anchor.
+    """Check every line and signature of a clinic's own log, its end against the anchor, and what
+    it says of releases against the ledger and the records of contributions.
 
     Args:
         folder: The clinic's folder.
@@ -122,6 +124,7 @@ def verify_own(folder: ClinicFolder, mark: Mark | None = None) -> Verified:
     if mark is not None:
         verify_log(log.path, key, KeptMark(mark))
     check = verify_log(log.path, key, folder.anchors.journal("audit"))
+    require_agreement(folder)
     held = "anchor" if mark is None else "anchor and mark"
     return _told(check, of=folder.name, key_from="clinic", held=held)
 

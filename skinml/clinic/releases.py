@@ -82,7 +82,8 @@ class ReleaseRecord:
             "round": binding.round,
         }
         self._journal.append(lambda _: [body])
-        mark = self._folder.ledger.mark()
+        # Another run may have written since: the mark is that of this round's own last entry.
+        mark = self._folder.ledger.mark_at(entries[-1].index + 1)
         self._folder.audit.write(
             "release",
             self._actor,

@@ -120,6 +120,10 @@ class Ledger:
         """
         return self._journal.mark()
 
+    def mark_at(self, count: int) -> Mark:
+        """Tell where the ledger ended earlier; see `skinml.journal.Journal.mark_at`."""
+        return self._journal.mark_at(count)
+
     def passed(self, mark: Mark) -> bool:
         """Tell whether the ledger once ended at a mark; see `skinml.journal.Journal.passed`."""
         return self._journal.passed(mark)

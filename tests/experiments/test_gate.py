@@ -12,10 +12,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from skinml.clinic.agreement import require_agreement
 from skinml.clinic.folder import ClinicFolder, open_folder
 from skinml.clinic.releases import read_contributions
 from skinml.config import RunConfig, load_config
-from skinml.errors import PolicyError, RefusedError
+from skinml.errors import IntegrityError, PolicyError, RefusedError
 from skinml.experiments.cohorts import gather
 from skinml.experiments.evaluate import evaluate_run
 from skinml.experiments.learners import build_learner
@@ -185,6 +186,19 @@ def test_ledger_audit_log_and_record_tell_the_same_story(story: Story) -> None:
             assert {entry.binding.round for entry in mine} == {contribution.round}
             assert folder.ledger.passed(Mark(line["entries"], line["head"]))
         assert sum(len(each.patients.get("train", ())) > 0 for each in recorded) == 5
+
+
+def test_a_record_that_was_cut_short_or_put_back_does_not_agree(
+    story: Story, tmp_path: Path
+) -> None:
+    run, place = story.finished.record.run, tmp_path / "work"
+    shutil.copytree(story.config.work_dir, place, symlinks=True)
+    folder = open_folder(place / "clinics" / CLINICS[0])
+    assert require_agreement(folder) == len(story.finished.record.participation)
+    record = folder.run(run) / "contributions.journal"
+    record.write_bytes(b"".join(record.read_bytes().splitlines(keepends=True)[:-1]))
+    with pytest.raises(IntegrityError, match="record of contributions"):
+        require_agreement(folder)
 
 
 def test_who_never_agreed_is_nowhere_and_the_clinics_log_says_why(
