@@ -58,6 +58,7 @@ class RunConfig(BaseModel):
 
     @model_validator(mode="after")
     def _sections_agree(self) -> RunConfig:
+        _require_honest_purpose(self.purpose, self.federation.mode)
         missing, dropouts = self.federation.allowed_missing, self.privacy.tolerated_dropouts
         if self.privacy.trust == "distributed" and missing > dropouts:
             raise ConfigError(
@@ -74,6 +75,18 @@ class RunConfig(BaseModel):
                 do="Set privacy=local: each clinic adds its own noise at every step.",
             )
         return self
+
+
+def _require_honest_purpose(purpose: Purpose, mode: str) -> None:
+    """Refuse a word under which patients would be used for something else than they agreed to."""
+    honest = ("research", "teaching") if mode == "centralised" else ("federated_training",)
+    if purpose not in honest:
+        raise ConfigError(
+            rule=f"data.purpose {' or '.join(honest)} where federation.mode is {mode}, for that is "
+            "what the run does",
+            got=f"data.purpose={purpose}",
+            do="Leave data.purpose out, or choose the other federation.",
+        )
 
 
 def config_folder() -> Path:

@@ -26,7 +26,7 @@ from skinml.records import (
     Labels,
     StrArray,
 )
-from skinml.stewardship.admissibility import CONSENT, Admission, Consents, admissible
+from skinml.stewardship.admissibility import Admission, Consents, admissible, under_licence
 from skinml.stewardship.policy import KEPT_FIELDS
 
 if TYPE_CHECKING:
@@ -95,6 +95,7 @@ class Cohort:
         digest: SHA-256 over the manifest and the settings that choose from it; public data only.
         tone_scale: The scale of skin_tone; None where no image used has a tone.
         admissions: What each clinic admitted and on which basis. Never leaves the clinic.
+        private: Whether the manifest has a row, used or not, that no licence lets others read.
     """
 
     images: pd.DataFrame
@@ -109,16 +110,12 @@ class Cohort:
     digest: str
     tone_scale: str | None
     admissions: Mapping[str, Admission]
+    private: bool
 
     @property
     def basis(self) -> str:
         """On which ground the rows are used, in words for the report."""
         return _basis(self.admissions)
-
-    @property
-    def consented(self) -> bool:
-        """Whether a row is used on its patient's consent, so that the manifest is private."""
-        return any(CONSENT in admission.admitted for admission in self.admissions.values())
 
 
 def build_cohort(
@@ -202,6 +199,7 @@ def build_cohort(
         digest=_digest(manifest, settings, classes, purpose),
         tone_scale=tone_scale,
         admissions=admissions,
+        private=not under_licence(manifest.frame).all(),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -105,7 +105,7 @@ def gather(config: RunConfig, workspace: Workspace, run: str, progress: Progress
     )
     cohort = replace(cohort, flow=_with_audit(cohort, audit))
     digests = tuple(bytes.fromhex(each.digest) for each in inspections)
-    key = next(iter(folders.values())).key if cohort.consented else None
+    key = next(iter(folders.values())).key if cohort.private else None
     return Gathered(
         cohort=cohort,
         places=places,
@@ -239,7 +239,7 @@ def _inspect(
         images,
         cohort.root,
         settings.limits,
-        {digest: each for own in known.values() for (_, digest), each in own.items()},
+        _of_patients(set(patients), known.values()),
         progress.reached,
         rows=cohort.images["row"].tolist(),
     )
@@ -249,6 +249,16 @@ def _inspect(
         if not own.keys() <= known[name].keys():
             write_inspections(folder, known[name] | own)
     return found
+
+
+def _of_patients(wanted: Collection[str], known: Iterable[Inspections]) -> dict[str, Inspection]:
+    """Find by digest what is known of the files of patients whose data are used."""
+    return {
+        digest: each
+        for own in known
+        for (patient, digest), each in own.items()
+        if patient in wanted
+    }
 
 
 Inspections = Mapping[tuple[str, str], Inspection]

@@ -22,7 +22,7 @@ from skinml.data.images import decode_image, inspect_images, resize_square
 from skinml.data.manifest import Manifest
 from skinml.data.settings import DataSettings, PartitionSettings
 from skinml.data.splits import assign_splits
-from skinml.errors import DataError, IntegrityError
+from skinml.errors import DataError, IntegrityError, PolicyError
 from skinml.experiments.cohorts import open_manifest, public_digest
 from skinml.experiments.gates import EvaluationGates
 from skinml.experiments.progress import Progress, Silence
@@ -125,7 +125,7 @@ def evaluate_run(
             "name": f"{cohort.name} ({_OWN if own else _OTHER})",
             **({} if own else {"evaluated_on": _OTHER}),
             "unit": cohort.unit,
-            "digest": "" if cohort.consented else cohort.digest,
+            "digest": "" if cohort.private else cohort.digest,
             "basis": cohort.basis,
             "images": str(len(cohort.images)),
             "patients": str(overall.num_patients),
@@ -165,20 +165,26 @@ def _cohort(
     manifest = open_manifest(settings, workspace, progress)
     own = _is_own(bundle, manifest, workspace)
     if own:
+        # Its patients are at the clinics where the run had them: those know who withdrew.
+        settings = settings.model_copy(update={"partition": config.data.partition})
         manifest = _unseen(manifest, config.data)
     settings = _fitted(settings, manifest)
     today = datetime.datetime.now(UTC).date()
-    gates = EvaluationGates(workspace, run, config.purpose, today)
-    cohort = build_cohort(
-        manifest,
-        settings,
-        Seeds(settings.seed),
-        purpose=config.purpose,
-        day=today,
-        doors=gates.door,
-        labels=bundle.spec.classes,
-        split=False,
-    )
+    gates = EvaluationGates(config, workspace, run, own, today)
+    try:
+        cohort = build_cohort(
+            manifest,
+            settings,
+            Seeds(settings.seed),
+            purpose=config.purpose,
+            day=today,
+            doors=gates.door,
+            labels=bundle.spec.classes,
+            split=False,
+        )
+    except PolicyError:
+        gates.refuse()
+        raise
     gates.log(cohort.admissions)
     return cohort, settings, own
 

@@ -14,15 +14,14 @@ from skinml.clinic.gate import log_admission, policy_ceilings, require_role, req
 from skinml.clinic.virtual import find_virtual_folder, virtual_folder
 from skinml.config import RunConfig
 from skinml.data.cohort import Cohort, Door
-from skinml.errors import DataError
+from skinml.errors import DataError, PolicyError
 from skinml.experiments.approval import propose
 from skinml.experiments.learners import build_learner, split_key_id, validation_release
 from skinml.experiments.workspace import Workspace
 from skinml.federated.clinic import require_budget
-from skinml.stewardship.admissibility import Admission
+from skinml.stewardship.admissibility import Admission, OnlyWithdrawals
 from skinml.stewardship.consent import ConsentRecord
 from skinml.stewardship.consent_import import read_consents
-from skinml.stewardship.purposes import Purpose
 
 POOLED = "pooled"
 
@@ -190,22 +189,27 @@ class EvaluationGates:
     """The gates of clinics that a finished run's model is scored at.
 
     A clinic of the working folder answers from its register and by its policy; rows of any other
-    clinic need a licence.
+    clinic need a licence. A run that brought all data to one place asks that place again: what it
+    admitted of its own data may be used, and of other data nobody who withdrew there.
 
     Args:
+        config: The finished run's config.
         workspace: Where the virtual clinics' folders are.
         run: The finished run's id.
-        purpose: What the data are used for.
+        own: Whether the data are those that the run learnt from.
         today: The day of use.
     """
 
     def __init__(
-        self, workspace: Workspace, run: str, purpose: Purpose, today: datetime.date
+        self, config: RunConfig, workspace: Workspace, run: str, own: bool, today: datetime.date
     ) -> None:
+        self._pooled = config.federation.mode == "centralised"
         self._workspace = workspace
         self._run = run
-        self._purpose = purpose
+        self._own = own
+        self._purpose = config.purpose
         self._today = today
+        self._reason = "consent"
         self._opened: dict[str, tuple[ClinicFolder, str]] = {}
 
     def door(self, clinic: str, patients: Sequence[str]) -> Door:
@@ -220,14 +224,39 @@ class EvaluationGates:
 
         Raises:
             IntegrityError: If the clinic's folder was changed.
-            PolicyError: If this user may not use its data for a run.
+            PolicyError: If this user may not use its data for a run, or its policy does not
+                allow the purpose.
         """
         del patients
-        folder = find_virtual_folder(self._workspace.clinics, clinic)
+        folder = find_virtual_folder(self._workspace.clinics, POOLED if self._pooled else clinic)
         if folder is None:
             return Door()
         self._opened[clinic] = folder, require_role(folder, "run.train")
-        return Door(folder.consents, folder.policy.fields)
+        if self._purpose not in folder.policy.purposes:
+            self._reason = "policy"
+            raise PolicyError(
+                rule=f"a purpose that the policy of clinic {folder.name} allows",
+                got=f"purpose={self._purpose}",
+                do="Leave the clinic's rows out, or ask its steward.",
+            )
+        # An id of other data may be another person's, whom nobody asked.
+        strangers = self._pooled and not self._own
+        consents = OnlyWithdrawals(folder.consents) if strangers else folder.consents
+        return Door(consents, folder.policy.fields)
+
+    def refuse(self) -> None:
+        """Write into the opened clinics' logs that no data may be used."""
+        for folder, actor in self._opened.values():
+            folder.audit.write(
+                "refusal",
+                actor,
+                now=datetime.datetime.now(datetime.UTC),
+                action="run.train",
+                reason=self._reason,
+                run=self._run,
+                purpose=self._purpose,
+                day=self._today,
+            )
 
     def log(self, admissions: Mapping[str, Admission]) -> None:
         """Write the admissions into the logs of the clinics that have one.

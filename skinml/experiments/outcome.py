@@ -21,6 +21,7 @@ from skinml.models.bundle import Bundle
 from skinml.privacy.plan import Release
 from skinml.records import Participation, Predictions, RunRecord, Samples
 from skinml.seeding import Seeds
+from skinml.stewardship.admissibility import under_licence
 from skinml.training.learner import Learner
 
 _DRAWN = " (drawn pictures, no real patient)"
@@ -166,12 +167,13 @@ def _threshold_source(config: RunConfig, threshold: ThresholdChoice) -> str:
 
 def _data_words(config: RunConfig, gathered: Gathered) -> dict[str, str]:
     cohort = gathered.cohort
-    licences = sorted(cohort.images["licence"].dropna().astype(str).unique())
+    # What else stands in that column is a clinic's own note.
+    known = cohort.images["licence"][under_licence(cohort.images)]
     return {
         "name": cohort.name + _DRAWN * (config.data.source == "synthetic"),
         "unit": cohort.unit,
         "digest": gathered.digest,
-        "licence": ", ".join(licences),
+        "licence": ", ".join(sorted(known.astype(str).unique())),
         "basis": cohort.basis,
         "tone_scale": cohort.tone_scale or "none",
         "taxonomy": gathered.taxonomy_version,

@@ -102,6 +102,7 @@ def open_clinic(terms: Terms, node: Mapping[str, object]) -> Clinic:
             note=partial(_note, record, samples),
             ledger=folder.ledger,
             ceilings=policy_ceilings(folder),
+            least_patients=folder.policy.least_patients,
             mechanism=clinic_mechanism(config, count),
             privacy=config.privacy,
             split_key_id=split_key_id(config.data),

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from skinml.errors import IntegrityError
+from skinml.errors import IntegrityError, PolicyError
 from skinml.fairness.thresholds import score_histogram
 from skinml.federated.messages import Request, require_sums
 from skinml.privacy.ledger import Binding, Ceilings, Entry, Ledger, require_affordable
@@ -27,6 +27,8 @@ from skinml.training.learner import Contributor, Learner, Round
 
 VALIDATION = "validation"
 SCORE_BINS = 64
+# The trust models under which the coordinator gets a clinic's sum without noise.
+_READS_SUMS = ("none", "central")
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class ClinicSetup:
         note: Hears which entries of the ledger read which samples, by split, before a release.
         ledger: Its ledger.
         ceilings: What its policy lets a ledger reach.
+        least_patients: Training patients that its policy asks of a round.
         mechanism: Its part of the noise.
         privacy: The promise of the run.
         split_key_id: Short public digest of the split key.
@@ -66,6 +69,7 @@ class ClinicSetup:
     note: Callable[[tuple[Entry, ...], Mapping[str, BoolArray]], None]
     ledger: Ledger
     ceilings: Ceilings
+    least_patients: int
     mechanism: Mechanism
     privacy: PrivacySettings
     split_key_id: str
@@ -126,18 +130,22 @@ class Clinic:
             BudgetExceededError: If what the ledger holds and the rest of the run would together
                 pass the budget.
             EnvironmentProblem: If the ledger cannot be written.
+            PolicyError: If the coordinator reads the clinic's sums, and so many withdrew that
+                fewer patients are left to train on than the policy asks for.
         """
         round_ = self._round(request)
         self._require_query(round_, request.query)
         setup = self._setup
+        read = ("validation", "test") if round_.kind == VALIDATION else ("train",)
+        masks = {split: setup.admitted(split) for split in read}
+        if round_.kind != VALIDATION:
+            self._require_patients(masks["train"])
         entries = setup.ledger.reserve(
             self._binding(request),
             [(r.name, r.purpose, r.split, r.event) for r in round_.releases],
             guarantee=setup.privacy.private and setup.mechanism.open_source().guarantee,
             admit=partial(self._require_budget, request),
         )
-        read = ("validation", "test") if round_.kind == VALIDATION else ("train",)
-        masks = {split: setup.admitted(split) for split in read}
         setup.note(entries, masks)
         if round_.kind == VALIDATION:
             sums = self._validate(round_.releases[0], request.query, masks)
@@ -179,6 +187,22 @@ class Clinic:
                 rule=f"the recipe's own finite arrays in round {round_.number}",
                 got="arrays of other names, shapes or types, or not finite",
                 do="Run the same release of skinml at the coordinator and at every clinic.",
+            )
+
+    def _require_patients(self, mask: BoolArray) -> None:
+        """Hold the policy's floor in each round where the coordinator reads the clinic's own sum.
+
+        Elsewhere the noise protects whoever is left, and to stop would tell that somebody withdrew.
+        """
+        setup = self._setup
+        if setup.privacy.trust not in _READS_SUMS:
+            return
+        if len(set(setup.samples["train"].patients[mask].tolist())) < setup.least_patients:
+            raise PolicyError(
+                rule=f"at least {setup.least_patients} training patients in a round, as the policy "
+                f"of clinic {setup.name} asks (least_patients)",
+                got="fewer, after withdrawals",
+                do="Leave the clinic out of the run, or begin it anew once more patients agreed.",
             )
 
     def _require_budget(self, request: Request, entries: Sequence[Entry]) -> None:

@@ -7,6 +7,7 @@ patient that covers the purpose, the day and the kind of data. The default is no
 from __future__ import annotations
 
 import datetime
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
@@ -27,7 +28,13 @@ NO_LICENCE = "no licence"
 """Why a row is refused where there is no register to ask."""
 
 # Licences under which research and teaching may use the images without asking each patient again.
-_RESEARCH_LICENCES = ("cc0", "cc by", "cc-by", "public domain", "odc-by", "research only")
+# A licence is one of these as a whole: "CC BY and Mrs Smith's letter" is none. What forbids
+# derived works (ND) is none either.
+_RESEARCH_LICENCE = re.compile(
+    r"(cc0([ -]1\.0)?|cc[ -]by([ -]nc)?([ -]sa)?([ -][1-4]\.0)?|public domain"
+    r"|odc-by([ -]1\.0)?|research only( \(stanford university ddi agreement\))?)",
+    re.IGNORECASE | re.ASCII,
+)
 _RESEARCH_PURPOSES = ("research", "teaching", "federated_training")
 _PAIR_DATA = (*USUAL_DATA, "before_and_after_images")
 
@@ -43,6 +50,28 @@ class Consents(Protocol):
         kinds: Sequence[Collection[str]] | None = None,
     ) -> StrArray:
         """Tell for each row whether its data may be used, or why not."""
+
+
+@dataclass(frozen=True)
+class OnlyWithdrawals:
+    """A register's noes without its yeses, for rows that may be other people's with the same ids.
+
+    Attributes:
+        consents: The register.
+    """
+
+    consents: Consents
+
+    def verdicts(
+        self,
+        patients: Sequence[str],
+        purpose: str,
+        day: datetime.date,
+        kinds: Sequence[Collection[str]] | None = None,
+    ) -> StrArray:
+        """Tell for each row "withdrawn" where its id is of somebody who withdrew."""
+        known = self.consents.verdicts(patients, purpose, day, kinds)
+        return np.where(known == "withdrawn", known, "no consent")
 
 
 @dataclass(frozen=True)
@@ -153,6 +182,20 @@ def row_reasons(
     return _judge_rows(frame, purpose, day, consents)[0]
 
 
+def under_licence(frame: pd.DataFrame) -> BoolArray:
+    """Tell for each row whether it comes with the licence of a research dataset.
+
+    Args:
+        frame: A manifest's rows; without a column `licence` none does.
+
+    Returns:
+        (n,) mask. Where it holds the licence's words are known ones, which a report may show.
+    """
+    cells = _cells(frame, "licence")
+    words = {word for word in cells.unique() if _RESEARCH_LICENCE.fullmatch(word)}
+    return cells.isin(words).to_numpy(dtype=bool)
+
+
 def _judge_rows(
     frame: pd.DataFrame, purpose: str, day: datetime.date, consents: Consents | None
 ) -> tuple[StrArray, BoolArray]:
@@ -160,7 +203,7 @@ def _judge_rows(
 
     A patient's recorded no goes before a licence: whoever gave a dataset away could not know it.
     """
-    known = _licences(frame).str.lower().str.startswith(_RESEARCH_LICENCES).to_numpy(dtype=bool)
+    known = under_licence(frame)
     licensed = known & (purpose in _RESEARCH_PURPOSES)
     if consents is None:
         why = np.where(known, "purpose not covered", NO_LICENCE)
@@ -175,15 +218,11 @@ def _judge_rows(
 def _in_words(frame: pd.DataFrame, admitted: Mapping[str, BoolArray], purpose: str) -> str:
     parts = []
     if admitted[LICENCE].any():
-        words = sorted(set(_licences(frame)[admitted[LICENCE]]))
+        words = sorted(set(_cells(frame, "licence")[admitted[LICENCE]]))
         parts.append(f"research dataset under {', '.join(words)}, for {purpose}")
     if admitted[CONSENT].any():
         parts.append(f"patients' recorded consent, for {purpose}")
     return "; ".join(parts)
-
-
-def _licences(frame: pd.DataFrame) -> pd.Series[str]:
-    return _cells(frame, "licence")
 
 
 def _cells(frame: pd.DataFrame, column: str) -> pd.Series[str]:

@@ -260,11 +260,11 @@ def test_no_digest_of_a_private_manifest_leaves(story: Story, consenting: Consen
 def test_a_run_without_any_consent_is_refused_and_logged(
     consenting: Consenting, tmp_path: Path
 ) -> None:
-    config = settings(consenting.root, tmp_path, "data.purpose=research")
+    config = settings(consenting.root, tmp_path, "federation=centralised")
     with pytest.raises(PolicyError) as refusal:
         run_config(config)
     assert refusal.value.exit_code == 3
-    told = open_folder(tmp_path / "clinics" / CLINICS[0]).audit.entries()
+    told = open_folder(tmp_path / "clinics" / "pooled").audit.entries()
     assert told[-1].event == "refusal"
     assert told[-1].fields["reason"] == "consent"
     assert not list((tmp_path / "runs").glob("*"))

@@ -142,6 +142,7 @@ def make(tmp_path):
                 note=lambda entries, masks: None,
                 ledger=Ledger(tmp_path / name / "ledger.jsonl", name, KEY),
                 ceilings=Ceilings(),
+                least_patients=2,
                 mechanism=Mechanism(noise_rule(privacy, len(NAMES)).clinic),
                 privacy=privacy,
                 split_key_id="k",

@@ -15,6 +15,7 @@ from skinml.errors import (
     DataError,
     IncompleteRunError,
     IntegrityError,
+    PolicyError,
 )
 from skinml.federated.clinic import Clinic, require_budget, schedule
 from skinml.federated.coordinator import exchange_with, grid_asker
@@ -343,3 +344,28 @@ def test_the_clinics_own_ceilings_bind_whatever_the_run_sets(make):
     with pytest.raises(BudgetExceededError, match="policy of clinic south"):
         world.run()
     assert world.ledger("south") == ()
+
+
+@pytest.mark.parametrize("trust", ["none", "central"])
+def test_a_sum_that_the_coordinator_reads_never_holds_fewer_patients_than_the_policy_asks(
+    make, trust
+):
+    world = make(trust=trust)
+    patients = world.setups["north"].samples["train"].patients
+    two = np.isin(patients, np.unique(patients)[:2])
+    world.change("north", admitted=lambda split: two, least_patients=3)
+    clinic = Clinic(world.setups["north"])
+    with pytest.raises(PolicyError, match="least_patients") as refusal:
+        clinic.answer(world.request(1))
+    assert "2" not in refusal.value.got
+    assert world.ledger("north") == ()
+    world.change("north", least_patients=2)
+    Clinic(world.setups["north"]).answer(world.request(1))
+
+
+def test_where_noise_protects_who_is_left_a_withdrawal_does_not_show(make):
+    world = make(trust="distributed")
+    one = np.zeros(40, dtype=bool)
+    one[0] = True
+    world.change("north", admitted=lambda split: one, least_patients=3)
+    Clinic(world.setups["north"]).answer(world.request(1))

@@ -12,7 +12,7 @@ import pytest
 
 from skinml.errors import PolicyError
 from skinml.journal import Journal, KeyedSeal
-from skinml.stewardship.admissibility import admissible, assess, row_reasons
+from skinml.stewardship.admissibility import OnlyWithdrawals, admissible, assess, row_reasons
 from skinml.stewardship.consent import Consent, ConsentRegister
 from skinml.stewardship.purposes import DATA_KINDS, PURPOSES, DataKind, Purpose
 
@@ -71,7 +71,24 @@ def test_a_research_licence_covers_research_teaching_and_training_alone(
         assert found.refused == {"purpose not covered": 1}
 
 
-@pytest.mark.parametrize("licence", [None, "", "  ", "all rights reserved", np.nan])
+@pytest.mark.parametrize(
+    "licence",
+    [
+        None,
+        "",
+        "  ",
+        "all rights reserved",
+        np.nan,
+        "CC BY my lawyer",
+        "CC BY-NC-ND 4.0",
+        "cc0?",
+        "CC0 1.0, Erika Mustermann has not answered yet",
+        "CC BY 4.0 (Erika Mustermann)",
+        "public domain after 2040",
+        "research only if she agrees",
+        "CC BY 4.0\nErika Mustermann",
+    ],
+)
 def test_without_licence_and_register_no_row_comes_through(licence: str | None) -> None:
     found = assess(frame(("p", licence)), "research", DAY)
     assert (len(found.frame), found.refused, found.basis) == (0, {"no licence": 1}, "")
@@ -174,6 +191,16 @@ def test_a_closed_door_says_neither_why_nor_how_many(register: ConsentRegister) 
     assert not re.search(r"\d|Mustermann|withdrawn", told)
     assert not refusal.value.details
     assert assess(rows, "research", DAY, register).refused == {"withdrawn": 1}
+
+
+def test_a_registers_noes_hold_for_rows_that_its_yeses_do_not_open(
+    register: ConsentRegister,
+) -> None:
+    grant(register, "p")
+    register.withdraw("q", now=NOW, actor="ada")
+    rows = frame(("p", None), ("p", "CC0"), ("q", None), ("q", "CC0"))
+    noes = OnlyWithdrawals(register)
+    assert admissible(rows, "research", DAY, noes).frame["row"].tolist() == [3]
 
 
 def test_no_rows_are_no_use(register: ConsentRegister) -> None:
