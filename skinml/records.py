@@ -41,7 +41,7 @@ class Labels:
         require_same_length(names=self.names, malignant=self.malignant)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Samples:
     """One clinic's items of one split, ready for a model. Per patient: never log.
 
@@ -103,7 +103,7 @@ def join_samples(parts: Sequence[Samples]) -> Samples:
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Predictions:
     """One model's scores on some items. Per patient: never leaves a clinic outside a simulation.
 

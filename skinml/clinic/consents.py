@@ -88,7 +88,7 @@ class Imported:
     num_patients: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Ending:
     """A patient whose consent ends soon. Per patient: never log.
 

@@ -26,7 +26,7 @@ from skinml.stewardship.pseudonyms import pseudonyms
 _FILE = "contributions.journal"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Contribution:
     """Whose data one round of a run read. Per patient: never log.
 

@@ -75,7 +75,7 @@ def licensed_only(clinic: str, patients: Sequence[str]) -> Door:
     return Door()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Cohort:
     """The images and items of one question. Per patient: never log the frames.
 

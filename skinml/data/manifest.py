@@ -42,7 +42,7 @@ class Sidecar(BaseModel):
     tone_scale: str | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Manifest:
     """A checked manifest in shared words. Per patient: never log the frame.
 

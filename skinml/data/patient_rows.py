@@ -27,7 +27,7 @@ _ID_LENGTH_BYTES = 4
 _CHUNK_BYTES = 16 * 2**20  # rows laid out at once: bounds the memory on top of the arrays
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class PatientRows:
     """The rows that could be opened, in the order in which they were packed.
 
@@ -214,7 +214,7 @@ def require_rows(arrays: Mapping[str, NDArray[Any]], patients: Sized) -> None:
     require_same_length(**sized)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class _Person:
     """A patient and the patient's key."""
 

@@ -31,7 +31,7 @@ from skinml.stewardship.encryption import derive_key, keyed_digest
 _INSPECTIONS = "inspections"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Gathered:
     """A cohort whose images have been read once.
 

@@ -74,7 +74,7 @@ class OnlyWithdrawals:
         return np.where(known == "withdrawn", known, "no consent")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Admission:
     """The rows that may be used, and why. Counts are exact: they stay inside the clinic.
 

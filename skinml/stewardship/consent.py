@@ -54,7 +54,7 @@ USUALLY_WITHDRAWN: tuple[Purpose, ...] = tuple(word for word in PURPOSES if word
 _UNREADABLE = (ValueError, KeyError, TypeError, IndexError, zlib.error)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ConsentRecord:
     """One row of a list of consents. Per patient: never log.
 
@@ -69,7 +69,7 @@ class ConsentRecord:
     withdrawn: datetime.date | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class RegisterLine:
     """One change of the register. Per patient: never log but as the audit log's events allow.
 

@@ -109,7 +109,7 @@ class Expiring:
     until: datetime.date
 
 
-@dataclass
+@dataclass(repr=False)
 class ConsentBook:
     """The register's content after some number of its lines. Per patient: never log.
 

@@ -282,6 +282,15 @@ def test_each_clinic_is_asked_about_its_own_patients_and_keeps_its_own_fields(ma
     assert made.items["malignant"].tolist() == cohort(many).items["malignant"].tolist()
 
 
+def test_a_manifest_is_private_as_soon_as_one_row_has_no_licence_used_or_not(many: Folder) -> None:
+    assert not cohort(many).private
+    licences = ["CC BY 4.0"] * 59
+    made = cohort(many, many.rows.assign(licence=[*licences, ""]))
+    assert made.private
+    assert len(made.images) == 59
+    assert cohort(many, many.rows.assign(licence=[*licences, "CC BY my lawyer"])).private
+
+
 def test_digest_follows_what_is_chosen(many: Folder) -> None:
     one = cohort(many).digest
     assert cohort(many).digest == one

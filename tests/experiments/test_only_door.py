@@ -23,6 +23,7 @@ from tests.experiments.conftest import SMALL
 PACKAGE = Path(__file__).parents[2] / "skinml"
 TODAY = datetime.now(UTC).date()
 SPLIT_KEY = "skinml-1"
+NOTE = "CC BY letter of Mrs Planted-77"
 
 # Runs each command of a list in one process, writes down which images were opened meanwhile, and
 # lets a patient withdraw after the first.
@@ -84,7 +85,7 @@ def mixed(not_private: Finished, tmp_path_factory: pytest.TempPathFactory) -> Mi
     number = rows["patient_id"].map({name: place for place, name in enumerate(patients)})
     second = rows.duplicated("patient_id")
     # Every third patient has a licence, and every ninth but one only for the first image.
-    rows["licence"] = (number % 3 == 0).map({True: "CC0-1.0", False: ""})
+    rows["licence"] = (number % 3 == 0).map({True: "CC0-1.0", False: NOTE})
     rows.loc[second & (number % 9 == 3), "licence"] = ""
     table = pd.DataFrame({"patient_id": patients}).assign(
         purposes="care;research",
@@ -104,14 +105,31 @@ def mixed(not_private: Finished, tmp_path_factory: pytest.TempPathFactory) -> Mi
     table[asked].to_csv(root / "consents.csv", index=False)
     rows.to_csv(root / "manifest.csv", index=False)
     split = assign_splits(rows["patient_id"], SPLIT_KEY, SplitFractions())
-    barred = (rows["licence"] == "") & ~number.map(agreed)
+    barred = rows["licence"].isin(["", NOTE]) & ~number.map(agreed)
     rows = rows.assign(split=split, barred=barred)
-    licensed = rows[(rows["licence"] != "") & (rows["split"] == "test")]
+    licensed = rows[(rows["licence"] == "CC0-1.0") & (rows["split"] == "test")]
     return Mixed(root, rows, str(licensed["patient_id"].iloc[0]))
 
 
-def _opened(mixed: Mixed, place: Path) -> list[tuple[int, set[str]]]:
-    """Run, evaluate and check; give each command's exit code and the images that it opened."""
+@dataclass(frozen=True)
+class Watched:
+    """What a run, an evaluation and a check did.
+
+    Attributes:
+        opened: The images that each opened.
+        place: Their working folder.
+        printed: All that they printed.
+    """
+
+    opened: tuple[set[str], ...]
+    place: Path
+    printed: str
+
+
+@pytest.fixture(scope="module")
+def watched(mixed: Mixed, tmp_path_factory: pytest.TempPathFactory) -> Watched:
+    """Run, evaluate and check in one process that writes down what it opens."""
+    place = tmp_path_factory.mktemp("watched") / "work"
     told = place.parent / "told.json"
     run = ("run", "quickstart", *SMALL, "federation=centralised", "privacy.trust=none")
     data = ("data.source=manifest", f"data.root={mixed.root}", "data.consents=consents.csv")
@@ -132,11 +150,12 @@ def _opened(mixed: Mixed, place: Path) -> list[tuple[int, set[str]]]:
     assert ran.returncode == 0, ran.stderr
     stages = json.loads(told.read_text())
     assert [code for code, _ in stages] == [0, 0, 0], ran.stderr
-    return [(code, set(images)) for code, images in stages]
+    opened = tuple(set(images) for _, images in stages)
+    return Watched(opened, place, ran.stdout + ran.stderr)
 
 
 def test_no_image_of_a_patient_without_a_ground_is_ever_opened(
-    mixed: Mixed, tmp_path: Path
+    mixed: Mixed, watched: Watched
 ) -> None:
     rows = mixed.rows
     assert (rows["barred"] & (rows["split"] == "test")).any()
@@ -144,10 +163,21 @@ def test_no_image_of_a_patient_without_a_ground_is_ever_opened(
     assert (some["any"] & ~some["all"]).any()  # a patient with rows of both kinds
     gone = rows["patient_id"] == mixed.withdraws
     may = ~rows["barred"]
-    (_, run), (_, evaluated), (_, checked) = _opened(mixed, tmp_path / "work")
+    run, evaluated, checked = watched.opened
     assert run == set(rows["image"][may])
     assert evaluated == set(rows["image"][may & ~gone & (rows["split"] == "test")])
     assert checked == set(rows["image"][may & ~gone])
+
+
+def test_what_a_clinic_notes_where_a_licence_would_stand_stays_there(
+    mixed: Mixed, watched: Watched
+) -> None:
+    assert (mixed.rows["licence"] == NOTE).any()
+    assert "CC0-1.0" in next(watched.place.glob("runs/*/report.html")).read_text()
+    assert NOTE not in watched.printed
+    for path in watched.place.rglob("*"):
+        if path.is_file():
+            assert NOTE.encode() not in path.read_bytes(), path.name
 
 
 # Who may ask the door, make a cohort, read a list of images, or open a picture. A new name here
