@@ -19,6 +19,7 @@ from skinml.stewardship.consent_rules import (
     Consent,
     Entry,
     Reason,
+    Withdrawal,
     judge,
     last_day,
     read_entry,
@@ -133,7 +134,8 @@ class ConsentBook:
 
         An imported entry that is in a patient's history already is left out: a list that is
         imported again does not give a form anew. A withdrawal counts again where the list brings
-        something new before it.
+        something new before it. A list does not tell which came first on one day: an imported
+        form does not stand for what was taken back on the day that it begins.
 
         Args:
             at: When it was recorded.
@@ -151,6 +153,11 @@ class ConsentBook:
         touched: set[str] = set()
         for patient, position in zip(content["patients"], content["entry"], strict=True):
             number, known = numbers[position], self._histories.get(patient, ())
+            if imported and known:
+                left = self._not_taken_back(number, known)
+                if left is None:
+                    continue
+                number = left
             if imported and number in known:
                 given = isinstance(self._entries[number], Consent)
                 if given or patient not in touched:
@@ -311,11 +318,29 @@ class ConsentBook:
 
     def _number(self, values: Mapping[str, Any]) -> int:
         """Find the number of an entry, a new one where it is new."""
-        entry = read_entry(values)
+        return self._keep(read_entry(values))
+
+    def _keep(self, entry: Entry) -> int:
         number = self._numbers.setdefault(entry, len(self._entries))
         if number == len(self._entries):
             self._entries.append(entry)
         return number
+
+    def _not_taken_back(self, number: int, known: tuple[int, ...]) -> int | None:
+        """Find the entry for what an imported form keeps beside withdrawals of its first day."""
+        form = self._entries[number]
+        if not isinstance(form, Consent):
+            return number
+        back = {
+            purpose
+            for entry in self._read(known)
+            if isinstance(entry, Withdrawal) and entry.day == form.valid_from
+            for purpose in entry.purposes
+        }
+        left = tuple(purpose for purpose in form.purposes if purpose not in back)
+        if len(left) == len(form.purposes) or number in known:
+            return number
+        return self._keep(form.model_copy(update={"purposes": left})) if left else None
 
     def _read(self, history: tuple[int, ...]) -> tuple[Entry, ...]:
         return tuple(self._entries[number] for number in history)

@@ -204,6 +204,21 @@ def test_a_longer_list_does_not_give_old_forms_anew(place: Place) -> None:
     assert len(place.open().state_of("p").changes) == 2
 
 
+def test_a_listed_form_of_the_day_on_which_it_was_taken_back_does_not_stand(place: Place) -> None:
+    """Nobody knows which came first, and a corrected row must not undo the patient's no."""
+    form = consent("care", "research", valid_from=DAY)
+    place.take_in(ConsentRecord("p", form))
+    place.withdraw("p")
+    place.withdraw("q")
+    longer = form.model_copy(update={"valid_until": DAY + datetime.timedelta(days=99)})
+    for number, patient in enumerate(("p", "q", "r", "p", "q")):
+        place.take_in(ConsentRecord(patient, longer), source=f"corrected {number}")
+    assert [place.reason(patient, "research") for patient in "pqr"] == ["withdrawn"] * 2 + [""]
+    assert [place.reason(patient, "care") for patient in "pqr"] == [""] * 3
+    place.grant("p", form)  # asked again at the desk, on the same day
+    assert place.reason("p", "research") == ""
+
+
 @pytest.mark.parametrize("turned", [False, True])
 def test_a_withdrawn_row_ends_its_form_and_no_later_one(place: Place, turned: bool) -> None:
     rows = [
