@@ -156,6 +156,7 @@ def build_cohort(
         A patient's split and made clinic do not depend on who else is in the manifest.
     """
     classes = labels or _labels(manifest, settings)
+    private = not under_licence(manifest.frame).all()
     flow = [_stage("read from the manifest", manifest.frame)]
     frame = _selected(manifest.frame, settings, strict=split)
     flow.append(_stage("selected by data.where", frame, settings.where))
@@ -185,7 +186,7 @@ def build_cohort(
     flow += [_stage(name, images[images["split"] == name]) for name in SPLITS]
     if split:
         _require_classes(items, classes)
-        _require_trainable(items, settings, classes)
+        _require_trainable(items, settings, classes, private=private)
     return Cohort(
         images=images,
         items=items,
@@ -199,7 +200,7 @@ def build_cohort(
         digest=_digest(manifest, settings, classes, purpose),
         tone_scale=tone_scale,
         admissions=admissions,
-        private=not under_licence(manifest.frame).all(),
+        private=private,
     )
 
 
@@ -330,8 +331,13 @@ def _require_classes(items: pd.DataFrame, classes: Labels) -> None:
         )
 
 
-def _require_trainable(items: pd.DataFrame, settings: DataSettings, classes: Labels) -> None:
-    """Check that each clinic has something to learn from. Clinics' names are public."""
+def _require_trainable(
+    items: pd.DataFrame, settings: DataSettings, classes: Labels, *, private: bool
+) -> None:
+    """Check that each clinic has something to learn from. Clinics' names are public.
+
+    What a clinic has instead is told of public data only.
+    """
     training = items[items["split"] == "train"]
     clinics = set(items["clinic"])
     if settings.partition.by in ("random", "dirichlet"):
@@ -342,12 +348,13 @@ def _require_trainable(items: pd.DataFrame, settings: DataSettings, classes: Lab
         own = training[training["clinic"] == clinic]
         num_patients = own["patient_id"].nunique()
         if num_patients < _LEAST_PATIENTS:
-            raise _untrainable(clinic, f"{_LEAST_PATIENTS} training patients", f"{num_patients}")
+            got = "fewer" if private else f"{num_patients}"
+            raise _untrainable(clinic, f"{_LEAST_PATIENTS} training patients", got)
         # The class that training sees is the patient's, not the image's.
         present = sorted(set(labels[own.index]))
         if len(present) < _LEAST_CLASSES:
-            name = classes.names[present[0]]
-            raise _untrainable(clinic, f"{_LEAST_CLASSES} classes in training", f"only {name}")
+            got = "fewer" if private else f"only {classes.names[present[0]]}"
+            raise _untrainable(clinic, f"{_LEAST_CLASSES} classes in training", got)
 
 
 def _untrainable(clinic: str, rule: str, got: str) -> DataError:

@@ -157,7 +157,9 @@ def _require_reach(
     if (reach > bound).any():
         raise DataError(
             rule=f"no patient at more than {bound} clinics (privacy.max_clinics_per_patient)",
-            got=f"{int((reach > bound).sum())} patients at up to {int(reach.max())} clinics",
+            got="patients at more"
+            if cohort.private
+            else f"{int((reach > bound).sum())} patients at up to {int(reach.max())} clinics",
             do="Raise privacy.max_clinics_per_patient, or use privacy.unit=patient_within_clinic.",
         )
 

@@ -193,6 +193,12 @@ def test_clinic_that_cannot_train_is_named(many: Folder, fault: str) -> None:
     assert f"{rule} at clinic south" in str(caught.value)
     assert got in str(caught.value)
     assert cohort(many, rows, split=False).items["split"].eq("test").all()
+    other = pd.DataFrame([many.rows[~south].iloc[0]]).assign(
+        image=rows["image"].iloc[-1], patient_id="P-private", lesion_id="L-private", licence=""
+    )
+    private = pd.concat([rows.iloc[:-1], other])
+    with pytest.raises(DataError, match=f"{rule} at clinic south; got fewer"):
+        cohort(many, private)
 
 
 def test_clinic_without_a_training_patient_is_named(many: Folder) -> None:
