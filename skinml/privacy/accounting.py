@@ -1,4 +1,4 @@
-"""What events cost: epsilon at a delta, by dp-accounting's privacy loss distributions.
+"""What events cost, epsilon at a delta or the reverse, by dp-accounting's loss distributions.
 
 The relation is always add-or-remove-one: neighbouring cohorts differ in all records of one
 patient. Epsilons are recomputed from events and never summed.
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 from math import exp, inf, log, sqrt
+from typing import Any
 
 from scipy.optimize import brentq
 from scipy.special import log_ndtr, ndtr
@@ -28,6 +29,8 @@ CERTIFICATE_GRID = 1e-4
 # Ten times coarser while searching: the answer is found again on the grid above, from near by.
 _SEARCH_GRID = 1e-3
 _TOLERANCE = 1e-3
+# Beyond it e^epsilon is no number any more, and no promise long before.
+_GREATEST_EPSILON = 700.0
 
 
 def epsilon(events: Iterable[Event], delta: float, *, grid: float = CERTIFICATE_GRID) -> float:
@@ -59,18 +62,55 @@ def epsilon(events: Iterable[Event], delta: float, *, grid: float = CERTIFICATE_
         6.57
     """
     require_in_range(1e-300, 1 - 1e-12, delta=delta)
+    mechanisms = _mechanisms(events)
+    if mechanisms is None:
+        return inf
+    return _pld_epsilon(*mechanisms, delta, grid) if any(mechanisms) else 0.0
+
+
+def delta(events: Iterable[Event], eps: float, *, grid: float = CERTIFICATE_GRID) -> float:
+    """Compute with which chance all events together may cost more than an epsilon.
+
+    Args:
+        events: All releases about the same patients.
+        eps: Epsilon to read delta at, zero or above.
+        grid: Width of the privacy loss grid.
+
+    Returns:
+        Delta; 0 without events, 1 where one of them was unprotected.
+
+    Raises:
+        ConfigError: If epsilon is outside its range.
+
+    Guarantees:
+        An upper bound: the grid rounds the privacy loss upwards. Of `epsilon` it is the inverse up
+        to the grid: delta(events, epsilon(events, d)) is at most d.
+
+    Source:
+        As for `epsilon`.
+
+    Example:
+        >>> round(delta([GaussianEvent(5.0, 50)], 6.573), 6)
+        1e-05
+    """
+    require_in_range(0, _GREATEST_EPSILON, epsilon=eps)
+    mechanisms = _mechanisms(events)
+    if mechanisms is None:
+        return 1.0
+    return _pld_delta(*mechanisms, eps, grid) if any(mechanisms) else 0.0
+
+
+_Mechanisms = tuple[tuple[GaussianEvent, ...], tuple[SampledGaussianEvent, ...]]
+
+
+def _mechanisms(events: Iterable[Event]) -> _Mechanisms | None:
+    """Merge what costs something, whatever its order; None where nothing bounds it."""
     distinct = merged(events)
     if any(isinstance(event, UnprotectedEvent) for event in distinct):
-        return inf
-    gaussians = [event for event in distinct if isinstance(event, GaussianEvent)]
-    sampled = [
-        event
-        for event in distinct
-        if isinstance(event, SampledGaussianEvent) and event.sampling_prob > 0
-    ]
-    if not gaussians and not sampled:
-        return 0.0
-    return _pld_epsilon(tuple(gaussians), tuple(sampled), delta, grid)
+        return None
+    gaussians = (event for event in distinct if isinstance(event, GaussianEvent))
+    sampled = (event for event in distinct if isinstance(event, SampledGaussianEvent))
+    return tuple(gaussians), tuple(event for event in sampled if event.sampling_prob > 0)
 
 
 @lru_cache(maxsize=256)  # every clinic of a run asks the same
@@ -80,6 +120,23 @@ def _pld_epsilon(
     delta: float,
     grid: float,
 ) -> float:
+    return float(_composed(gaussians, sampled, grid).get_epsilon(delta))
+
+
+@lru_cache(maxsize=256)
+def _pld_delta(
+    gaussians: tuple[GaussianEvent, ...],
+    sampled: tuple[SampledGaussianEvent, ...],
+    eps: float,
+    grid: float,
+) -> float:
+    return float(_composed(gaussians, sampled, grid).get_delta(eps))
+
+
+@lru_cache(maxsize=2)  # some megabytes each; epsilon and delta of the same events need one
+def _composed(
+    gaussians: tuple[GaussianEvent, ...], sampled: tuple[SampledGaussianEvent, ...], grid: float
+) -> Any:
     # Imported here: dp-accounting takes a second to load, and most commands never need it.
     from dp_accounting import dp_event, privacy_accountant
     from dp_accounting.pld import pld_privacy_accountant
@@ -95,7 +152,7 @@ def _pld_epsilon(
             event.sampling_prob, dp_event.GaussianDpEvent(event.noise_multiplier)
         )
         accountant.compose(one, event.count)
-    return float(accountant.get_epsilon(delta))
+    return accountant
 
 
 def gaussian_mu(events: Iterable[GaussianEvent]) -> float:
@@ -183,14 +240,109 @@ def calibrate_noise(
     def within(scale: float, grid: float) -> bool:
         return epsilon(events_at(scale), delta, grid=grid) <= eps
 
-    near = _least(lambda scale: within(scale, _SEARCH_GRID), guess, eps, delta)
+    what = "amount of noise"
+    near = _least(lambda scale: within(scale, _SEARCH_GRID), guess, eps, delta, what)
     # The coarse grid asks for too much noise, most so where epsilon is small.
-    return _least(lambda scale: within(scale, CERTIFICATE_GRID), near, eps, delta)
+    return _least(lambda scale: within(scale, CERTIFICATE_GRID), near, eps, delta, what)
 
 
-def _least(within: Callable[[float], bool], guess: float, eps: float, delta: float) -> float:
+def calibrate_rounds(
+    events_of: Callable[[int], Iterable[Event]],
+    eps: float,
+    delta: float,
+    *,
+    most: int = 1_000_000,
+) -> int:
+    """Find how many rounds fit into a budget at a given noise.
+
+    Args:
+        events_of: All events for a number of rounds, those beside the rounds included; with 0
+            rounds the latter alone.
+        eps: Target epsilon, above zero.
+        delta: Target delta.
+        most: Where the search ends, from 1.
+
+    Returns:
+        The greatest whole number of rounds, 0 where one is too many; most where that many fit.
+
+    Raises:
+        ConfigError: If already what stands beside the rounds passes the target.
+
+    Guarantees:
+        epsilon(events_of(rounds), delta) is at most eps.
+
+    Example:
+        >>> calibrate_rounds(lambda n: [GaussianEvent(5.0, n)] if n else [], 6.6, 1e-5)
+        50
+    """
+    require_positive(epsilon=eps, most=most)
+
+    def within(rounds: int, grid: float) -> bool:
+        return epsilon(events_of(rounds), delta, grid=grid) <= eps
+
+    if not within(0, CERTIFICATE_GRID):
+        raise ConfigError(
+            rule="a budget that the releases beside the rounds can keep",
+            got=f"privacy.epsilon={eps:g} at delta={delta:g}",
+            do="Raise privacy.epsilon, or plan fewer releases beside the rounds.",
+        )
+    near = _greatest(lambda rounds: within(rounds, _SEARCH_GRID), 0, most)
+    return _greatest(lambda rounds: within(rounds, CERTIFICATE_GRID), near, most)
+
+
+def calibrate_sampling(
+    events_at: Callable[[float], Iterable[Event]], eps: float, delta: float
+) -> float:
+    """Find the greatest sampling rate that keeps a schedule of given noise within a target.
+
+    Args:
+        events_at: The schedule's events for a sampling rate above 0 and at most 1; they cost more
+            at a greater rate.
+        eps: Target epsilon, above zero.
+        delta: Target delta.
+
+    Returns:
+        The rate, at most 0.1% below the greatest one; 1 where everybody may be in every sample.
+
+    Raises:
+        ConfigError: If no rate down to a millionth reaches the target.
+
+    Guarantees:
+        epsilon(events_at(rate), delta) is at most eps. It bounds the run only while the samples
+        are Poisson, one draw a patient, and secret to the clinic.
+    """
+    require_positive(epsilon=eps)
+
+    def within(inverse: float, grid: float) -> bool:
+        return epsilon(events_at(min(1.0, 1 / inverse)), delta, grid=grid) <= eps
+
+    if within(1.0, CERTIFICATE_GRID):
+        return 1.0
+    what = "sampling rate"
+    near = _least(lambda inverse: within(inverse, _SEARCH_GRID), 1.0, eps, delta, what)
+    least = _least(lambda inverse: within(inverse, CERTIFICATE_GRID), near, eps, delta, what)
+    return min(1.0, 1 / least)
+
+
+def _greatest(within: Callable[[int], bool], guess: int, most: int) -> int:
+    """Find the greatest number that is within, where 0 is; gallop from the guess, then halve."""
+    low, high, step = guess, most + 1, 1
+    while low > 0 and not within(low):
+        low, high, step = max(0, low - step), low, 2 * step
+    while high - low > 1:
+        middle = min(low + step, (low + high) // 2)
+        if within(middle):
+            low, step = middle, 2 * step
+        else:
+            high = middle
+    return low
+
+
+def _least(
+    within: Callable[[float], bool], guess: float, eps: float, delta: float, what: str
+) -> float:
     """Find the least scale that is enough, up to the tolerance and never below it."""
-    low, high = _bracket(within, guess, eps, delta)
+    low, high = _bracket(within, guess, eps, delta, what)
     while high / low > 1 + 1.001 * _TOLERANCE:
         middle = sqrt(low * high)
         low, high = (low, middle) if within(middle) else (middle, high)
@@ -198,7 +350,7 @@ def _least(within: Callable[[float], bool], guess: float, eps: float, delta: flo
 
 
 def _bracket(
-    within: Callable[[float], bool], guess: float, eps: float, delta: float
+    within: Callable[[float], bool], guess: float, eps: float, delta: float, what: str
 ) -> tuple[float, float]:
     """Gallop from the guess until one scale is too small and the other is not."""
     step = 1 + _TOLERANCE
@@ -216,7 +368,7 @@ def _bracket(
         step = min(step**2, 2.0)
         if high > 1e6 * guess or low < 1e-6 * guess:
             raise ConfigError(
-                rule="a budget that some amount of noise can just keep",
+                rule=f"a budget that some {what} can just keep",
                 got=f"privacy.epsilon={eps:g} at delta={delta:g}",
                 do="Raise privacy.epsilon, or plan fewer releases.",
             )
