@@ -19,7 +19,12 @@ from skinml.experiments.approval import propose
 from skinml.experiments.learners import build_learner, split_key_id, validation_release
 from skinml.experiments.workspace import Workspace
 from skinml.federated.clinic import require_budget
-from skinml.stewardship.admissibility import Admission, OnlyWithdrawals
+from skinml.stewardship.admissibility import (
+    Admission,
+    AlsoWithdrawals,
+    Consents,
+    OnlyWithdrawals,
+)
 from skinml.stewardship.consent import ConsentRecord
 from skinml.stewardship.consent_import import read_consents
 
@@ -71,7 +76,9 @@ class Gates:
         name = POOLED if self._config.federation.mode == "centralised" else clinic
         folder = self.folder(name)
         self._register(folder, patients)
-        return Door(folder.consents, folder.policy.fields)
+        pooled = self._config.federation.mode == "centralised"
+        consents = _with_noes(folder, self._workspace, clinic if pooled else POOLED)
+        return Door(consents, folder.policy.fields)
 
     def folder(self, name: str) -> ClinicFolder:
         """Open a clinic's folder for this run.
@@ -241,7 +248,8 @@ class EvaluationGates:
             )
         # An id of other data may be another person's, whom nobody asked.
         strangers = self._pooled and not self._own
-        consents = OnlyWithdrawals(folder.consents) if strangers else folder.consents
+        known = _with_noes(folder, self._workspace, clinic if self._pooled else POOLED)
+        consents = OnlyWithdrawals(known) if strangers else known
         return Door(consents, folder.policy.fields)
 
     def refuse(self) -> None:
@@ -273,6 +281,12 @@ class EvaluationGates:
                 day=self._today,
                 actor=actor,
             )
+
+
+def _with_noes(folder: ClinicFolder, workspace: Workspace, other: str) -> Consents:
+    """Let who withdrew at a clinic be withdrawn also where data are pooled, and the reverse."""
+    place = find_virtual_folder(workspace.clinics, other)
+    return folder.consents if place is None else AlsoWithdrawals(folder.consents, place.consents)
 
 
 def _read_records(

@@ -74,6 +74,31 @@ class OnlyWithdrawals:
         return np.where(known == "withdrawn", known, "no consent")
 
 
+@dataclass(frozen=True)
+class AlsoWithdrawals:
+    """A register, and the noes of another that holds the same patients.
+
+    Attributes:
+        consents: The register.
+        other: The other one; its yeses open nothing.
+    """
+
+    consents: Consents
+    other: Consents
+
+    def verdicts(
+        self,
+        patients: Sequence[str],
+        purpose: str,
+        day: datetime.date,
+        kinds: Sequence[Collection[str]] | None = None,
+    ) -> StrArray:
+        """Tell for each row whether its data may be used, or why not."""
+        found = self.consents.verdicts(patients, purpose, day, kinds)
+        noes = self.other.verdicts(patients, purpose, day, kinds)
+        return np.where(noes == "withdrawn", noes, found)
+
+
 @dataclass(frozen=True, repr=False)
 class Admission:
     """The rows that may be used, and why. Counts are exact: they stay inside the clinic.

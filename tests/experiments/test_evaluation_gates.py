@@ -11,7 +11,7 @@ from skinml.clinic.folder import ClinicFolder
 from skinml.clinic.virtual import virtual_folder
 from skinml.config import RunConfig, load_config
 from skinml.errors import ConfigError, PolicyError
-from skinml.experiments.gates import EvaluationGates
+from skinml.experiments.gates import EvaluationGates, Gates
 from skinml.experiments.workspace import Workspace
 from skinml.stewardship.consent import Consent
 
@@ -23,19 +23,22 @@ def config(place: Path, *more: str) -> RunConfig:
     return load_config("quickstart", (f"work_dir={place}", *more))
 
 
-def clinic(settings: RunConfig, name: str) -> ClinicFolder:
-    """A clinic where one patient agreed and another took it back."""
-    workspace = Workspace(settings.work_dir)
-    folder = virtual_folder(workspace.clinics, workspace.anchors, name, settings.clinic.policy)
-    form = Consent(
+def form(settings: RunConfig, days_ago: int = 0) -> Consent:
+    return Consent(
         purposes=("care", settings.purpose),
-        valid_from=NOW.date() - timedelta(days=9),
+        valid_from=NOW.date() - timedelta(days=days_ago),
         form_version="v1",
         how="paper",
         given_by="patient",
     )
+
+
+def clinic(settings: RunConfig, name: str) -> ClinicFolder:
+    """A clinic where one patient agreed and another took it back."""
+    workspace = Workspace(settings.work_dir)
+    folder = virtual_folder(workspace.clinics, workspace.anchors, name, settings.clinic.policy)
     for patient in PATIENTS[:2]:
-        folder.consents.grant(patient, form, now=NOW, actor="ada")
+        folder.consents.grant(patient, form(settings, 9), now=NOW, actor="ada")
     folder.consents.withdraw(PATIENTS[1], now=NOW, actor="ada")
     return folder
 
@@ -58,6 +61,29 @@ def test_a_place_that_pooled_all_data_answers_for_all_clinics(
     assert door.consents is not None
     found = door.consents.verdicts(PATIENTS, settings.purpose, NOW.date())
     assert found.tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("said_at", "federation"), [("north", "centralised"), ("pooled", "simulation")]
+)
+def test_who_withdrew_at_a_clinic_is_not_pooled_and_the_reverse(
+    tmp_path: Path, said_at: str, federation: str
+) -> None:
+    """The run's own place has every patient's consent on record, and not that one took it back."""
+    settings = config(tmp_path, f"federation={federation}")
+    here = clinic(settings, "pooled" if federation == "centralised" else "north")
+    clinic(settings, said_at)
+    again = form(settings)
+    here.consents.grant(PATIENTS[1], again, now=NOW, actor="ada")
+    here.consents.grant(PATIENTS[2], again, now=NOW, actor="ada")
+    run = Gates(settings, Workspace(tmp_path), "quickstart-2", tmp_path, NOW.date())
+    for gate in (run, gates(settings, own=True)):
+        consents = gate.door("north", PATIENTS).consents
+        assert consents is not None
+        found = consents.verdicts(PATIENTS, settings.purpose, NOW.date())
+        assert found.tolist() == ["", "withdrawn", ""]
+        alone = here.consents.verdicts(PATIENTS, settings.purpose, NOW.date())
+        assert alone.tolist() == ["", "", ""]
 
 
 def test_a_policy_that_allows_the_purpose_no_more_closes_the_door_and_says_so(
