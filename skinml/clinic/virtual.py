@@ -7,9 +7,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from skinml.clinic.folder import ClinicFolder, create_folder, open_folder
+from skinml.clinic.identity import read_identity
 from skinml.clinic.policies import put_in_force
 from skinml.durable import locked, make_folder
-from skinml.errors import DataError
+from skinml.errors import DataError, PolicyError
 from skinml.stewardship.policy import Policy
 from skinml.stewardship.roles import os_user
 
@@ -33,6 +34,7 @@ def virtual_folder(root: Path, anchors: Path, name: str, policy: Policy) -> Clin
         DataError: If the name could not be a folder's.
         EnvironmentProblem: If the folder cannot be written.
         IntegrityError: If something in the folder was changed.
+        PolicyError: If it is a real clinic's: only its steward changes its policy.
     """
     if not _NAME.fullmatch(name):
         raise DataError(
@@ -51,7 +53,7 @@ def virtual_folder(root: Path, anchors: Path, name: str, policy: Policy) -> Clin
                 anchors=anchors,
                 virtual=True,
             )
-        folder = open_folder(root / name)
+        folder = _open(root / name)
         put_in_force(folder, wanted, os_user(), now=datetime.now(UTC))
     return folder
 
@@ -68,7 +70,26 @@ def find_virtual_folder(root: Path, name: str) -> ClinicFolder | None:
 
     Raises:
         IntegrityError: If something in the folder was changed.
+        PolicyError: If it is a real clinic's.
     """
     if not _NAME.fullmatch(name) or not (root / name).exists():
         return None
-    return open_folder(root / name)
+    return _open(root / name)
+
+
+def _open(path: Path) -> ClinicFolder:
+    """Open a folder, but never a real clinic's: a working folder can be named to hold one."""
+    if not read_identity(path).virtual:
+        raise _real(path)
+    folder = open_folder(path)
+    if not folder.identity.virtual:  # it was exchanged since the look above
+        raise _real(path)
+    return folder
+
+
+def _real(path: Path) -> PolicyError:
+    return PolicyError(
+        rule="the folder of a clinic that exists only in simulations",
+        got=f"the folder of a real clinic, {path.name}",
+        do="Choose another work_dir; a simulation keeps out of real clinics' folders.",
+    )

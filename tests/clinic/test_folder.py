@@ -25,6 +25,7 @@ from skinml.errors import (
     DataError,
     EnvironmentProblem,
     IntegrityError,
+    PolicyError,
     SkinmlError,
 )
 from skinml.privacy.events import GaussianEvent
@@ -55,6 +56,20 @@ def test_two_clinics_have_two_keys_and_ids(tmp_path: Path) -> None:
     assert north.key != south.key
     assert north.identity.id != south.identity.id
     assert north.identity.public_key != south.identity.public_key
+
+
+def test_a_working_folder_that_leads_to_a_real_clinic_changes_nothing_there(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    policy = POLICY.model_copy(update={"clinic": "north", "least_patients": 500})
+    unlock = by_key_file(tmp_path / "north.key")
+    place = tmp_path / "real" / "north"
+    create_folder(place, name="north", policy=policy, anchors=tmp_path / "stick", unlock=unlock)
+    (tmp_path / "clinics").symlink_to(tmp_path / "real")
+    with pytest.raises(PolicyError, match="real clinic"):
+        virtual(tmp_path, "north")
+    with pytest.raises(PolicyError, match="real clinic"):
+        find_virtual_folder(tmp_path / "clinics", "north")
+    assert open_folder(place).policy == policy
 
 
 def test_a_working_folder_may_be_moved_as_a_whole(tmp_path: Path) -> None:
