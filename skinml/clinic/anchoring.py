@@ -69,13 +69,16 @@ def renew_anchors(
         What is remembered now.
 
     Raises:
-        ConfigError: If the new anchors would be in the folder, or the old ones are not lost.
-        EnvironmentProblem: If they cannot be written, or there are such anchors already.
+        ConfigError: If the new anchors would be in the folder, there are such anchors already, or
+            the old ones are not lost.
+        EnvironmentProblem: If they cannot be written.
         IntegrityError: If the folder was changed.
         PolicyError: If the user may not.
 
     Guarantees:
-        Killed at any moment, the folder has its old anchors or its new ones.
+        Killed at any moment, the folder has its old anchors or its new ones. The old ones are
+        gone afterwards, so that no copy of the folder from before the move passes by them; a
+        process that still holds to them changes nothing any more.
     """
     if anchors.resolve().is_relative_to(path.resolve()):
         raise ConfigError(
@@ -84,27 +87,46 @@ def renew_anchors(
             do="Choose another disk, or at least another folder.",
         )
     old = _vouched_for(path, source, lost=lost)
-    if old is not None:
-        # While the old anchors hold, so that no change is without its entry.
-        _log(old, {name: old.anchors.find_mark(name) for name in _JOURNALS}, now)
-    identity, key = unlocked_folder(path, source)
+    identity, key = unlocked_folder(path, source) if old is None else (old.identity, old.key)
     make_folder(anchors, "folder of anchors")
     place = anchors / f"{identity.id}.json"
+    if place.exists():
+        raise ConfigError(
+            rule="a folder without anchors of this clinic",
+            got="some that are there already",
+            do="Choose another folder. If an interrupted move left them, move them away first.",
+        )
     renewed = identity.model_copy(
         update={"anchor": anchor_place(path, place, relative=identity.virtual)}
     )
     folder = ClinicFolder(path, renewed, key)
+    if old is None:
+        return Renewed(folder, place, _make_anew(folder, now), verified=False)
+    # Written while the old anchors hold, so that no change is without its entry.
+    _log(old, {name: old.anchors.find_mark(name) for name in _JOURNALS}, now)
+    with old.anchors.moved(folder.anchors):
+        _ask_from_now_on(folder)
+    marks = {name: folder.anchors.find_mark(name) for name in _JOURNALS}
+    return Renewed(folder, place, {name: mark for name, mark in marks.items() if mark.count}, True)
+
+
+def _make_anew(folder: ClinicFolder, now: datetime) -> dict[str, Mark]:
+    """Make anchors for a folder that has none."""
     folder.anchors.create()
     try:
         marks = _remember(folder)
         _require_logged_policy(folder)
-        if old is None:
-            _log(folder, marks, now)
+        _log(folder, marks, now)
     except SkinmlError:
-        place.unlink()
+        folder.anchors.path.unlink()
         raise
-    folder.anchors.replace(path / FILE, identity_bytes(renewed, key), "clinic.json")
-    return Renewed(folder, place, marks, old is not None)
+    _ask_from_now_on(folder)
+    return marks
+
+
+def _ask_from_now_on(folder: ClinicFolder) -> None:
+    content = identity_bytes(folder.identity, folder.key)
+    folder.anchors.replace(folder.path / FILE, content, "clinic.json")
 
 
 def _log(folder: ClinicFolder, marks: Mapping[str, Mark], now: datetime) -> None:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from skinml.durable import locked, read_whole, write_whole
+from skinml.durable import locked, read_whole, remove, write_whole
 from skinml.errors import IntegrityError
 from skinml.journal import KeyedSeal, Mark, canonical
 from skinml.stewardship.encryption import derive_key
@@ -52,9 +52,36 @@ class Anchors:
             IntegrityError: If there is one already: it would be forgotten.
         """
         with self._locked():
-            if self.path.exists():
-                raise self._wrong("a file that is there already")
+            self._require_no_file()
             self._write({"journals": {}, "files": {}})
+
+    @contextmanager
+    def moved(self, to: Anchors) -> Iterator[None]:
+        """Let new anchors take this file's place.
+
+        Args:
+            to: The new anchors, without a file yet.
+
+        Yields:
+            Nothing; the block makes the clinic's folder ask the new anchors. When it ends well,
+            this file is removed.
+
+        Raises:
+            EnvironmentProblem: If a file cannot be written or removed.
+            IntegrityError: If these anchors were changed, or the new ones have a file already.
+
+        Guarantees:
+            The new anchors know exactly what these knew, announced changes included. Until the end
+            nobody else reads or writes these; after it, whoever still holds to them finds no file
+            and changes nothing, and a folder of before the move has no anchor that fits it.
+        """
+        with self._locked():
+            state = self._read()
+            with to._locked():
+                to._require_no_file()
+                to._write(state)
+            yield
+            remove(self.path, "anchor")
 
     def journal(self, name: str) -> JournalAnchor:
         """Name the anchor of a journal.
@@ -225,6 +252,10 @@ class Anchors:
             raise self._wrong("no folder of anchors")
         with locked(self.path.with_name(f".{self.path.name}.lock"), "anchor"):
             yield
+
+    def _require_no_file(self) -> None:
+        if self.path.exists():
+            raise self._wrong("a file that is there already")
 
     def _read(self) -> dict[str, Any]:
         if not self.path.exists():

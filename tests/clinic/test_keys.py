@@ -93,6 +93,42 @@ def test_moved_anchors_vouch_for_the_folder_and_the_old_ones_are_not_asked(
         opened(clinic, OLD)
 
 
+def test_a_process_that_opened_the_folder_before_its_anchors_moved_harms_nothing(
+    clinic: ClinicFolder, tmp_path: Path
+) -> None:
+    renew_anchors(clinic.path, tmp_path / "stick", lambda: OLD, now=NOW)
+    with pytest.raises(IntegrityError, match="no file"):
+        clinic.consents.withdraw("P2", now=NOW, actor="tester")
+    assert len(opened(clinic, OLD).consents.lines(0)) == 1
+
+
+def test_a_copy_of_the_folder_from_before_its_anchors_moved_does_not_pass(
+    clinic: ClinicFolder, tmp_path: Path
+) -> None:
+    copies = []
+
+    def watch(event: str, arguments: tuple[object, ...]) -> None:
+        # The last moment at which the old anchors fit: they were asked for the last time.
+        if event == "os.mkdir" and str(arguments[0]).endswith("thief") and not copies:
+            copies.append(shutil.copytree(clinic.path, tmp_path / "copy"))
+
+    sys.addaudithook(watch)
+    renew_anchors(clinic.path, tmp_path / "thief", lambda: OLD, now=NOW)
+    opened(clinic, OLD).consents.withdraw("P2", now=NOW, actor="tester")
+    shutil.rmtree(clinic.path)
+    shutil.copytree(copies[0], clinic.path)
+    with pytest.raises(IntegrityError, match="anchor"):
+        opened(clinic, OLD)
+
+
+def test_a_move_onto_anchors_that_are_there_is_refused(
+    clinic: ClinicFolder, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match="there already"):
+        renew_anchors(clinic.path, tmp_path / "anchors", lambda: OLD, now=NOW)
+    assert opened(clinic, OLD).key == clinic.key
+
+
 def test_lost_anchors_are_made_anew_only_on_request_and_the_log_tells(
     clinic: ClinicFolder, tmp_path: Path
 ) -> None:
