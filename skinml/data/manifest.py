@@ -25,8 +25,9 @@ from skinml.data.manifest_rules import (
 )
 from skinml.data.taxonomy import Mapped, Taxonomy, load_taxonomy
 from skinml.errors import DataError
+from skinml.stewardship.purposes import Purpose
 
-CANONICAL = (*REQUIRED, "diagnosis_source", *OPTIONAL)
+CANONICAL = (*REQUIRED, "diagnosis_source", *OPTIONAL, "licensed_for")
 _MISSING = frozenset({"", "unknown", "unk", "nan", "none", "null", "na", "n/a", "<na>"})
 _MOST_WORDS = 20
 
@@ -39,6 +40,7 @@ class Sidecar(BaseModel):
     name: str | None = None
     unit: Literal["patient", "lesion", "image"] | None = None
     licence: str | None = None
+    purposes: tuple[Purpose, ...] | None = None
     tone_scale: str | None = None
 
 
@@ -78,8 +80,9 @@ def read_manifest(
 ) -> Manifest:
     """Read a manifest, check all of it, and bring it into shared words.
 
-    A file of the same name ending in .yaml beside it may say name, unit, licence and tone scale
-    of the whole; what it says wins over the arguments. Empty cells and "unknown" are missing.
+    A file of the same name ending in .yaml beside it may say name, unit, licence, the purposes that
+    the licence is declared for, and the tone scale of the whole; it wins over the arguments. Empty
+    cells and "unknown" are missing.
 
     Args:
         path: A CSV (UTF-8, comma) or Parquet file, by its ending.
@@ -107,6 +110,8 @@ def read_manifest(
     frame = _translate(text, taxonomy or load_taxonomy(), scale, sidecar.tone_scale is not None)
     if sidecar.licence is not None:
         frame["licence"] = frame["licence"].fillna(sidecar.licence)
+    if sidecar.purposes is not None:
+        frame["licensed_for"] = " ".join(sidecar.purposes)
     return Manifest(
         frame=frame,
         root=root,
@@ -176,7 +181,7 @@ def _read_sidecar(path: Path) -> Sidecar:
     except (yaml.YAMLError, UnicodeDecodeError):
         found = "broken YAML"
     raise DataError(
-        rule="a sidecar with name, unit, licence and tone_scale",
+        rule="a sidecar with name, unit, licence, purposes and tone_scale",
         got=found,
         do=f"Correct {path.name} beside the manifest.",
     )
@@ -220,6 +225,7 @@ def _translate(
     frame["age"] = pd.to_numeric(pd.Series(columns["age"], dtype=object), errors="coerce")
     frame["age"] = frame["age"].astype(float)
     frame.insert(0, "row", range(FIRST_ROW, FIRST_ROW + len(frame)))
+    frame["licensed_for"] = None
     return frame[["row", *CANONICAL]]
 
 

@@ -152,7 +152,8 @@ def _work(
     try:
         for clinic, folder in gathered.folders.items():
             mine = gathered.places == clinic
-            store_samples(folder, name, samples[clinic], grounds_by_split(gathered.cohort, mine))
+            grounds = grounds_by_split(gathered.cohort, mine, config.purpose)
+            store_samples(folder, name, samples[clinic], grounds)
         trained = train(config, terms, learner, validation, rounds, on_round)
         samples = {
             clinic: still_admitted(folder, name, config.purpose)

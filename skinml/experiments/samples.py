@@ -131,15 +131,16 @@ def _by_split(
     return {split: everything.take(splits == split) for split in SPLITS}
 
 
-def grounds_by_split(cohort: Cohort, mine: BoolArray) -> dict[str, Grounds]:
+def grounds_by_split(cohort: Cohort, mine: BoolArray, purpose: str) -> dict[str, Grounds]:
     """Say on what each of a clinic's items may be used.
 
     Args:
         cohort: The cohort.
         mine: (items,) mask of the clinic's items.
+        purpose: What they are used for.
 
     Returns:
-        By split and item: `licence`, empty where the item's images do not share one, and
+        By split and item: `licence`, empty where one of the item's images has none, and
         `series`, filled where an image is one of a pair.
     """
     found = {}
@@ -147,7 +148,9 @@ def grounds_by_split(cohort: Cohort, mine: BoolArray) -> dict[str, Grounds]:
         cells = cohort.images[name].fillna("").astype(str).to_numpy(dtype=str)
         found[name] = cells[cohort.views[mine]]
     licences, places = found["licence"], found["series"]
-    shared = (licences == licences[:, :1]).all(axis=1)
+    # A licence has no last day: any will do, and no register is asked.
+    licensed = row_reasons(cohort.images, purpose, datetime.date.min) == ""
+    shared = licensed[cohort.views[mine]].all(axis=1)
     grounds = {
         "licence": np.where(shared, licences[:, 0], ""),
         "series": np.where((places != "").any(axis=1), "pair", ""),

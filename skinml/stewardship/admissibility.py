@@ -126,7 +126,8 @@ def admissible(
 
     Args:
         frame: A manifest's rows: `patient_id`, and where they are there `licence`, the licence
-            of a research dataset, and `series`, filled for a photograph of a pair before and
+            of a research dataset, `licensed_for`, the purposes that it was declared for, and
+            `series`, filled for a photograph of a pair before and
             after treatment.
         purpose: What the rows shall be used for, such as "research".
         day: The day of use.
@@ -221,6 +222,13 @@ def under_licence(frame: pd.DataFrame) -> BoolArray:
     return cells.isin(words).to_numpy(dtype=bool)
 
 
+def _declared_for(frame: pd.DataFrame, purpose: str) -> BoolArray:
+    """Tell for each row whether its dataset was declared for a purpose; undeclared is for all."""
+    cells = _cells(frame, "licensed_for")
+    words = {cell for cell in cells.unique() if not cell or purpose in cell.split()}
+    return cells.isin(words).to_numpy(dtype=bool)
+
+
 def _judge_rows(
     frame: pd.DataFrame, purpose: str, day: datetime.date, consents: Consents | None
 ) -> tuple[StrArray, BoolArray]:
@@ -229,7 +237,7 @@ def _judge_rows(
     A patient's recorded no goes before a licence: whoever gave a dataset away could not know it.
     """
     known = under_licence(frame)
-    licensed = known & (purpose in _RESEARCH_PURPOSES)
+    licensed = known & (purpose in _RESEARCH_PURPOSES) & _declared_for(frame, purpose)
     if consents is None:
         why = np.where(known, "purpose not covered", NO_LICENCE)
         return np.where(licensed, "", why), licensed

@@ -213,3 +213,15 @@ def test_malignancy_of_every_real_row_agrees_with_the_taxonomy(derm_root: Path) 
     assert (manifest.frame["malignant"] == by_taxonomy).all()
     tones = manifest.frame["skin_tone"].value_counts().to_dict()
     assert tones == {"0": 8, "1": 126, "2": 766, "3": 4074, "4": 1400, "5": 498}
+
+
+def test_a_sidecar_declares_what_its_licence_is_for(make_folder) -> None:
+    folder = make_folder(3)
+    sidecar = folder.manifest.with_suffix(".yaml")
+    assert read_manifest(folder.manifest, root=folder.root).frame["licensed_for"].isna().all()
+    sidecar.write_text("licence: CC0\npurposes: [research, teaching]\n")
+    frame = read_manifest(folder.manifest, root=folder.root).frame
+    assert set(frame["licensed_for"]) == {"research teaching"}
+    sidecar.write_text("purposes: [anything]\n")
+    with pytest.raises(DataError, match=r"manifest\.yaml"):
+        read_manifest(folder.manifest, root=folder.root)

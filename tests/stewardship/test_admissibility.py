@@ -227,3 +227,21 @@ def test_the_manifests_rows_stay_as_they_are(register: ConsentRegister) -> None:
     found = admissible(rows, "research", DAY, register).frame
     pd.testing.assert_frame_equal(found, before.loc[[10, 20]])
     pd.testing.assert_frame_equal(rows, before)
+
+
+def test_a_dataset_declared_for_some_purposes_is_used_for_no_other():
+    frame = pd.DataFrame(
+        {
+            "patient_id": ["a", "b", "c"],
+            "licence": ["CC0"] * 3,
+            "licensed_for": ["research teaching", "research federated_training", None],
+        }
+    )
+    day = datetime.date(2026, 3, 1)
+    for purpose, expected in (
+        ("federated_training", "bc"),
+        ("teaching", "ac"),
+        ("research", "abc"),
+    ):
+        kept = admissible(frame, purpose=purpose, day=day).frame["patient_id"]
+        assert "".join(kept) == expected
