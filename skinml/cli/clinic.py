@@ -9,6 +9,7 @@ from skinml.cli import (
     clinic_consent,
     clinic_init,
     clinic_keys,
+    clinic_ledger,
     clinic_log,
     clinic_policy,
     clinic_status,
@@ -21,6 +22,7 @@ app = typer.Typer(
 app.command()(clinic_init.init)
 app.command()(clinic_check.check)
 app.command()(clinic_status.status)
+app.command()(clinic_ledger.ledger)
 app.add_typer(clinic_policy.app, name="policy")
 app.add_typer(clinic_consent.app, name="consent")
 app.add_typer(clinic_log.app, name="log")

@@ -1,0 +1,143 @@
+"""How much a further run may spend under a ceiling, given what a ledger already holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from math import floor, log, sqrt
+
+from scipy.optimize import brentq
+
+from skinml.errors import require_in_range, require_positive
+from skinml.privacy.accounting import (
+    CERTIFICATE_GRID,
+    epsilon,
+    gaussian_delta,
+    gaussian_mu,
+    gaussian_mu_for,
+)
+from skinml.privacy.events import Event, GaussianEvent, UnprotectedEvent
+from skinml.privacy.ledger import Entry, spent
+
+# What is left is told in steps of 0.01, rounded down.
+_STEPS = 100
+# The closed form is exact; the accountant, which decides, lies above it by less than this.
+_MARGIN = 2 * CERTIFICATE_GRID
+_READ_BY_A_RUN = ("train", "validation")
+
+
+def epsilon_left(entries: Iterable[Entry], ceiling: float, delta: float) -> float:
+    """Find the greatest epsilon of one more run that a ceiling has room for.
+
+    The run is thought of as one that spends its whole epsilon on the training patients and again
+    on the validation patients, by Gaussian releases without sampling and under the last split
+    key, as the head's recipe does.
+
+    Args:
+        entries: What counts against the ceiling.
+        ceiling: The greatest epsilon, above zero.
+        delta: Delta of the ceiling and of the run.
+
+    Returns:
+        Epsilon in steps of 0.01, rounded down; 0 where nothing is left.
+
+    Raises:
+        ConfigError: If the ceiling or delta is outside its range.
+
+    Example:
+        >>> epsilon_left((), 2.5, 1e-5)
+        2.5
+    """
+    require_positive(ceiling=ceiling)
+    require_in_range(1e-300, 1 - 1e-12, delta=delta)
+    held = tuple(entries)
+    if spent(held, delta) >= ceiling - _MARGIN:
+        return 0.0
+    lefts = (_left(events, runs, ceiling, delta) for events, runs in _charged_with(held))
+    return min(lefts) / _STEPS
+
+
+def compositions(entries: Iterable[Entry]) -> dict[str, list[Event]]:
+    """Sort the events of entries by who may have been in them, as `ledger.spent` does.
+
+    Args:
+        entries: Entries of one ledger.
+
+    Returns:
+        Events that compose: by split, or all under "" where there were several split keys.
+        Releases without secret noise count as unprotected.
+    """
+    chosen = list(entries)
+    apart = len({entry.binding.split_key_id for entry in chosen}) <= 1
+    found: dict[str, list[Event]] = {}
+    for entry in chosen:
+        event = entry.event if entry.guarantee else UnprotectedEvent(entry.event.count)
+        found.setdefault(entry.split if apart else "", []).append(event)
+    return found
+
+
+def gaussian_epsilon(mu: float, delta: float) -> float:
+    """Compute epsilon of a mechanism with Gaussian differential privacy mu, in closed form.
+
+    Args:
+        mu: Sensitivity over noise standard deviation, above zero.
+        delta: Delta to read epsilon at, above 0 and below 1.
+
+    Returns:
+        The smallest epsilon, zero or above.
+
+    Source:
+        Balle and Wang 2018, arXiv:1805.06530, Theorem 8.
+
+    Example:
+        >>> round(gaussian_epsilon(0.7191, 1e-5), 3)
+        3.0
+    """
+    if gaussian_delta(mu, 0.0) <= delta:
+        return 0.0
+    # Beyond this the normal's tail alone is below delta (Chernoff).
+    most = mu**2 / 2 + mu * (sqrt(-2 * log(delta)) + 1)
+    return float(brentq(lambda eps: gaussian_delta(mu, eps) - delta, 0.0, most, xtol=1e-12))
+
+
+def _charged_with(entries: Iterable[Entry]) -> list[tuple[list[Event], int]]:
+    """Pair the events that a next run adds to with how often it adds its whole epsilon."""
+    found = compositions(entries)
+    if "" in found:
+        return [(found[""], len(_READ_BY_A_RUN))]
+    return [(found.get(split, []), 1) for split in _READ_BY_A_RUN]
+
+
+def _left(events: list[Event], runs: int, ceiling: float, delta: float) -> int:
+    """Find how many steps of epsilon can be added to some events, so many times."""
+    if not events:
+        return floor(ceiling * _STEPS + 1e-9)
+    mixed = any(not isinstance(event, GaussianEvent) for event in events)
+    if mixed:  # a guess: as if what they cost had been one Gaussian
+        held = gaussian_mu_for(epsilon(events, delta), delta)
+    else:
+        held = gaussian_mu([event for event in events if isinstance(event, GaussianEvent)])
+    room = gaussian_mu_for(ceiling - _MARGIN, delta) ** 2 - held**2
+    guess = floor(_STEPS * gaussian_epsilon(sqrt(room / runs), delta)) if room > 0 else 0
+    if not mixed:
+        return guess
+
+    def fits(steps: int) -> bool:
+        mu = gaussian_mu_for(steps / _STEPS, delta)
+        return epsilon([*events, GaussianEvent(1 / mu, runs)], delta) <= ceiling
+
+    return _greatest(fits, guess, floor(ceiling * _STEPS))
+
+
+def _greatest(fits: Callable[[int], bool], guess: int, most: int) -> int:
+    """Find the greatest whole number from 0 to most that fits, beginning near a guess."""
+    low, high = 0, most + 1  # 0 fits, and more than the ceiling does not
+    step, at = 1, max(guess, 1)
+    while high - low > 1:
+        if not low < at < high:
+            at = (low + high) // 2
+        if fits(at):
+            low, at = at, at + step
+        else:
+            high, at = at, at - step
+        step *= 2
+    return low
