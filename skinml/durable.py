@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,6 +14,8 @@ from skinml.errors import EnvironmentProblem
 
 _PRIVATE_FILE, _SHARED_FILE = 0o600, 0o660
 _PRIVATE_FOLDER, _SHARED_FOLDER = 0o700, 0o2770
+_PATIENCE_S = 60.0  # no work under a lock takes as long
+_POLL_S = 0.005
 
 
 def open_private(path: Path, flags: int) -> int:
@@ -155,7 +158,7 @@ def overwritten(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def locked(path: Path, what: str) -> Iterator[None]:
+def locked(path: Path, what: str, *, patience_s: float = _PATIENCE_S) -> Iterator[None]:
     """Keep other processes, and other threads, out until the block ends.
 
     Not to be taken twice by one thread: it would wait for itself.
@@ -164,12 +167,13 @@ def locked(path: Path, what: str) -> Iterator[None]:
         path: The lock's own file, made where it is missing; never the file that it protects, for
             a replaced file takes its lock along.
         what: What the lock protects, for the message.
+        patience_s: Seconds to wait for whoever holds it.
 
     Yields:
         Nothing.
 
     Raises:
-        EnvironmentProblem: If the lock cannot be taken.
+        EnvironmentProblem: If the lock cannot be taken, or not in time.
     """
     try:
         descriptor = open_private(path, os.O_RDWR | os.O_CREAT)
@@ -177,12 +181,45 @@ def locked(path: Path, what: str) -> Iterator[None]:
         raise cannot("lock", what, error) from error
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            take_lock(descriptor, what, patience_s=patience_s)
         except OSError as error:  # such as a network disk without locks
             raise cannot("lock", what, error) from error
         yield
     finally:
         os.close(descriptor)
+
+
+def take_lock(
+    descriptor: int, what: str, *, shared: bool = False, patience_s: float = _PATIENCE_S
+) -> None:
+    """Lock an open file until it is closed; say so where whoever holds it never lets go.
+
+    Args:
+        descriptor: The open file.
+        what: What the lock protects, for the message.
+        shared: Whether others may hold such a lock at the same time.
+        patience_s: Seconds to wait.
+
+    Raises:
+        EnvironmentProblem: If another process holds it for longer: most likely one that was
+            stopped, for one that ends gives its locks back.
+        OSError: If the file system has no locks.
+    """
+    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+    until = time.monotonic() + patience_s
+    while True:
+        try:
+            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() > until:
+                raise EnvironmentProblem(
+                    rule=f"the lock of the {what} within {patience_s:g} s",
+                    got="another process that holds it",
+                    do="Look for a skinml that was stopped (Ctrl-Z) or hangs; let it go on or end "
+                    "it. Nothing is lost.",
+                ) from None
+        time.sleep(_POLL_S)
 
 
 def make_folder(path: Path, what: str) -> None:

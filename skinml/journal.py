@@ -10,7 +10,6 @@ does not know of, and an anchor that was set back to an older copy shows as well
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import hmac
 import json
@@ -21,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-from skinml.durable import cannot, open_private, sync_folder
+from skinml.durable import cannot, open_private, sync_folder, take_lock
 from skinml.errors import IntegrityError
 
 Body = Mapping[str, Any]
@@ -252,7 +251,7 @@ class Journal:
             flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
             # Unbuffered: what a full disk refused must not be written when the file is closed.
             with os.fdopen(open_private(self.path, flags), "r+b", buffering=0) as file:
-                fcntl.flock(file, fcntl.LOCK_EX)
+                take_lock(file.fileno(), self.name)
                 if fresh:
                     sync_folder(self.path.parent)
                 yield file

@@ -126,3 +126,25 @@ def test_a_new_folder_is_closed_to_others(tmp_path: Path) -> None:
     make_folder(tmp_path / "a" / "b", "vault")
     make_folder(tmp_path / "a" / "b", "vault")
     assert stat.S_IMODE((tmp_path / "a" / "b").stat().st_mode) == 0o700
+
+
+def test_a_lock_that_a_stopped_process_holds_is_told_and_not_waited_for_for_ever(
+    tmp_path: Path,
+) -> None:
+    child = os.fork()
+    if not child:
+        with locked(tmp_path / ".lock", "anchor"):
+            os.kill(os.getpid(), signal.SIGSTOP)
+        os._exit(0)
+    os.waitpid(child, os.WUNTRACED)
+    try:
+        with (
+            pytest.raises(EnvironmentProblem, match="another process that holds it"),
+            locked(tmp_path / ".lock", "anchor", patience_s=0.1),
+        ):
+            pass
+    finally:
+        os.kill(child, signal.SIGCONT)
+        os.waitpid(child, 0)
+    with locked(tmp_path / ".lock", "anchor", patience_s=0.1):
+        pass

@@ -9,7 +9,6 @@ be erased from a file that is never rewritten.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from collections.abc import Iterable, Sequence
@@ -20,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skinml.data.patient_rows import PackedRows, pack_rows
-from skinml.durable import open_private
+from skinml.durable import open_private, take_lock
 from skinml.errors import DataError, EnvironmentProblem, IntegrityError, require_same_length
 from skinml.stewardship.encryption import derive_key, keyed_digest, seal, unseal
 from skinml.stewardship.patient_keys import PatientKey, PatientKeys
@@ -173,7 +172,7 @@ class FeatureStore:
         rows = rows[chosen]
         try:
             with os.fdopen(open_private(self.path, os.O_RDWR | os.O_CREAT), "r+b") as file:
-                fcntl.flock(file, fcntl.LOCK_EX)
+                take_lock(file.fileno(), "feature store")
                 self._read_on(file)
                 self._check_rows(digests, patients, rows)
                 self._write_block(file, digests, patients, rows)

@@ -8,7 +8,6 @@ that is a mark (a number of lines and the digest of the last) that somebody else
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 from collections.abc import Mapping
@@ -21,7 +20,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from skinml.durable import cannot, make_folder, read_whole, write_whole
+from skinml.durable import cannot, make_folder, read_whole, take_lock, write_whole
 from skinml.errors import ConfigError, EnvironmentProblem, IntegrityError
 from skinml.journal import Anchor, Body, Journal, Mark, Remembered, canonical
 from skinml.stewardship.audit_events import (
@@ -403,7 +402,7 @@ def _entry(number: int, body: Body) -> AuditEntry:
 def _read_shared(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH)
+            take_lock(file.fileno(), "audit log", shared=True)
             return file.read()
     except OSError as error:
         raise cannot("read", "audit log", error) from error
