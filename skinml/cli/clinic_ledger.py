@@ -14,9 +14,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from skinml.cli.edge import printable
+
 if TYPE_CHECKING:
-    from skinml.clinic.statements import Allowance, LedgerStatement
-    from skinml.privacy.statement import Cost, RunCost, Statement
+    from skinml.clinic.statements import Allowance, LedgerStatement, RunCost, Statement
 
 _WIDTH = 80
 _MOST_RUNS = 20
@@ -163,14 +164,10 @@ def _spans(found: LedgerStatement) -> Table:
 def _parts(said: Statement) -> Table:
     table = plain_table("", "releases", "epsilon", words=("",))
     for name, cost in said.purposes.items():
-        table.add_row(f"for {name}", f"{cost.num_releases:,}", _cost(cost))
+        table.add_row(f"for {name}", f"{cost.num_releases:,}", epsilon_words(cost.epsilon))
     for name, cost in said.splits.items():
-        table.add_row(f"{name} patients", f"{cost.num_releases:,}", _cost(cost))
+        table.add_row(f"{name} patients", f"{cost.num_releases:,}", epsilon_words(cost.epsilon))
     return table
-
-
-def _cost(cost: Cost) -> str:
-    return epsilon_words(cost.epsilon)
 
 
 def _runs(runs: tuple[RunCost, ...]) -> Table:
@@ -183,10 +180,10 @@ def _runs(runs: tuple[RunCost, ...]) -> Table:
         if mixed:
             details += [word.replace("_", " ") for word in each.units]
         table.add_row(
-            Text(f"{each.run}\n  {', '.join(details)}"),
+            Text(f"{printable(each.run)}\n  {', '.join(details)}"),
             each.last[:10],
             f"{each.cost.num_releases:,}",
-            _cost(each.cost),
+            epsilon_words(each.cost.epsilon),
             f"{epsilon_words(each.across)} ({each.num_clinics})",
         )
     return table

@@ -17,7 +17,12 @@ from skinml.journal import Mark
 from skinml.privacy.allowance import epsilon_left
 from skinml.privacy.ledger import Entry
 from skinml.privacy.statement import (
-    Statement,
+    RunCost as RunCost,  # for the command line, which knows this room only
+)
+from skinml.privacy.statement import (
+    Statement as Statement,
+)
+from skinml.privacy.statement import (
     entries_until,
     epsilon_everywhere,
     statement,
