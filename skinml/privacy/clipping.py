@@ -79,7 +79,9 @@ def mean_by_patient(
     """
     _, position, counts = np.unique(patients, return_inverse=True, return_counts=True)
     sums = np.zeros((len(counts), rows.shape[1]), dtype=rows.dtype)
-    np.add.at(sums, position, rows)
+    # Infinities of both signs add up to NaN, which the clip turns into zeros.
+    with np.errstate(invalid="ignore", over="ignore"):
+        np.add.at(sums, position, rows)
     return sums / counts[:, None].astype(rows.dtype), position
 
 
