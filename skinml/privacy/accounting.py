@@ -26,7 +26,9 @@ from skinml.privacy.events import (
 # Grid of the privacy loss for figures that are stored or shown (notes of dp-accounting: an error
 # of at most the interval per composed distribution, always on the safe side).
 CERTIFICATE_GRID = 1e-4
-# Ten times coarser while searching: the answer is found again on the grid above, from near by.
+# Ten times coarser for plots.
+PLOT_GRID = 1e-3
+# As coarse while searching: the answer is found again on the finer grid, from near by.
 _SEARCH_GRID = 1e-3
 _TOLERANCE = 1e-3
 # Beyond it e^epsilon is no number any more, and no promise long before.
@@ -216,7 +218,12 @@ def gaussian_mu_for(eps: float, delta: float) -> float:
 
 
 def calibrate_noise(
-    events_at: Callable[[float], Iterable[Event]], eps: float, delta: float, *, guess: float = 1.0
+    events_at: Callable[[float], Iterable[Event]],
+    eps: float,
+    delta: float,
+    *,
+    guess: float = 1.0,
+    grid: float = CERTIFICATE_GRID,
 ) -> float:
     """Find the least noise that keeps a schedule within a target.
 
@@ -225,9 +232,11 @@ def calibrate_noise(
         eps: Target epsilon, above zero.
         delta: Target delta.
         guess: Where to begin: the nearer to the answer, the quicker.
+        grid: Width of the privacy loss grid; a wider one than the default asks for a little more
+            noise, which is enough for a plot.
 
     Returns:
-        The scale, at most 0.1% above the least one.
+        The scale, at most 0.1% above the least one on that grid.
 
     Raises:
         ConfigError: If no scale up to a million times the guess reaches the target.
@@ -237,13 +246,15 @@ def calibrate_noise(
     """
     require_positive(epsilon=eps, guess=guess)
 
-    def within(scale: float, grid: float) -> bool:
-        return epsilon(events_at(scale), delta, grid=grid) <= eps
+    def within(scale: float, width: float) -> bool:
+        return epsilon(events_at(scale), delta, grid=width) <= eps
 
     what = "amount of noise"
-    near = _least(lambda scale: within(scale, _SEARCH_GRID), guess, eps, delta, what)
+    near = _least(lambda scale: within(scale, max(grid, _SEARCH_GRID)), guess, eps, delta, what)
+    if grid >= _SEARCH_GRID:
+        return near
     # The coarse grid asks for too much noise, most so where epsilon is small.
-    return _least(lambda scale: within(scale, CERTIFICATE_GRID), near, eps, delta, what)
+    return _least(lambda scale: within(scale, grid), near, eps, delta, what)
 
 
 def calibrate_rounds(

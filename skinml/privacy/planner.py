@@ -1,4 +1,4 @@
-"""What a run would cost and how noisy it would be, from public figures and a ledger alone.
+"""What a run would cost and how noisy it would be, from public figures alone.
 
 Nothing here looks at a patient. The releases are those that the recipe itself plans, so that a
 plan and the run after it cannot differ.
@@ -8,21 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from math import floor, inf, sqrt
-from typing import Literal
+from math import sqrt
 
 from skinml.errors import ConfigError, require_positive
-from skinml.privacy.accounting import calibrate_noise, calibrate_rounds, epsilon, gaussian_mu
+from skinml.privacy.accounting import (
+    CERTIFICATE_GRID,
+    PLOT_GRID,
+    calibrate_noise,
+    epsilon,
+    gaussian_mu,
+)
 from skinml.privacy.events import Event, GaussianEvent, UnprotectedEvent, merged
-from skinml.privacy.ledger import Entry, spent
 from skinml.privacy.plan import Release, epsilon_across_clinics
 from skinml.privacy.settings import PrivacySettings
 from skinml.privacy.trust import noise_rule
-
-MOST_RUNS = 1000
-"""Where counting the runs that still fit ends."""
-
-Span = Literal["run", "year", "life"]
 
 
 @dataclass(frozen=True)
@@ -73,48 +72,6 @@ class NoiseToSignal:
 
     step: float
     run: float
-
-
-@dataclass(frozen=True)
-class Limit:
-    """A ceiling of epsilon and what counts towards it.
-
-    Attributes:
-        span: What is added up.
-        ceiling: The greatest epsilon.
-        rule: Where it stands.
-        held: Entries of the ledger that count; none for a run by itself.
-    """
-
-    span: Span
-    ceiling: float
-    rule: str
-    held: tuple[Entry, ...]
-
-
-@dataclass(frozen=True)
-class Room:
-    """What a ceiling leaves.
-
-    Attributes:
-        limit: The ceiling.
-        spent: Epsilon so far.
-        with_run: Epsilon with the planned run.
-        most_epsilon: Greatest epsilon of one more run of this recipe; never more than 0.1% below
-            the greatest.
-        runs: How many of the planned runs still fit, at most `MOST_RUNS`; None for a single run.
-    """
-
-    limit: Limit
-    spent: float
-    with_run: float
-    most_epsilon: float
-    runs: int | None
-
-    @property
-    def kept(self) -> bool:
-        """Whether the planned run keeps the ceiling."""
-        return self.with_run <= self.limit.ceiling
 
 
 @dataclass(frozen=True)
@@ -277,124 +234,6 @@ def noise_to_signal(
     return NoiseToSignal(step, step / sqrt(line.times))
 
 
-def room_under(limit: Limit, planned: Sequence[Entry], delta: float) -> Room:
-    """Hold a planned run against a ceiling.
-
-    Args:
-        limit: The ceiling with what counts towards it.
-        planned: The run's releases as entries.
-        delta: Delta that every epsilon is read at.
-
-    Returns:
-        What the ceiling leaves.
-    """
-    return Room(
-        limit=limit,
-        spent=spent(limit.held, delta),
-        with_run=spent([*limit.held, *planned], delta),
-        most_epsilon=most_epsilon(limit, planned, delta),
-        runs=None if limit.span == "run" else runs_that_fit(limit, planned, delta),
-    )
-
-
-def most_epsilon(limit: Limit, planned: Sequence[Entry], delta: float) -> float:
-    """Find the greatest epsilon that one more run of a recipe could have under a ceiling.
-
-    Args:
-        limit: The ceiling with what counts towards it.
-        planned: The run's releases as entries, at any epsilon; their noise is scaled.
-        delta: Delta that every epsilon is read at.
-
-    Returns:
-        Epsilon at delta; 0 where nothing is left or the run promises nothing.
-
-    Guarantees:
-        With its releases at that epsilon the ceiling is kept, and the answer is at most 0.1% of
-        noise away from the greatest.
-    """
-    pairs = _by_patients(limit.held, planned)
-    if _unbounded(planned) or any(epsilon(held, delta) >= limit.ceiling for held, _ in pairs):
-        return 0.0
-    if not limit.held:
-        return limit.ceiling
-    found = [_most_beside(held, new, limit.ceiling, delta) for held, new in pairs if new]
-    return min(found, default=limit.ceiling)
-
-
-def _most_beside(
-    held: Sequence[Event], new: Sequence[Event], ceiling: float, delta: float
-) -> float:
-    if not held:
-        return ceiling
-    scale = calibrate_noise(lambda s: [*held, *_louder(new, s)], ceiling, delta)
-    return epsilon(_louder(new, scale), delta)
-
-
-def runs_that_fit(limit: Limit, planned: Sequence[Entry], delta: float) -> int:
-    """Count how often a planned run still fits under a ceiling, one after another.
-
-    Args:
-        limit: The ceiling with what counts towards it.
-        planned: The run's releases as entries.
-        delta: Delta that every epsilon is read at.
-
-    Returns:
-        The number of whole runs, 0 where the first is too many, at most `MOST_RUNS`.
-
-    Guarantees:
-        The ledger's total after so many runs, recomputed from all events, keeps the ceiling.
-    """
-    pairs = _by_patients(limit.held, planned)
-    if any(epsilon(held, delta) > limit.ceiling for held, _ in pairs):
-        return 0
-
-    def count(held: Sequence[Event], new: Sequence[Event]) -> int:
-        return calibrate_rounds(
-            lambda runs: [*held, *_repeated(new, runs)], limit.ceiling, delta, most=MOST_RUNS
-        )
-
-    return min((count(held, new) for held, new in pairs if new), default=MOST_RUNS)
-
-
-def epsilon_for_noise(planned: Sequence[Entry], least: float, delta: float) -> float:
-    """Find the greatest epsilon at which no release has less noise than a floor.
-
-    Args:
-        planned: The run's releases as entries, at any epsilon.
-        least: The least noise multiplier allowed.
-        delta: Delta that epsilon is read at.
-
-    Returns:
-        Epsilon at delta; infinity where each release already has enough, 0 where the run promises
-        nothing.
-    """
-    if _unbounded(planned):
-        return 0.0
-    found = inf
-    for _, new in _by_patients((), planned):
-        noise = min(_noise(event) for event in new)
-        if noise < least:
-            found = min(found, epsilon(_louder(new, least / noise), delta))
-    return found
-
-
-def rounded_down(value: float) -> float:
-    """Write an epsilon so that it can be typed and still keeps its ceiling.
-
-    Args:
-        value: Zero or above.
-
-    Returns:
-        The next lower multiple of 0.001.
-
-    Example:
-        >>> rounded_down(1.40059), rounded_down(2.0), rounded_down(2.3)
-        (1.4, 2.0, 2.3)
-    """
-    # A multiple of 0.001 need not be one in binary: 2.3 * 1000 is 2299.9999999999995.
-    return floor(value * 1000 * (1 + 1e-12)) / 1000
-
-
 def require_honest_clinics(settings: PrivacySettings, num_clinics: int) -> None:
     """Refuse a sum in which no clinic is left to add honest noise, and say what would be possible.
 
@@ -421,33 +260,16 @@ def require_honest_clinics(settings: PrivacySettings, num_clinics: int) -> None:
     )
 
 
-def _by_patients(
-    held: Sequence[Entry], planned: Sequence[Entry]
-) -> tuple[tuple[tuple[Event, ...], tuple[Event, ...]], ...]:
-    """Part held and planned events by whose they may be, as `skinml.privacy.ledger.spent` does."""
-    keys = {entry.binding.split_key_id for entry in (*held, *planned)}
-    splits = sorted({entry.split for entry in (*held, *planned)})
-    groups = [set(splits)] if len(keys) > 1 else [{split} for split in splits]
-    return tuple((_events(held, group), _events(planned, group)) for group in groups)
+def louder(events: Iterable[Event], scale: float) -> list[Event]:
+    """Multiply the noise of events.
 
+    Args:
+        events: Any events; unprotected ones stay as they are.
+        scale: The factor, above zero.
 
-def _events(entries: Sequence[Entry], splits: set[str]) -> tuple[Event, ...]:
-    return merged(
-        entry.event if entry.guarantee else UnprotectedEvent(entry.event.count)
-        for entry in entries
-        if entry.split in splits
-    )
-
-
-def _unbounded(entries: Iterable[Entry]) -> bool:
-    return any(isinstance(e.event, UnprotectedEvent) or not e.guarantee for e in entries)
-
-
-def _noise(event: Event) -> float:
-    return 0.0 if isinstance(event, UnprotectedEvent) else event.noise_multiplier
-
-
-def _louder(events: Iterable[Event], scale: float) -> list[Event]:
+    Returns:
+        The events with other noise.
+    """
     return [
         event
         if isinstance(event, UnprotectedEvent)
@@ -456,12 +278,30 @@ def _louder(events: Iterable[Event], scale: float) -> list[Event]:
     ]
 
 
-def _repeated(events: Iterable[Event], times: int) -> list[Event]:
+def repeated(events: Iterable[Event], times: int) -> list[Event]:
+    """Let events happen several times.
+
+    Args:
+        events: Any events.
+        times: How often, from 0.
+
+    Returns:
+        The events with their counts multiplied.
+
+    Example:
+        >>> repeated([GaussianEvent(2.0, 3)], 4)
+        [GaussianEvent(noise_multiplier=2.0, count=12)]
+    """
     return [replace(event, count=event.count * times) for event in events] if times else []
 
 
 def epsilon_by_rounds(
-    releases: Sequence[Release], name: str, rounds: Iterable[int], delta: float
+    releases: Sequence[Release],
+    name: str,
+    rounds: Iterable[int],
+    delta: float,
+    *,
+    grid: float = CERTIFICATE_GRID,
 ) -> tuple[tuple[int, float], ...]:
     """Compute what other numbers of rounds would cost at the planned noise.
 
@@ -470,6 +310,7 @@ def epsilon_by_rounds(
         name: The release that each round of training repeats.
         rounds: The numbers of rounds, from 0.
         delta: Delta that epsilon is read at.
+        grid: Width of the privacy loss grid.
 
     Returns:
         Pairs (rounds, epsilon) for a training patient of one clinic.
@@ -477,7 +318,7 @@ def epsilon_by_rounds(
     training = [release for release in releases if release.split == "train"]
     each = next(release.event for release in training if release.name == name)
     beside = [release.event for release in training if release.name != name]
-    return tuple((n, epsilon([*beside, *_repeated([each], n)], delta)) for n in rounds)
+    return tuple((n, epsilon([*beside, *repeated([each], n)], delta, grid=grid)) for n in rounds)
 
 
 def noise_by_epsilon(
@@ -492,7 +333,7 @@ def noise_by_epsilon(
         delta: Delta that they are read at.
 
     Returns:
-        Pairs (epsilon, noise multiplier); all shares of the budget stay as planned.
+        Pairs (epsilon, noise multiplier) for a plot; all shares of the budget stay as planned.
 
     Raises:
         ConfigError: If the run promises nothing.
@@ -500,7 +341,10 @@ def noise_by_epsilon(
     training = [release for release in releases if release.split == "train"]
     events = merged(release.event for release in training)
     noise = next(release.noise_multiplier for release in training if release.name == name)
-    return tuple(
-        (eps, noise * calibrate_noise(lambda scale: _louder(events, scale), eps, delta))
-        for eps in epsilons
-    )
+    scale, pairs = 1.0, []
+    for eps in epsilons:  # each one's scale is near the last one's
+        scale = calibrate_noise(
+            lambda s: louder(events, s), eps, delta, guess=scale, grid=PLOT_GRID
+        )
+        pairs.append((eps, noise * scale))
+    return tuple(pairs)
