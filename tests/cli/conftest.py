@@ -29,7 +29,13 @@ SMALL = (
     "federation.cpus=1",
     "tracking.enabled=false",
 )
-COMMAND = (sys.executable, "-c", "import sys; from skinml.cli.main import main; sys.exit(main())")
+# What a shell starts in the background ignores Ctrl-C: these commands shall hear it even there.
+_HEARING = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+COMMAND = (
+    sys.executable,
+    "-c",
+    f"{_HEARING}; import sys; from skinml.cli.main import main; sys.exit(main())",
+)
 
 
 @dataclass(frozen=True)
