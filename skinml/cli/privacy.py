@@ -15,6 +15,7 @@ from rich.console import Console, JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
+from skinml.cli import privacy_spent
 from skinml.errors import InputError
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ _WORDS = ("release", "split", "ceiling", "where it stands")
 _SPANS = {"run": "one run", "year": "365 days", "life": "in all"}
 
 app = typer.Typer(no_args_is_help=True, help="What runs cost in privacy, ahead and so far.")
+app.command()(privacy_spent.spent)
 
 
 @app.callback()
