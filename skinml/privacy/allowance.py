@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from math import floor, log, sqrt
 
 from scipy.optimize import brentq
@@ -10,12 +11,12 @@ from scipy.optimize import brentq
 from skinml.errors import require_in_range, require_positive
 from skinml.privacy.accounting import (
     CERTIFICATE_GRID,
-    epsilon,
     gaussian_delta,
     gaussian_mu,
     gaussian_mu_for,
 )
 from skinml.privacy.events import Event, GaussianEvent, UnprotectedEvent
+from skinml.privacy.headroom import Limit, most_epsilon
 from skinml.privacy.ledger import Entry, spent
 
 # What is left is told in steps of 0.01, rounded down.
@@ -52,6 +53,10 @@ def epsilon_left(entries: Iterable[Entry], ceiling: float, delta: float) -> floa
     held = tuple(entries)
     if spent(held, delta) >= ceiling - _MARGIN:
         return 0.0
+    if not all(isinstance(entry.event, GaussianEvent) for entry in held):
+        limit = Limit("life", ceiling, "a ceiling", held)
+        return floor(_STEPS * most_epsilon(limit, _one_more(held), delta)) / _STEPS
+    # In closed form, for the accountant takes seconds where epsilon is great.
     lefts = (_left(events, runs, ceiling, delta) for events, runs in _charged_with(held))
     return min(lefts) / _STEPS
 
@@ -99,45 +104,28 @@ def gaussian_epsilon(mu: float, delta: float) -> float:
     return float(brentq(lambda eps: gaussian_delta(mu, eps) - delta, 0.0, most, xtol=1e-12))
 
 
-def _charged_with(entries: Iterable[Entry]) -> list[tuple[list[Event], int]]:
+def _charged_with(entries: Iterable[Entry]) -> list[tuple[list[GaussianEvent], int]]:
     """Pair the events that a next run adds to with how often it adds its whole epsilon."""
-    found = compositions(entries)
+    found = {
+        split: [event for event in events if isinstance(event, GaussianEvent)]
+        for split, events in compositions(entries).items()
+    }
     if "" in found:
         return [(found[""], len(_READ_BY_A_RUN))]
     return [(found.get(split, []), 1) for split in _READ_BY_A_RUN]
 
 
-def _left(events: list[Event], runs: int, ceiling: float, delta: float) -> int:
-    """Find how many steps of epsilon can be added to some events, so many times."""
+def _left(events: Sequence[GaussianEvent], runs: int, ceiling: float, delta: float) -> int:
+    """Find how many steps of epsilon can be added to Gaussians, so many times."""
     if not events:
         return floor(ceiling * _STEPS + 1e-9)
-    mixed = any(not isinstance(event, GaussianEvent) for event in events)
-    if mixed:  # a guess: as if what they cost had been one Gaussian
-        held = gaussian_mu_for(epsilon(events, delta), delta)
-    else:
-        held = gaussian_mu([event for event in events if isinstance(event, GaussianEvent)])
-    room = gaussian_mu_for(ceiling - _MARGIN, delta) ** 2 - held**2
-    guess = floor(_STEPS * gaussian_epsilon(sqrt(room / runs), delta)) if room > 0 else 0
-    if not mixed:
-        return guess
-
-    def fits(steps: int) -> bool:
-        mu = gaussian_mu_for(steps / _STEPS, delta)
-        return epsilon([*events, GaussianEvent(1 / mu, runs)], delta) <= ceiling
-
-    return _greatest(fits, guess, floor(ceiling * _STEPS))
+    room = gaussian_mu_for(ceiling - _MARGIN, delta) ** 2 - gaussian_mu(events) ** 2
+    return floor(_STEPS * gaussian_epsilon(sqrt(room / runs), delta)) if room > 0 else 0
 
 
-def _greatest(fits: Callable[[int], bool], guess: int, most: int) -> int:
-    """Find the greatest whole number from 0 to most that fits, beginning near a guess."""
-    low, high = 0, most + 1  # 0 fits, and more than the ceiling does not
-    step, at = 1, max(guess, 1)
-    while high - low > 1:
-        if not low < at < high:
-            at = (low + high) // 2
-        if fits(at):
-            low, at = at, at + step
-        else:
-            high, at = at, at - step
-        step *= 2
-    return low
+def _one_more(held: Sequence[Entry]) -> list[Entry]:
+    """Write down a run beside others; how much noise it has is to be found."""
+    return [
+        replace(held[-1], name="any", split=split, event=GaussianEvent(1.0))
+        for split in _READ_BY_A_RUN
+    ]
