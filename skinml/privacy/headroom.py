@@ -101,20 +101,30 @@ def most_epsilon(limit: Limit, planned: Sequence[Entry], delta: float) -> float:
         return 0.0
     if not limit.held:
         return limit.ceiling
-    found = [_most_beside(held, new, limit.ceiling, delta) for held, new in pairs if new]
+    found = (
+        _most_beside(_events(limit.held, splits), planned, splits, limit.ceiling, delta)
+        for splits in _groups(limit.held, planned)
+    )
     return min(found, default=limit.ceiling)
 
 
 def _most_beside(
-    held: Sequence[Event], new: Sequence[Event], ceiling: float, delta: float
+    held: Sequence[Event],
+    planned: Sequence[Entry],
+    splits: set[str],
+    ceiling: float,
+    delta: float,
 ) -> float:
-    if not held:
+    new = _events(planned, splits)
+    if not (held and new):
         return ceiling
     try:
         scale = calibrate_noise(lambda s: [*held, *louder(new, s)], ceiling, delta)
     except ConfigError:  # what is left is less than the grid can tell
         return 0.0
-    return epsilon(louder(new, scale), delta)
+    # The run's own epsilon: its splits are apart, whatever they compose with.
+    own = (_events(planned, {split}) for split in splits)
+    return max(epsilon(louder(events, scale), delta) for events in own if events)
 
 
 def runs_that_fit(limit: Limit, planned: Sequence[Entry], delta: float) -> int:
@@ -185,11 +195,16 @@ def rounded_down(value: float) -> float:
 def _by_patients(
     held: Sequence[Entry], planned: Sequence[Entry]
 ) -> tuple[tuple[tuple[Event, ...], tuple[Event, ...]], ...]:
-    """Part held and planned events by whose they may be, as `skinml.privacy.ledger.spent` does."""
+    """Pair held and planned events that compose."""
+    groups = _groups(held, planned)
+    return tuple((_events(held, splits), _events(planned, splits)) for splits in groups)
+
+
+def _groups(held: Sequence[Entry], planned: Sequence[Entry]) -> list[set[str]]:
+    """Part the splits by whose patients they may be, as `skinml.privacy.ledger.spent` does."""
     keys = {entry.binding.split_key_id for entry in (*held, *planned)}
     splits = sorted({entry.split for entry in (*held, *planned)})
-    groups = [set(splits)] if len(keys) > 1 else [{split} for split in splits]
-    return tuple((_events(held, group), _events(planned, group)) for group in groups)
+    return [set(splits)] if len(keys) > 1 else [{split} for split in splits]
 
 
 def _events(entries: Sequence[Entry], splits: set[str]) -> tuple[Event, ...]:
