@@ -21,7 +21,7 @@ import os
 import shutil
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 from skinml.clinic.identity import (
@@ -69,6 +69,8 @@ POLICY_FILE = "policy.yaml"
 LOCKED_KEY = "clinic.locked"
 _SIGNING = "signing.sealed"
 _OPEN_KEY = "key"
+# A run asks for the policy in each round: the same bytes are parsed once.
+_parsed = lru_cache(maxsize=8)(parse_policy)
 
 
 @dataclass(frozen=True)
@@ -92,9 +94,13 @@ class ClinicFolder:
 
     @property
     def lock(self) -> Unlock | None:
-        """What the clinic's key is locked with; None where it lies in the folder as it is."""
+        """What the clinic's key is locked with; None where it lies in the folder as it is.
+
+        Raises:
+            IntegrityError: If it was changed: what it names may be removed.
+        """
         path = self.path / "keys" / LOCKED_KEY
-        return unpacked(read_whole(path, "locked key"))[0] if path.exists() else None
+        return unpacked(self.anchors.read(path, "locked key"))[0] if path.exists() else None
 
     @property
     def policy(self) -> Policy:
@@ -103,7 +109,7 @@ class ClinicFolder:
         Raises:
             IntegrityError: If it is missing or changed.
         """
-        return parse_policy(self.anchors.read(self.path / POLICY_FILE, "policy"))
+        return _parsed(self.anchors.read(self.path / POLICY_FILE, "policy"))
 
     @cached_property
     def anchors(self) -> Anchors:
@@ -365,9 +371,7 @@ def open_folder(path: Path, source: SecretSource | None = None) -> ClinicFolder:
     identity, key = unlocked(path, source)
     folder = ClinicFolder(path, identity, key)
     folder.anchors.read(path / FILE, "clinic.json")
-    if folder.lock is not None:
-        folder.anchors.read(path / "keys" / LOCKED_KEY, "locked key")
-    folder.policy  # noqa: B018  reading it is the check
+    folder.lock, folder.policy  # noqa: B018  reading them is the check
     folder.audit.mark()
     folder.ledger.mark()
     folder.consents.mark()

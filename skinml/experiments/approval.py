@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from skinml.clinic.folder import ClinicFolder
@@ -13,6 +14,7 @@ from skinml.privacy.ledger import entries_of_year, spent
 from skinml.records import Labels
 from skinml.stewardship.policy import KEPT_FIELDS
 from skinml.stewardship.policy_terms import Proposal
+from skinml.training.learner import Learner
 
 COORDINATOR = "simulation"
 _READ_FOR = {"age_band": "age"}
@@ -51,6 +53,27 @@ def propose(
         learner, validation, config.privacy, run=run, split_key_id=split_key_id(config.data)
     )
     held, delta, now = folder.ledger.entries(), config.privacy.delta, datetime.now(UTC)
+    return replace(
+        terms_of(config, learner, num_clinics=num_clinics),
+        epsilon=spent(planned, delta),
+        patients=num_patients,
+        epsilon_year=spent([*entries_of_year(held, now), *planned], delta),
+        epsilon_life=spent([*held, *planned], delta),
+    )
+
+
+def terms_of(config: RunConfig, learner: Learner, *, num_clinics: int) -> Proposal:
+    """Put the terms of a run that need neither ledger nor patients into those of a policy.
+
+    Args:
+        config: The run's config.
+        learner: Its recipe.
+        num_clinics: Clinics in the run.
+
+    Returns:
+        The proposal; it spends nothing and counts no patients.
+    """
+    validation = validation_release(config)
     noises = [r.noise_multiplier for round_ in learner.rounds for r in round_.releases]
     missing = max(config.federation.allowed_missing, config.privacy.tolerated_dropouts)
     return Proposal(
@@ -59,14 +82,14 @@ def propose(
         coordinator=COORDINATOR,
         trust=config.privacy.trust,
         unit=config.privacy.unit,
-        epsilon=spent(planned, delta),
-        delta=delta,
+        epsilon=0.0,
+        delta=config.privacy.delta,
         noise_multiplier=min([*noises, validation.noise_multiplier]) or None,
         clinics=max(num_clinics - missing, 1),
-        patients=num_patients,
+        patients=None,
         fields=fields_of(config),
-        epsilon_year=spent([*entries_of_year(held, now), *planned], delta),
-        epsilon_life=spent([*held, *planned], delta),
+        epsilon_year=0.0,
+        epsilon_life=0.0,
     )
 
 

@@ -14,6 +14,7 @@ from skinml.clinic.gate import policy_ceilings, require_role
 from skinml.clinic.releases import ReleaseRecord
 from skinml.config import RunConfig, parse_config
 from skinml.errors import ConfigError
+from skinml.experiments.approval import terms_of
 from skinml.experiments.learners import (
     build_learner,
     clinic_mechanism,
@@ -23,9 +24,10 @@ from skinml.experiments.learners import (
 )
 from skinml.experiments.samples import Grounds, admitted, keep_predictions, open_samples
 from skinml.federated.clinic import Clinic, ClinicSetup
-from skinml.privacy.ledger import Entry
+from skinml.privacy.ledger import Ceilings, Entry
 from skinml.records import SPLITS, BoolArray, Labels, Samples
 from skinml.seeding import Seeds
+from skinml.stewardship.policy_terms import Proposal, require_within
 
 
 @dataclass(frozen=True)
@@ -88,12 +90,13 @@ def open_clinic(terms: Terms, node: Mapping[str, object]) -> Clinic:
     opened = {split: open_samples(folder, terms.run, split) for split in SPLITS}
     samples = {split: part for split, (part, _) in opened.items()}
     record = ReleaseRecord(folder, terms.run, actor)
+    learner = build_learner(config, terms.classes, terms.num_features, count)
     return Clinic(
         ClinicSetup(
             name=folder.name,
             run=terms.run,
             participants=terms.clinics,
-            learner=build_learner(config, terms.classes, terms.num_features, count),
+            learner=learner,
             validation=validation_release(config),
             samples=samples,
             predict=predictor(config, terms.classes),
@@ -101,7 +104,7 @@ def open_clinic(terms: Terms, node: Mapping[str, object]) -> Clinic:
             admitted=partial(_admitted, folder, config.purpose, opened),
             note=partial(_note, record, samples),
             ledger=folder.ledger,
-            ceilings=policy_ceilings(folder),
+            ceilings=partial(_ceilings, folder, terms_of(config, learner, num_clinics=count)),
             least_patients=folder.policy.least_patients,
             mechanism=clinic_mechanism(config, count),
             privacy=config.privacy,
@@ -142,6 +145,13 @@ def _clinic_of(terms: Terms, node: Mapping[str, object]) -> str:
         got=f"clinic={name}, partition-id={place}",
         do="Start one node for each clinic of the run.",
     )
+
+
+def _ceilings(folder: ClinicFolder, proposal: Proposal) -> Ceilings:
+    """Hold the run against the policy as it is now, for it can change while a run goes on."""
+    require_role(folder, "run.train")
+    require_within(folder.policy, proposal, before_counting=True)
+    return policy_ceilings(folder)
 
 
 def _admitted(

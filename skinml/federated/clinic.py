@@ -48,7 +48,8 @@ class ClinicSetup:
             while a run goes on.
         note: Hears which entries of the ledger read which samples, by split, before a release.
         ledger: Its ledger.
-        ceilings: What its policy lets a ledger reach.
+        ceilings: Asked in each round what its policy lets a ledger reach now; raises where the
+            policy no longer allows the run.
         least_patients: Training patients that its policy asks of a round.
         mechanism: Its part of the noise.
         privacy: The promise of the run.
@@ -68,7 +69,7 @@ class ClinicSetup:
     admitted: Callable[[str], BoolArray]
     note: Callable[[tuple[Entry, ...], Mapping[str, BoolArray]], None]
     ledger: Ledger
-    ceilings: Ceilings
+    ceilings: Callable[[], Ceilings]
     least_patients: int
     mechanism: Mechanism
     privacy: PrivacySettings
@@ -130,8 +131,9 @@ class Clinic:
             BudgetExceededError: If what the ledger holds and the rest of the run would together
                 pass the budget.
             EnvironmentProblem: If the ledger cannot be written.
-            PolicyError: If the coordinator reads the clinic's sums, and so many withdrew that
-                fewer patients are left to train on than the policy asks for.
+            PolicyError: If the policy no longer allows the run; or if the coordinator reads the
+                clinic's sums, and so many withdrew that fewer patients are left to train on than
+                the policy asks for.
         """
         round_ = self._round(request)
         self._require_query(round_, request.query)
@@ -144,7 +146,7 @@ class Clinic:
             self._binding(request),
             [(r.name, r.purpose, r.split, r.event) for r in round_.releases],
             guarantee=setup.privacy.private and setup.mechanism.open_source().guarantee,
-            admit=partial(self._require_budget, request),
+            admit=partial(self._require_budget, request, setup.ceilings()),
         )
         setup.note(entries, masks)
         if round_.kind == VALIDATION:
@@ -205,7 +207,9 @@ class Clinic:
                 do="Leave the clinic out of the run, or begin it anew once more patients agreed.",
             )
 
-    def _require_budget(self, request: Request, entries: Sequence[Entry]) -> None:
+    def _require_budget(
+        self, request: Request, ceilings: Ceilings, entries: Sequence[Entry]
+    ) -> None:
         """Look at each round, for another run may have spent since the last one."""
         setup = self._setup
         planned = _planned(
@@ -214,7 +218,7 @@ class Clinic:
             self._binding(request),
             from_round=request.round,
         )
-        _require_affordable(entries, planned, setup.ceilings, setup.privacy)
+        _require_affordable(entries, planned, ceilings, setup.privacy)
 
     def _binding(self, request: Request) -> Binding:
         setup = self._setup

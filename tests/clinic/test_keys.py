@@ -16,7 +16,7 @@ from skinml.clinic.folder import ClinicFolder, create_folder, open_folder
 from skinml.clinic.keys import change_lock, rotate_patient_keys
 from skinml.config import load_config
 from skinml.errors import ConfigError, EnvironmentProblem, IntegrityError, SkinmlError
-from skinml.stewardship.unlocking import by_key_file, by_passphrase
+from skinml.stewardship.unlocking import by_key_file, by_passphrase, packed
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 POLICY = load_config("quickstart").clinic.policy.model_copy(update={"clinic": "north"})
@@ -68,6 +68,17 @@ def test_a_key_file_inside_the_folder_and_a_short_passphrase_change_nothing(
     with pytest.raises(ConfigError):
         change_lock(clinic, by_passphrase(scrypt_n=2**14), lambda: "short", now=NOW)
     assert opened(clinic, OLD).key == clinic.key
+
+
+def test_a_locked_key_changed_since_the_folder_was_opened_has_no_other_file_removed(
+    clinic: ClinicFolder, tmp_path: Path
+) -> None:
+    other = tmp_path / "somebody's file"
+    other.touch()
+    (clinic.path / "keys" / "clinic.locked").write_bytes(packed(by_key_file(other), b"key"))
+    with pytest.raises(IntegrityError, match="locked key"):
+        change_lock(clinic, by_passphrase(scrypt_n=2**14), lambda: NEW, now=NOW)
+    assert other.exists()
 
 
 def test_rotation_keeps_every_patients_key(clinic: ClinicFolder) -> None:

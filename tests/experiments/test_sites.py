@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from skinml.clinic.folder import ClinicFolder, open_folder
+from skinml.clinic.policies import put_in_force
 from skinml.clinic.virtual import virtual_folder
 from skinml.config import load_config
-from skinml.errors import ConfigError, IntegrityError
+from skinml.errors import BudgetExceededError, ConfigError, IntegrityError, PolicyError
 from skinml.experiments.samples import (
     admitted,
     drop_samples,
@@ -21,8 +22,10 @@ from skinml.experiments.samples import (
     store_samples,
 )
 from skinml.experiments.sites import Terms, open_clinic
+from skinml.federated.messages import Request
 from skinml.records import SPLITS, Labels, Samples
 from skinml.stewardship.consent_rules import Consent
+from skinml.stewardship.policy import Roles
 
 RUN = "quickstart-20260101-000000-abcd"
 NORTH, SOUTH = "north", "south"
@@ -131,3 +134,42 @@ def test_samples_of_an_erased_patient_are_gone_and_the_others_stay(terms: Terms)
     folder.patient_keys.erase(["P0"])
     kept = still_admitted(folder, RUN, "federated_training")
     assert [kept[split].patients.tolist() for split in SPLITS] == [["P2", "P4"]] * 3
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"purposes": ("care",)},
+        {"coordinators": ()},
+        {"trust": ("local",)},
+        {"roles": Roles(steward=("*",), clinician=(), operator=(), auditor=())},
+    ],
+)
+def test_a_policy_that_becomes_stricter_stops_a_run_before_its_next_round(
+    terms: Terms, change: dict[str, object]
+) -> None:
+    clinic = open_clinic(terms, {"clinic": NORTH})
+    folder = open_folder(Path(terms.clinics_root) / NORTH)
+    put_in_force(folder, folder.policy.model_copy(update=change), "tester", now=NOW)
+    with pytest.raises(PolicyError):
+        clinic.answer(Request(RUN, 1, 1, (NORTH, SOUTH), {}))
+    assert folder.ledger.entries() == ()
+
+
+def test_a_policy_that_is_changed_by_hand_stops_a_run_before_its_next_round(terms: Terms) -> None:
+    clinic = open_clinic(terms, {"clinic": NORTH})
+    path = Path(terms.clinics_root) / NORTH / "policy.yaml"
+    path.write_bytes(path.read_bytes() + b"#")
+    with pytest.raises(IntegrityError, match="policy"):
+        clinic.answer(Request(RUN, 1, 1, (NORTH, SOUTH), {}))
+    assert not (path.parent / "ledger.jsonl").exists()
+
+
+def test_a_ceiling_that_is_lowered_holds_from_the_next_round(terms: Terms) -> None:
+    clinic = open_clinic(terms, {"clinic": NORTH})
+    folder = open_folder(Path(terms.clinics_root) / NORTH)
+    limits = folder.policy.privacy.model_copy(update={"max_epsilon_per_run": 0.1})
+    new = folder.policy.model_copy(update={"privacy": limits})
+    put_in_force(folder, new, "tester", now=NOW)
+    with pytest.raises(BudgetExceededError, match="policy of clinic north"):
+        clinic.answer(Request(RUN, 1, 1, (NORTH, SOUTH), {}))

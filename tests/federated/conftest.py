@@ -141,7 +141,7 @@ def make(tmp_path):
                 admitted=partial(everybody, name),
                 note=lambda entries, masks: None,
                 ledger=Ledger(tmp_path / name / "ledger.jsonl", name, KEY),
-                ceilings=Ceilings(),
+                ceilings=Ceilings,
                 least_patients=2,
                 mechanism=Mechanism(noise_rule(privacy, len(NAMES)).clinic),
                 privacy=privacy,

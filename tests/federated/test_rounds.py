@@ -340,7 +340,8 @@ def test_a_clinic_where_everybody_withdrew_still_answers_with_noise(make):
 
 def test_the_clinics_own_ceilings_bind_whatever_the_run_sets(make):
     world = make()
-    world.change("south", ceilings=Ceilings(run=1.0, rule="the policy of clinic south"))
+    strict = Ceilings(run=1.0, rule="the policy of clinic south")
+    world.change("south", ceilings=lambda: strict)
     with pytest.raises(BudgetExceededError, match="policy of clinic south"):
         world.run()
     assert world.ledger("south") == ()
