@@ -235,7 +235,7 @@ def create_folder(
             share(place, number)  # what is made in them is shared as they are
     for part in ("keys", "features", "runs", "vault"):
         make_folder(draft / part, "clinic's folder")
-    anchor = anchors / f"{clinic_id}.json"
+    anchor, locked_key = anchors / f"{clinic_id}.json", None
     try:
         locked_key = _lock(key, draft / "keys", unlock, source)
         identity = Identity(
@@ -268,6 +268,8 @@ def create_folder(
         shutil.rmtree(draft, ignore_errors=True)
         for left in anchors.glob(f"*{clinic_id}*"):
             left.unlink(missing_ok=True)
+        if unlock is not None and locked_key is not None:  # made above, not found there
+            forget_secret(unlock)
         raise
     return ClinicFolder(path, identity, key)
 

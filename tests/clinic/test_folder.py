@@ -58,6 +58,28 @@ def test_two_clinics_have_two_keys_and_ids(tmp_path: Path) -> None:
     assert north.identity.public_key != south.identity.public_key
 
 
+def test_a_clinic_that_could_not_be_made_leaves_no_key_file_and_keeps_one_that_was_there(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "full" / "something").mkdir(parents=True)
+
+    def make() -> None:
+        unlock = by_key_file(tmp_path / "north.key")
+        anchors = tmp_path / "stick"
+        create_folder(
+            tmp_path / "full", name="north", policy=POLICY, anchors=anchors, unlock=unlock
+        )
+
+    for _ in range(2):  # the first try is not in the way of the second
+        with pytest.raises(EnvironmentProblem, match="empty folder"):
+            make()
+        assert not (tmp_path / "north.key").exists()
+    (tmp_path / "north.key").write_text("another clinic's")
+    with pytest.raises(EnvironmentProblem, match="no key file yet"):
+        make()
+    assert (tmp_path / "north.key").read_text() == "another clinic's"
+
+
 def test_a_working_folder_that_leads_to_a_real_clinic_changes_nothing_there(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     policy = POLICY.model_copy(update={"clinic": "north", "least_patients": 500})
