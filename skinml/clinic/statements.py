@@ -108,7 +108,7 @@ def read_statement(
         The statement.
 
     Raises:
-        ConfigError: If delta is outside its range.
+        ConfigError: If delta is outside its range, or the day is before 1970.
         EnvironmentProblem: If a file cannot be read, or the audit log cannot be written.
         IntegrityError: If the ledger was changed or set back, does not go on from the mark, or
             disagrees with the audit log or a record of contributions.
@@ -135,7 +135,7 @@ def read_all(
         The statements.
 
     Raises:
-        ConfigError: If delta is outside its range.
+        ConfigError: If delta is outside its range, or the day is before 1970.
         DataError: If there is no clinic's folder.
         EnvironmentProblem: If a file cannot be read, or an audit log cannot be written.
         IntegrityError: If something in a folder was changed.
@@ -178,17 +178,20 @@ def _read(
 ) -> tuple[LedgerStatement, Sequence[Entry]]:
     chosen = _delta_of(folder) if delta is None else delta
     require_in_range(1e-300, 1 - 1e-12, delta=chosen)
+    today = now.astimezone(UTC).date()
+    day = today if at is None else at
+    require_in_range(1970, 9999, year=day.year)
     user = require_role(folder, "log.read")
-    held, end = folder.ledger.entries(), folder.ledger.mark()
+    held = folder.ledger.entries()
     if mark is not None and not folder.ledger.passed(mark):
         raise IntegrityError(
             rule=f"a privacy ledger of clinic {folder.name} that goes on from the mark",
-            got=f"another one, of {end.count} entries",
+            got=f"another one, of {len(held)} entries",
             do="Look for the ledger that the mark was taken from; nothing is used until then.",
         )
     require_agreement(folder)
-    today = now.astimezone(UTC).date()
-    day = today if at is None else at
+    # Another run may have written since.
+    end = folder.ledger.mark_at(len(held)) if held else None
     folder.audit.write("access", user, now=now, kind="ledger", rows=len(held), day=day)
     kept = entries_until(held, day) if day < today else held
     said = statement(held, chosen, day, with_later=day >= today)
@@ -197,7 +200,7 @@ def _read(
     told = LedgerStatement(
         clinic=folder.name,
         virtual=folder.identity.virtual,
-        mark=f"{end.count}:{end.head}" if held else None,
+        mark=f"{end.count}:{end.head}" if end else None,
         statement=said,
         run=run,
         year=year,

@@ -119,7 +119,7 @@ def statement(
         The statement.
 
     Raises:
-        ConfigError: If delta is outside its range.
+        ConfigError: If delta is outside its range, or the day is before 1970.
 
     Guarantees:
         Each figure is the epsilon of the composition of its releases, never a sum of epsilons.
@@ -127,6 +127,7 @@ def statement(
         an upper bound; the year's figure is at least what the gate charges at any time of the day.
     """
     require_in_range(1e-300, 1 - 1e-12, delta=delta)
+    require_in_range(1970, 9999, year=day.year)
     chosen = tuple(entries) if with_later else entries_until(entries, day)
     return Statement(
         day=day,

@@ -184,7 +184,10 @@ def test_another_delta_reads_another_epsilon(skinml: Invoke, folder: Path) -> No
     assert found["splits"]["validation"]["epsilon"] == near(epsilon(events, 1e-7))
     for wrong in ("0", "1", "nan"):
         assert skinml(*words, wrong).code == 2
-    assert skinml("clinic", "ledger", "--folder", folder, "--at", "yesterday").code == 2
+    for day in ("yesterday", "0001-01-01", "2026-02-30"):
+        assert skinml("clinic", "ledger", "--folder", folder, "--at", day).code == 2
+    assert skinml("clinic", "ledger", "--folder", folder, "--at", "9999-12-31").code == 0
+    assert open_folder(folder).audit.entries()[-1].fields["day"] == "9999-12-31"
 
 
 def test_an_empty_ledger_is_told_in_words(skinml: Invoke, tmp_path: Path) -> None:

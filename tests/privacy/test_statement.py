@@ -255,6 +255,11 @@ def test_impossible_deltas_are_refused_also_where_nothing_was_released(delta):
         statement((), delta, DAY)
 
 
+def test_a_day_before_there_were_ledgers_is_refused():
+    with pytest.raises(ConfigError, match="year"):
+        statement((), DELTA, date(1, 1, 1))
+
+
 @pytest.mark.parametrize(
     ("trust", "unit", "factor"),
     [
