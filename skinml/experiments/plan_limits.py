@@ -196,7 +196,7 @@ def _nearest(
         return "No run of this experiment fits: its recipe needs what the policy does not allow."
     new = drafted(load_config(experiment, [*overrides, *changes]), clinics)
     lower = _lower_epsilon(new, bounds, experiment, [*overrides, *changes])
-    wait = _first_day(new, bounds)
+    wait = "" if changes else _first_day(new, bounds)
     if lower is None:
         return _nothing_left(bounds, wait)
     asked = " ".join([*changes, *([lower] if lower else [])])
