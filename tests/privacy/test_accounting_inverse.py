@@ -14,6 +14,7 @@ from scipy.stats import norm
 
 from skinml.errors import ConfigError
 from skinml.privacy.accounting import (
+    _greatest,
     calibrate_noise,
     calibrate_rounds,
     calibrate_sampling,
@@ -162,6 +163,12 @@ def test_the_search_for_rounds_ends_where_it_was_told(most):
         return [GaussianEvent(1000.0, n)] if n else []
 
     assert calibrate_rounds(events, 3.0, DELTA, most=most) == most
+
+
+@given(st.integers(0, 300), st.integers(1, 300), st.integers(0, 400))
+def test_the_search_finds_the_last_that_fits_wherever_it_begins(guess, most, last):
+    found = _greatest(lambda n: n <= last, min(guess, most), most)
+    assert found == min(last, most)
 
 
 @pytest.mark.parametrize(("noise", "prob", "eps"), [(1.1, 0.02, 3.0), (2.0, 0.1, 1.0)])

@@ -236,6 +236,12 @@ def test_nothing_is_left_under_a_passed_ceiling():
     assert (room.most_epsilon, room.runs, room.kept) == (0.0, 0, False)
 
 
+def test_what_other_patients_cost_is_not_in_the_way():
+    held = [entry for entry in entries(planned(2.0)) if entry.split == "train"]
+    run = [entry for entry in entries(planned(1.0), "two") if entry.split == "validation"]
+    assert most_epsilon(life(2.5, held), run, DELTA) == 2.5
+
+
 def test_what_the_grid_cannot_tell_is_not_spent():
     held = entries(planned(2.0))
     limit = life(spent(held, DELTA) * (1 + 1e-12), held)
