@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -264,8 +264,7 @@ def _ask(form: Mapping[str, Any]) -> dict[str, Any]:
         words = f" ({', '.join(WORDS[name])})" if name in WORDS else ""
         question = f"{name.replace('_', ' ').capitalize()}{words}"
         answer = str(typer.prompt(question, default=default, err=True)).strip()
-        several = name in ("purposes", "data")
-        asked[name] = tuple(answer.replace(",", " ").split()) if several else answer
+        asked[name] = _words(answer, WORDS[name]) if name in ("purposes", "data") else answer
     if asked.get("valid_until") == "no end":
         asked["valid_until"] = None
     if any(isinstance(value, str) and not value.isprintable() for value in asked.values()):
@@ -273,6 +272,12 @@ def _ask(form: Mapping[str, Any]) -> dict[str, Any]:
             rule="answers of printable characters", got="another", do="Type the answers again."
         )
     return asked
+
+
+def _words(answer: str, known: Collection[str]) -> tuple[str, ...]:
+    """Split an answer; a space within a known word stands for the line between its parts."""
+    whole = tuple("_".join(each.split()) for each in answer.split(",") if each.strip())
+    return whole if set(whole) <= set(known) else tuple(answer.replace(",", " ").split())
 
 
 def _print_purposes(purposes: Mapping[str, str]) -> None:

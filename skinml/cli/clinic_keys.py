@@ -24,7 +24,7 @@ def _group() -> None:
 
 @app.command()
 def rotate(folder: AtFolder = Path(), as_json: AsJson = False) -> None:
-    """Wrap the patients' keys anew; images and caches stay as they are.
+    """Lock each patient's key anew; images and what was computed from them stay as they are.
 
     Example: skinml clinic keys rotate --folder ./north
     """
@@ -35,13 +35,13 @@ def rotate(folder: AtFolder = Path(), as_json: AsJson = False) -> None:
     if as_json:
         print(json.dumps({"patients": count}), flush=True)
     else:
-        print(f"The keys of {count} patients are wrapped anew. Older backups still open.")
+        print(f"The patients' keys are locked anew: {count:,}. Older backups still open.")
 
 
 @app.command()
 def lock(
     unlock: Annotated[
-        str, typer.Argument(help="passphrase, keyring, or the path of a new key file.")
+        str, typer.Argument(help="passphrase, keyring, or the whole path of a new key file.")
     ],
     folder: AtFolder = Path(),
     as_json: AsJson = False,

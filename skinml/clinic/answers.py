@@ -12,15 +12,23 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from skinml.errors import ConfigError
 from skinml.stewardship.policy import KEPT_FIELDS, Policy, policy_from
+from skinml.stewardship.purposes import PURPOSES
 from skinml.stewardship.roles import os_user
 from skinml.stewardship.strict_yaml import read_yaml, validated
 
 PASSPHRASE = "passphrase"  # noqa: S105  the name of a method, not a secret
 KEYRING = "keyring"
 NOTHING = "none"
-_WHAT = "answers file"
+_WHAT = "file of answers"
 _LOG_DAYS = 3650
 _MAX_DELTA = 1e-5
+_AGAIN = {
+    "epsilon": "Type three numbers of which none is smaller than the one before it.",
+    "least_patients": "Type a number from 1 on.",
+    "least_clinics": "Type a number from 1 on.",
+    "keep_days": "Type a number of days from 1 on, or 'none'.",
+    "name": "Begin with a letter; then letters, digits, spaces and _ . - may follow.",
+}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _.-]{0,63}")
 
 _STRICT = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -193,7 +201,16 @@ def answered(answers: Answers, name: str, text: str) -> Answers:
     Raises:
         ConfigError: If it is no answer to the question.
     """
-    return _checked(answers.model_dump() | {name: _value(name, text.strip())})
+    values = answers.model_dump() | {name: _value(name, text.strip())}
+    try:
+        _validated(values)
+    except ConfigError as error:
+        # At the screen there is one answer and no file: its first problem, and what to type.
+        first = error.details[0] if error.details else error.got.partition(": ")[2]
+        raise ConfigError(
+            rule=error.rule, got=first, do=_AGAIN.get(name, "Type another answer.")
+        ) from error
+    return _checked(values)
 
 
 def typed(answers: Answers, name: str) -> str:
@@ -257,13 +274,19 @@ def policy_of(answers: Answers) -> Policy:
                 "operator": answers.operator,
                 "auditor": answers.steward,
             },
-        }
+        },
+        _WHAT,
     )
 
 
-def _checked(values: Mapping[str, Any]) -> Answers:
+def _validated(values: Mapping[str, Any]) -> Answers:
     answers = validated(Answers, values, _WHAT)
     policy_of(answers)
+    return answers
+
+
+def _checked(values: Mapping[str, Any]) -> Answers:
+    answers = _validated(values)
     places = {"anchor": answers.anchor.expanduser()}
     if answers.method == "key_file":
         places["unlock"] = Path(answers.unlock).expanduser()
@@ -284,7 +307,9 @@ def _value(name: str, text: str) -> Any:
     """Turn typed text into a value of the answers file."""
     if name == "epsilon":
         return _epsilons(text)
-    if name in ("purposes", "steward", "operator"):
+    if name == "purposes":
+        return _purposes(text)
+    if name in ("steward", "operator"):
         return tuple(re.split(r"[,;\s]+", text.strip(",; "))) if text else ()
     if name == "keep_days" and text == NOTHING:
         return None
@@ -293,6 +318,21 @@ def _value(name: str, text: str) -> Any:
             raise ConfigError(rule=f"a whole number for {name}", got=text, do="Type a number.")
         return int(text)
     return text
+
+
+def _purposes(text: str) -> tuple[str, ...]:
+    """Split purposes; a space in one stands for the line between its words."""
+    words = tuple(re.split(r"[,;\s]+", text.strip(",; "))) if text else ()
+    whole = tuple("_".join(each.split()) for each in re.split(r"[,;]", text) if each.strip())
+    chosen = whole if set(whole) <= set(PURPOSES) else words
+    unknown = [word for word in chosen if word not in PURPOSES]
+    if unknown or not chosen:
+        raise ConfigError(
+            rule=f"one or more of {', '.join(PURPOSES)}",
+            got=", ".join(unknown)[:60] or "nothing",
+            do=f"Choose among {', '.join(PURPOSES)}.",
+        )
+    return chosen
 
 
 def _epsilons(text: str) -> dict[str, float | None]:
@@ -306,7 +346,7 @@ def _epsilons(text: str) -> dict[str, float | None]:
         raise ConfigError(
             rule="three numbers: for a run, for a year, for life",
             got=text,
-            do=f"Type such as 3 6 10; '{NOTHING}' takes a ceiling away.",
+            do=f"Type three numbers such as 3 6 10; '{NOTHING}' takes a ceiling away.",
         )
     return dict(zip(names, values, strict=True))
 

@@ -421,7 +421,7 @@ def _read(path: Path) -> bytes:
     except OSError as error:
         raise EnvironmentProblem(
             rule="a list of consents that can be read",
-            got=error.strerror or type(error).__name__,
+            got=f"{path.name} ({error.strerror or type(error).__name__})",
             do="Check the path and its permissions.",
         ) from error
     if len(content) > _MOST_BYTES:

@@ -13,7 +13,7 @@ from skinml.clinic.agreement import require_agreement
 from skinml.clinic.flagging import note_flags
 from skinml.clinic.folder import ClinicFolder
 from skinml.clinic.gate import require_role
-from skinml.errors import ConfigError, require_one_of
+from skinml.errors import ConfigError, EnvironmentProblem, require_one_of
 from skinml.journal import Mark
 from skinml.stewardship.alerts import Flag, flags
 from skinml.stewardship.audit_events import EVENTS
@@ -143,7 +143,7 @@ def verify_copy(path: Path, public_key: str | None = None, mark: Mark | None = N
 
     Raises:
         ConfigError: If the public key is missing or malformed.
-        EnvironmentProblem: If the file cannot be read.
+        EnvironmentProblem: If there is no such file, or it cannot be read.
         IntegrityError: If anything was changed.
     """
     given = "export" if public_key is None else "given"
@@ -153,6 +153,12 @@ def verify_copy(path: Path, public_key: str | None = None, mark: Mark | None = N
         if kept is not None:
             verify_log(path / "audit.journal", check.public_key, kept)
         return _told(check, of="", key_from=given, held="statement")
+    if not path.exists():
+        raise EnvironmentProblem(
+            rule="an exported log",
+            got=f"no file or folder {path}",
+            do="Check the path; leave it out to check the log of --folder.",
+        )
     if public_key is None:
         raise ConfigError(
             rule="the clinic's public key for a log's file",

@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 
 from skinml.clinic.folder import ClinicFolder, open_folder
+from skinml.errors import ConfigError
 from skinml.stewardship.passphrases import FILE_VARIABLE, SecretSource, source_from
 from skinml.stewardship.unlocking import Unlock, by_key_file, by_keyring, by_passphrase
 
@@ -58,10 +59,20 @@ def new_lock(unlock: str, clinic: str) -> Unlock:
 
     Returns:
         The lock.
+
+    Raises:
+        ConfigError: If it is neither: a slip such as "pasphrase" makes no key file of that name.
     """
     if unlock == "passphrase":
         return by_passphrase()
     if unlock == "keyring":
         # One entry a lock: the old one is removed only when the new one holds.
         return by_keyring(f"{clinic} {os.urandom(4).hex()}")
-    return by_key_file(Path(unlock).expanduser())
+    place = Path(unlock).expanduser()
+    if not place.is_absolute():
+        raise ConfigError(
+            rule="passphrase, keyring or a path from the root on",
+            got=f"unlock={unlock}",
+            do="Write the whole path, such as /media/usb/skinml.",
+        )
+    return by_key_file(place)

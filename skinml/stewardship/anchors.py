@@ -23,6 +23,11 @@ from skinml.errors import IntegrityError
 from skinml.journal import KeyedSeal, Mark, canonical
 from skinml.stewardship.encryption import derive_key
 
+_RESTORE = "Restore the anchor and the clinic's folder from one backup."
+_LOST = (
+    "Plug in the disk that it is on, or restore it and the clinic's folder from one backup; "
+    "where it is lost for good: skinml clinic anchor PLACE --lost."
+)
 _SCHEMA = 1
 _NO_FILE = ""  # stands for the digest of a file that is not there yet
 
@@ -249,7 +254,7 @@ class Anchors:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         if not self.path.parent.is_dir():
-            raise self._wrong("no folder of anchors")
+            raise self._wrong("no folder of anchors", _LOST)
         with locked(self.path.with_name(f".{self.path.name}.lock"), "anchor"):
             yield
 
@@ -259,7 +264,7 @@ class Anchors:
 
     def _read(self) -> dict[str, Any]:
         if not self.path.exists():
-            raise self._wrong("no file")
+            raise self._wrong("no file", _LOST)
         content = read_whole(self.path, "anchor")
         try:
             values = json.loads(content)
@@ -276,11 +281,11 @@ class Anchors:
         line = canonical(kept | {"seal": self._seal.make(canonical(kept))}) + b"\n"
         write_whole(self.path, line, "anchor")
 
-    def _wrong(self, got: str) -> IntegrityError:
+    def _wrong(self, got: str, do: str = _RESTORE) -> IntegrityError:
         return IntegrityError(
             rule=f"the anchor of clinic {self._clinic} as it was last written",
             got=got,
-            do="Restore the anchor and the clinic's folder from one backup.",
+            do=do,
         )
 
 

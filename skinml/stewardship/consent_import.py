@@ -121,6 +121,8 @@ def _check_header(header: Sequence[str], name: str) -> None:
     double = len(header) - len(set(header))
     parts = [f"no column {', '.join(missing)}"] if missing else []
     parts += [f"{unknown} columns of another name"] if unknown else []
+    if len(header) == 1:  # what a spreadsheet writes where the comma is the decimal mark
+        parts.append("a first row without a comma")
     parts += [f"{double} columns that stand there twice"] if double else []
     if parts:
         raise _unreadable(f"the columns {', '.join(COLUMNS)}", "; ".join(parts), name)
@@ -183,9 +185,10 @@ def _collected(problems: Mapping[str, Sequence[int]], name: str) -> DataError:
     details = [f"{_ranges(rows)}: {problem}" for problem, rows in problems.items()]
     wrong = {row for rows in problems.values() for row in rows}
     plural = "1 row" if len(wrong) == 1 else f"{len(wrong)} rows"
+    kinds = "1 kind of problem" if len(details) == 1 else f"{len(details)} kinds of problems"
     return DataError(
         rule="a list of consents that keeps all rules",
-        got=f"{len(details)} kinds of problems in {plural}, the first {details[0]}",
+        got=f"{kinds} in {plural}, the first {details[0]}",
         do=f"Correct {name}; nothing was imported.",
         details=details,
     )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import errno
 import hashlib
 import hmac
 import io
@@ -292,12 +293,13 @@ def read_key(path: Path) -> bytes:
     return key
 
 
-def require_private(path: Path, status: os.stat_result) -> None:
+def require_private(path: Path, status: os.stat_result, what: str = "key file") -> None:
     """Refuse the file of a secret that another user can read or could have written.
 
     Args:
         path: The file, for the message.
         status: Its status, from the descriptor that it was read through.
+        what: What it is, for the message.
 
     Raises:
         EnvironmentProblem: If it belongs to another user than this one or root, or if its mode
@@ -306,15 +308,15 @@ def require_private(path: Path, status: os.stat_result) -> None:
     mode = stat.S_IMODE(status.st_mode)
     if mode & 0o077:
         raise EnvironmentProblem(
-            rule="a key file that only its owner can use",
+            rule=f"a {what} that only its owner can use",
             got=f"mode={mode:04o} of {path}",
             do=f"Find out who has read it, then: chmod 600 {path}",
         )
     if status.st_uid not in (os.geteuid(), 0):
         raise EnvironmentProblem(
-            rule="a key file that belongs to you or to root",
+            rule=f"a {what} that belongs to you or to root",
             got=f"another owner of {path}",
-            do="Find out who put it there, and use the key file that is yours.",
+            do=f"Find out who put it there, and use the {what} that is yours.",
         )
 
 
@@ -347,5 +349,7 @@ def _cannot(verb: str, path: Path, error: OSError) -> EnvironmentProblem:
     return EnvironmentProblem(
         rule=f"a key file that skinml can {verb}",
         got=f"path={path} ({error.strerror})",
-        do="Check the folder, its permissions and the space on the disk.",
+        do="Plug in the disk that it is on, or bring it back from its backup."
+        if verb == "read" and error.errno == errno.ENOENT
+        else "Check the folder, its permissions and the space on the disk.",
     )

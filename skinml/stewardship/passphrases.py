@@ -84,7 +84,7 @@ def from_file(path: Path) -> str:
             content = file.read(_MOST_BYTES + 3)
     except OSError as error:
         raise cannot("read", "file with the passphrase", error) from error
-    require_private(path, status)
+    require_private(path, status, "file with the passphrase")
     return _text(content)
 
 

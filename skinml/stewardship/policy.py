@@ -254,11 +254,12 @@ def parse_policy(content: bytes) -> Policy:
     return policy_from(read_yaml(content, "policy"))
 
 
-def policy_from(values: Mapping[str, Any]) -> Policy:
+def policy_from(values: Mapping[str, Any], what: str = "policy") -> Policy:
     """Check values from elsewhere, such as the answers to questions.
 
     Args:
         values: Nested values with a policy's keys.
+        what: Where they come from, for the message.
 
     Returns:
         The policy.
@@ -266,7 +267,7 @@ def policy_from(values: Mapping[str, Any]) -> Policy:
     Raises:
         ConfigError: If a key is unknown or missing or a value impossible; all problems are listed.
     """
-    return validated(Policy, values, "policy")
+    return validated(Policy, values, what)
 
 
 def policy_yaml(policy: Policy) -> str:

@@ -95,6 +95,31 @@ def os_user() -> str:
         ) from None
 
 
+def strangers_among(roles: Roles) -> tuple[str, ...]:
+    """List the names with a role that no user of this computer has.
+
+    Args:
+        roles: The policy's roles.
+
+    Returns:
+        The names, sorted: a slip, or an account that is yet to be made.
+
+    >>> strangers_among(Roles(steward=("root", "no-such-user"), clinician=(), operator=("*",),
+    ...                       auditor=()))
+    ('no-such-user',)
+    """
+    names = {name for role in ROLES for name in getattr(roles, role)} - {ANYBODY}
+    return tuple(sorted(name for name in names if not _is_known(name)))
+
+
+def _is_known(user: str) -> bool:
+    try:
+        pwd.getpwnam(user)
+    except (KeyError, ValueError):  # a name with a NUL, too
+        return False
+    return True
+
+
 def roles_of(roles: Roles, user: str) -> tuple[Role, ...]:
     """List the roles that a user has.
 

@@ -131,7 +131,7 @@ def validated(kind: type[Settings], values: Mapping[str, Any], what: str) -> Set
         shown.append(f"and {len(lines) - _MOST_LINES} more")
     raise ConfigError(
         rule=f"a {what} that keeps its schema",
-        got=f"{count}: {lines[0]}",
+        got=f"{count}: {lines[0]}".rstrip("?"),
         do=f"Correct the {what}; until then nothing runs.",
         details=shown if len(lines) > 1 else (),
     )
@@ -155,7 +155,7 @@ def _problem(
     kind: type[BaseModel], where: tuple[int | str, ...], sort: str, message: str, got: Any
 ) -> str:
     path = ".".join(str(part) for part in where)
-    text = message.removeprefix("Value error, ")
+    text = message.removeprefix("Value error, ").replace("Input should be", "must be", 1)
     if sort == "extra_forbidden":
         model = _section(kind, where[:-1])
         known, last = tuple(model.model_fields) if model else (), str(where[-1])

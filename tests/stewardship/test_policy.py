@@ -115,7 +115,7 @@ def test_what_has_no_stricter_default_cannot_be_left_out(path):
     ],
 )
 def test_an_unknown_key_is_refused_with_the_nearest_known_one(path, close):
-    assert f"{path}: no such key; did you mean {close}?" in refusal(change(path, 1))
+    assert f"{path}: no such key; did you mean {close}" in refusal(change(path, 1))
 
 
 def test_keys_of_a_wrong_file_are_not_repeated():
