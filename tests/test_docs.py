@@ -33,7 +33,7 @@ from skinml.records import Labels
 ROOT = Path(__file__).parents[1]
 PAGES = ("README.md", "docs/privacy.md", "docs/clinic.md", "docs/design.md", "CONTRIBUTING.md")
 SCRIPTS = ("scripts/", ".ci/")
-GROUPS = {"data": (), "clinic": ("policy", "consent", "log")}
+GROUPS = {"data": (), "clinic": ("policy", "consent", "log", "keys")}
 BLOCK = re.compile(r"^```(bash|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 ENVIRONMENT = Path(sys.prefix)
 

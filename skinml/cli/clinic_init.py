@@ -58,8 +58,6 @@ def print_next_steps(made: NewClinic, folder: Path, console: Console) -> None:
         folder: Its folder as the user named it.
         console: Where to.
     """
-    from skinml.stewardship.roles import strangers_among
-
     console = Console(file=console.file, width=min(console.width, _WIDTH), highlight=False)
     console.print(Text(f"The clinic {made.folder.name} is ready in {folder}"), style="bold")
     console.print(Text(f"Its last state is remembered in {made.anchors}"))
@@ -69,10 +67,11 @@ def print_next_steps(made: NewClinic, folder: Path, console: Console) -> None:
             "to another disk:"
         )
         console.print(Text(f"   skinml clinic anchor PLACE --folder {folder}"), soft_wrap=True)
-    strangers = strangers_among(made.folder.policy.roles)
-    if strangers:
+    if made.strangers:
         console.print(
-            Text(f"This computer knows no user {' and no '.join(strangers)}. A role of such a ")
+            Text(
+                f"This computer knows no user {' and no '.join(made.strangers)}. A role of such a "
+            )
             + Text("name is nobody's until there is one; without a steward no rule can change."),
             style="bold",
         )

@@ -12,6 +12,7 @@ from skinml.clinic.folder import ClinicFolder, create_folder
 from skinml.durable import make_folder
 from skinml.errors import ConfigError, EnvironmentProblem
 from skinml.stewardship.passphrases import FILE_VARIABLE, SecretSource, checked, source_from
+from skinml.stewardship.roles import strangers_among
 from skinml.stewardship.unlocking import Unlock, by_key_file, by_keyring, by_passphrase
 
 _TRIES = 3
@@ -25,11 +26,13 @@ class NewClinic:
         folder: The opened folder.
         anchors: The folder that remembers its last state.
         beside: Whether that is on the same disk, so that both can be set back at once.
+        strangers: Names with a role that no user of this computer has.
     """
 
     folder: ClinicFolder
     anchors: Path
     beside: bool
+    strangers: tuple[str, ...] = ()
 
 
 def require_new(path: Path) -> Path:
@@ -129,7 +132,8 @@ def make_clinic(path: Path, answers: Answers, source: SecretSource) -> NewClinic
         unlock=_unlock(answers),
         source=source,
     )
-    return NewClinic(folder, answers.anchor, _same_disk(whole, answers.anchor))
+    strangers = strangers_among(folder.policy.roles)
+    return NewClinic(folder, answers.anchor, _same_disk(whole, answers.anchor), strangers)
 
 
 def _unlock(answers: Answers) -> Unlock:

@@ -148,3 +148,25 @@ def test_a_file_with_another_shape_is_refused_by_name(
     with pytest.raises(ConfigError) as caught:
         parse_answers(text, defaults)
     assert told in str(caught.value)
+
+
+def test_a_purpose_may_be_typed_as_it_is_read(defaults: Answers) -> None:
+    taken = answered(defaults, "purposes", "care, federated training")
+    assert taken.purposes == ("care", "federated_training")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "do"),
+    [
+        ("purposes", "care, reserch", "Choose among care, research"),
+        ("epsilon", "6 3 10", "none is smaller than the one before"),
+        ("keep_days", "0", "a number of days from 1 on"),
+    ],
+)
+def test_a_refused_answer_says_what_to_type_and_speaks_of_no_file(
+    defaults: Answers, name: str, text: str, do: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        answered(defaults, name, text)
+    assert do in caught.value.do
+    assert "file" not in caught.value.do

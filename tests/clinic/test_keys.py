@@ -14,6 +14,7 @@ import pytest
 from skinml.clinic.anchoring import renew_anchors
 from skinml.clinic.folder import ClinicFolder, create_folder, open_folder
 from skinml.clinic.keys import change_lock, rotate_patient_keys
+from skinml.clinic.opening import new_lock
 from skinml.config import load_config
 from skinml.errors import ConfigError, EnvironmentProblem, IntegrityError, SkinmlError
 from skinml.stewardship.unlocking import by_key_file, by_passphrase, packed
@@ -247,3 +248,8 @@ def _opens(clinic: ClinicFolder, passphrase: str) -> bool:
     except (IntegrityError, EnvironmentProblem):
         return False
     return True
+
+
+def test_a_slip_in_the_name_of_a_lock_makes_no_key_file_of_that_name() -> None:
+    with pytest.raises(ConfigError, match="pasphrase"):
+        new_lock("pasphrase", "north")

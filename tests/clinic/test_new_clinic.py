@@ -44,6 +44,14 @@ def test_a_made_folder_opens_with_the_policy_of_the_answers(
     assert list((tmp_path / "state/skinml/anchors").glob("*.json"))
 
 
+def test_roles_of_names_that_the_computer_does_not_know_are_told(
+    tmp_path: Path, answers: Answers
+) -> None:
+    assert make_clinic(tmp_path / "south", answers, passphrase).strangers == ()
+    slip = answered(answered(answers, "operator", "no-such-user"), "unlock", "passphrase")
+    assert make_clinic(tmp_path / "north", slip, passphrase).strangers == ("no-such-user",)
+
+
 def test_a_passphrase_opens_what_it_made_and_lies_nowhere(tmp_path: Path, answers: Answers) -> None:
     make_clinic(tmp_path / "north", answered(answers, "unlock", "passphrase"), passphrase)
     folder = open_folder(tmp_path / "north", passphrase)
