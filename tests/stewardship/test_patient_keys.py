@@ -19,7 +19,7 @@ from skinml.stewardship.patient_keys import PatientKeys
 from skinml.stewardship.pseudonyms import pseudonyms
 
 KEY = bytes(range(32))
-PATIENTS = ["Ada", "Bo", "Cy"]
+PATIENTS = ["Adalbert", "Boadicea", "Cyrillus"]
 
 
 @pytest.fixture
@@ -41,19 +41,24 @@ def keys(path, anchors) -> PatientKeys:
 
 def test_each_patient_has_one_key_that_is_found_again(keys, path, anchors):
     assert keys.is_fresh()
-    issued = keys.issue([*PATIENTS, "Ada"])
+    issued = keys.issue([*PATIENTS, "Adalbert"])
     assert list(issued) == PATIENTS
     assert len({key.id for key in issued.values()} | {key.key for key in issued.values()}) == 6
     again = PatientKeys(path, KEY, anchors)
     assert not again.is_fresh()
-    assert again.issue(["Cy", "Ada"]) == {"Cy": issued["Cy"], "Ada": issued["Ada"]}
+    assert again.issue(["Cyrillus", "Adalbert"]) == {
+        "Cyrillus": issued["Cyrillus"],
+        "Adalbert": issued["Adalbert"],
+    }
     assert again.find([key.id for key in issued.values()]) == {
         key.id: key.key for key in issued.values()
     }
     assert again.find([bytes(16), b""]) == {}
     names = pseudonyms(KEY, PATIENTS)
     assert again.ids() == {key.id: name for key, name in zip(issued.values(), names, strict=True)}
-    assert again.find_pseudonyms([names[1], "00" * 16, "no pseudonym"]) == {names[1]: issued["Bo"]}
+    assert again.find_pseudonyms([names[1], "00" * 16, "no pseudonym"]) == {
+        names[1]: issued["Boadicea"]
+    }
 
 
 def test_the_file_shows_neither_ids_nor_keys(keys, path):
@@ -69,22 +74,22 @@ def test_the_file_shows_neither_ids_nor_keys(keys, path):
 
 def test_an_erased_key_is_gone_and_the_others_stay(keys, path, anchors):
     issued = keys.issue(PATIENTS)
-    assert keys.erase(["Bo", "nobody", "Bo"]) == 1
+    assert keys.erase(["Boadicea", "nobody", "Boadicea"]) == 1
     for each in (keys, PatientKeys(path, KEY, anchors)):
         assert set(each.find([key.id for key in issued.values()])) == {
-            issued["Ada"].id,
-            issued["Cy"].id,
+            issued["Adalbert"].id,
+            issued["Cyrillus"].id,
         }
         assert len(each) == 2
-    assert issued["Bo"].id not in path.read_bytes()
-    assert bytes.fromhex(pseudonyms(KEY, ["Bo"])[0]) not in path.read_bytes()
-    assert keys.erase(["Bo"]) == 0
+    assert issued["Boadicea"].id not in path.read_bytes()
+    assert bytes.fromhex(pseudonyms(KEY, ["Boadicea"])[0]) not in path.read_bytes()
+    assert keys.erase(["Boadicea"]) == 0
 
 
 def test_who_comes_back_after_erasure_gets_a_new_key(keys):
-    old = keys.issue(["Bo"])["Bo"]
-    keys.erase(["Bo"])
-    new = keys.issue(["Bo"])["Bo"]
+    old = keys.issue(["Boadicea"])["Boadicea"]
+    keys.erase(["Boadicea"])
+    new = keys.issue(["Boadicea"])["Boadicea"]
     assert new.id != old.id
     assert new.key != old.key
 
@@ -113,7 +118,7 @@ def wrapping_key(content: bytes) -> bytes:
 
 
 def test_a_wrapping_key_that_was_seen_opens_nothing_after_rotation(keys, path):
-    issued = keys.issue(["Ada"])["Ada"]
+    issued = keys.issue(["Adalbert"])["Adalbert"]
     seen = wrapping_key(path.read_bytes())
     row = path.read_bytes()[22 + 61 : -32]
     assert AESGCM(seen).decrypt(row[32:44], row[44:], row[:32]) == issued.key
@@ -125,12 +130,12 @@ def test_a_wrapping_key_that_was_seen_opens_nothing_after_rotation(keys, path):
 
 def test_what_another_process_wrote_is_seen(path, anchors):
     first, second = PatientKeys(path, KEY, anchors), PatientKeys(path, KEY, anchors)
-    ada = first.issue(["Ada"])["Ada"]
-    bo = second.issue(["Bo"])["Bo"]
+    ada = first.issue(["Adalbert"])["Adalbert"]
+    bo = second.issue(["Boadicea"])["Boadicea"]
     assert first.find([ada.id, bo.id]) == {ada.id: ada.key, bo.id: bo.key}
-    second.erase(["Ada"])
+    second.erase(["Adalbert"])
     assert first.find([ada.id]) == {}
-    assert first.issue(["Bo"])["Bo"] == bo
+    assert first.issue(["Boadicea"])["Boadicea"] == bo
 
 
 def test_issuing_at_once_gives_one_key_a_patient(path, anchors):
@@ -167,7 +172,7 @@ def test_an_open_vault_notices_a_change_too(keys, path):
 def test_an_older_file_and_a_missing_one_are_noticed(keys, path, anchors):
     keys.issue(PATIENTS)
     old = path.read_bytes()
-    keys.erase(["Ada"])
+    keys.erase(["Adalbert"])
     path.write_bytes(old)
     with pytest.raises(IntegrityError, match="vault"):
         keys.issue(PATIENTS)
@@ -216,11 +221,11 @@ def test_a_key_in_another_patients_row_does_not_open(keys, path, anchors):
     body[first], body[second] = body[second], body[first]
     reseal(path, anchors, bytes(body), derive_key(KEY, "vault"))
     with pytest.raises(IntegrityError, match="another patient's row"):
-        PatientKeys(path, KEY, anchors).issue(["Ada"])
+        PatientKeys(path, KEY, anchors).issue(["Adalbert"])
 
 
 def test_what_was_sealed_before_rotation_opens_after_it(keys, path, anchors):
-    key = keys.issue(["Ada"])["Ada"]
+    key = keys.issue(["Adalbert"])["Adalbert"]
     sealed = seal(key.key, b"lesion", context=b"")
     keys.rotate()
     found = PatientKeys(path, KEY, anchors).find([key.id])[key.id]
@@ -231,10 +236,10 @@ def test_an_old_copy_still_opens_with_the_clinics_key_as_the_module_says(
     keys, path, anchors, tmp_path
 ):
     """The limit of erasure, stated and so tested: a backup of both files brings the key back."""
-    key = keys.issue(["Ada"])["Ada"]
+    key = keys.issue(["Adalbert"])["Adalbert"]
     shutil.copy(path, tmp_path / "copy")
     kept = anchors.path.read_bytes()
-    keys.erase(["Ada"])
+    keys.erase(["Adalbert"])
     shutil.copy(tmp_path / "copy", path)
     anchors.path.write_bytes(kept)
     assert PatientKeys(path, KEY, anchors).find([key.id]) == {key.id: key.key}
@@ -245,7 +250,7 @@ def test_the_file_that_was_replaced_is_overwritten_with_zeros(keys, path, change
     keys.issue(PATIENTS)
     size = path.stat().st_size
     with path.open("rb") as old:
-        keys.erase(["Bo"]) if change == "erase" else keys.rotate()
+        keys.erase(["Boadicea"]) if change == "erase" else keys.rotate()
         assert old.read() == bytes(size)
     assert len(keys) == (2 if change == "erase" else 3)
 
@@ -254,7 +259,7 @@ def test_a_hard_linked_copy_is_somebody_elses_and_stays(keys, path, tmp_path):
     keys.issue(PATIENTS)
     content = path.read_bytes()
     (tmp_path / "copy").hardlink_to(path)
-    keys.erase(["Bo"])
+    keys.erase(["Boadicea"])
     assert (tmp_path / "copy").read_bytes() == content
 
 
