@@ -249,7 +249,7 @@ def _ask(form: Mapping[str, Any]) -> dict[str, Any]:
 
     today = datetime.now(UTC).date().isoformat()
     defaults = {
-        "purposes": "care, research",
+        "purposes": None,  # what a patient said yes to is typed, never taken over by Enter
         "data": ", ".join(DEFAULT_DATA),
         "valid_from": today,
         "valid_until": "no end",
