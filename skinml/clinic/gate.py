@@ -119,6 +119,31 @@ def log_admission(
     )
 
 
+def log_refusal(
+    folder: ClinicFolder, reason: str, *, run: str, purpose: str, day: date, actor: str
+) -> None:
+    """Write into the clinic's own log that no data may be used for a run.
+
+    Args:
+        folder: The clinic's folder.
+        reason: Why, a word of `audit_events.REFUSAL_REASONS`.
+        run: The run's id.
+        purpose: What the data were asked for.
+        day: The day of use.
+        actor: Who starts the run here.
+    """
+    folder.audit.write(
+        "refusal",
+        actor,
+        now=datetime.now(UTC),
+        action="run.train",
+        reason=reason,
+        run=run,
+        purpose=purpose,
+        day=day,
+    )
+
+
 @contextmanager
 def logged_run(folders: Collection[ClinicFolder], run: str, *, simulated: bool) -> Iterator[None]:
     """Write into the clinics' logs that a run's training begins here and how it ended.

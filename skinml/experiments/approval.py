@@ -2,59 +2,85 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from skinml.clinic.folder import ClinicFolder
 from skinml.config import RunConfig
 from skinml.data.cohort import MALIGNANCY
 from skinml.experiments.learners import build_learner, split_key_id, validation_release
-from skinml.federated.clinic import planned_entries
-from skinml.privacy.ledger import entries_of_year, spent
+from skinml.federated.clinic import planned_entries, schedule
+from skinml.privacy.ledger import Entry, entries_of_year, spent
+from skinml.privacy.plan import Release
 from skinml.records import Labels
 from skinml.stewardship.policy import KEPT_FIELDS
 from skinml.stewardship.policy_terms import Proposal
-from skinml.training.learner import Learner
 
 COORDINATOR = "simulation"
 _READ_FOR = {"age_band": "age"}
 
 
-def propose(
-    config: RunConfig,
-    folder: ClinicFolder,
-    *,
-    run: str,
-    classes: Labels,
-    num_clinics: int,
-    num_patients: int | None,
-) -> Proposal:
-    """Put a run into the terms of a policy.
+@dataclass(frozen=True)
+class Draft:
+    """A run as its own recipe plans it.
+
+    Attributes:
+        config: The run's config.
+        num_clinics: Clinics in the run.
+        releases: What leaves in all rounds, the evaluation included.
+        entries: The same as entries of a ledger.
+    """
+
+    config: RunConfig
+    num_clinics: int
+    releases: tuple[Release, ...]
+    entries: tuple[Entry, ...]
+
+
+def drafted(config: RunConfig, classes: Labels, *, num_clinics: int, run: str) -> Draft:
+    """Let the recipe of a run plan its releases.
 
     Args:
         config: The run's config.
-        folder: The clinic that is asked.
-        run: The run's id.
         classes: What the model tells apart.
         num_clinics: Clinics in the run.
+        run: The run's id.
+
+    Returns:
+        The draft: what the run itself would do.
+
+    Raises:
+        ConfigError: If the config's sections do not fit together.
+    """
+    # Noise and events do not depend on the features' number: any will do for a plan.
+    learner = build_learner(config, classes, 1, num_clinics)
+    validation = validation_release(config)
+    releases = tuple(r for round_ in schedule(learner, validation) for r in round_.releases)
+    entries = planned_entries(
+        learner, validation, config.privacy, run=run, split_key_id=split_key_id(config.data)
+    )
+    return Draft(config, num_clinics, releases, tuple(entries))
+
+
+def propose(draft: Draft, folder: ClinicFolder, *, num_patients: int | None) -> Proposal:
+    """Put a run into the terms of a policy.
+
+    Args:
+        draft: The run.
+        folder: The clinic that is asked.
         num_patients: Training patients of this clinic; None before they are counted.
 
     Returns:
         The proposal.
 
     Raises:
-        ConfigError: If the config's sections do not fit together.
         IntegrityError: If the clinic's ledger was changed.
     """
-    # Noise and events do not depend on the features' number: any will do for a plan.
-    learner = build_learner(config, classes, 1, num_clinics)
-    validation = validation_release(config)
-    planned = planned_entries(
-        learner, validation, config.privacy, run=run, split_key_id=split_key_id(config.data)
-    )
-    held, delta, now = folder.ledger.entries(), config.privacy.delta, datetime.now(UTC)
+    held, planned = folder.ledger.entries(), draft.entries
+    delta, now = draft.config.privacy.delta, datetime.now(UTC)
     return replace(
-        terms_of(config, learner, num_clinics=num_clinics),
+        terms_of(draft.config, draft.releases, num_clinics=draft.num_clinics),
         epsilon=spent(planned, delta),
         patients=num_patients,
         epsilon_year=spent([*entries_of_year(held, now), *planned], delta),
@@ -62,19 +88,17 @@ def propose(
     )
 
 
-def terms_of(config: RunConfig, learner: Learner, *, num_clinics: int) -> Proposal:
+def terms_of(config: RunConfig, releases: Iterable[Release], *, num_clinics: int) -> Proposal:
     """Put the terms of a run that need neither ledger nor patients into those of a policy.
 
     Args:
         config: The run's config.
-        learner: Its recipe.
+        releases: What leaves in all rounds, the evaluation included.
         num_clinics: Clinics in the run.
 
     Returns:
         The proposal; it spends nothing and counts no patients.
     """
-    validation = validation_release(config)
-    noises = [r.noise_multiplier for round_ in learner.rounds for r in round_.releases]
     missing = max(config.federation.allowed_missing, config.privacy.tolerated_dropouts)
     return Proposal(
         experiment=config.name,
@@ -84,7 +108,7 @@ def terms_of(config: RunConfig, learner: Learner, *, num_clinics: int) -> Propos
         unit=config.privacy.unit,
         epsilon=0.0,
         delta=config.privacy.delta,
-        noise_multiplier=min([*noises, validation.noise_multiplier]) or None,
+        noise_multiplier=min(release.noise_multiplier for release in releases) or None,
         clinics=max(num_clinics - missing, 1),
         patients=None,
         fields=fields_of(config),

@@ -9,7 +9,7 @@ from skinml.clinic.opening import open_at_screen
 from skinml.clinic.policies import Comparison, compare_proposal
 from skinml.config import RunConfig, load_config
 from skinml.errors import ConfigError
-from skinml.experiments.approval import expected_classes, propose
+from skinml.experiments.approval import drafted, expected_classes, propose
 
 
 def compare_experiment(
@@ -34,6 +34,25 @@ def compare_experiment(
         PolicyError: If the user may not read the policy.
     """
     config = load_config(experiment, overrides)
+    clinics = require_clinics(config, num_clinics)
+    opened = open_at_screen(folder)
+    draft = drafted(config, expected_classes(config), num_clinics=clinics, run="comparison")
+    return compare_proposal(opened, propose(draft, opened, num_patients=None))
+
+
+def require_clinics(config: RunConfig, num_clinics: int | None) -> int:
+    """Settle how many clinics a run that is only thought of has.
+
+    Args:
+        config: The config.
+        num_clinics: What the user says; None: as the config says.
+
+    Returns:
+        The number.
+
+    Raises:
+        ConfigError: If nobody says it.
+    """
     clinics = planned_clinics(config) if num_clinics is None else num_clinics
     if clinics is None:
         raise ConfigError(
@@ -41,16 +60,7 @@ def compare_experiment(
             got="none",
             do="Give --clinics.",
         )
-    opened = open_at_screen(folder)
-    proposal = propose(
-        config,
-        opened,
-        run="comparison",
-        classes=expected_classes(config),
-        num_clinics=clinics,
-        num_patients=None,
-    )
-    return compare_proposal(opened, proposal)
+    return clinics
 
 
 def planned_clinics(config: RunConfig) -> int | None:

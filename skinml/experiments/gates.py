@@ -5,20 +5,20 @@ from __future__ import annotations
 import datetime
 import hashlib
 from collections.abc import Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 from skinml.clinic.consents import log_changes
 from skinml.clinic.folder import ClinicFolder
-from skinml.clinic.gate import log_admission, policy_ceilings, require_role, require_run
+from skinml.clinic.gate import log_admission, log_refusal, require_role, require_run
 from skinml.clinic.virtual import find_virtual_folder, virtual_folder
 from skinml.config import RunConfig
 from skinml.data.cohort import Cohort, Door
 from skinml.errors import DataError, PolicyError
-from skinml.experiments.approval import propose
-from skinml.experiments.learners import build_learner, split_key_id, validation_release
+from skinml.experiments.approval import drafted, propose
 from skinml.experiments.workspace import Workspace
 from skinml.federated.clinic import require_budget
+from skinml.privacy.ledger import Ceilings
 from skinml.stewardship.admissibility import (
     Admission,
     AlsoWithdrawals,
@@ -54,6 +54,7 @@ class Gates:
         self._workspace = workspace
         self._run = run
         self._today = today
+        self._find = cache(partial(find_virtual_folder, workspace.clinics))
         self._opened: dict[str, tuple[ClinicFolder, str]] = {}
         self._records = _read_records(config, manifest_root, today)
 
@@ -77,7 +78,7 @@ class Gates:
         folder = self.folder(name)
         self._register(folder, patients)
         pooled = self._config.federation.mode == "centralised"
-        consents = _with_noes(folder, self._workspace, clinic if pooled else POOLED)
+        consents = _with_noes(folder, self._find(clinic if pooled else POOLED))
         return Door(consents, folder.policy.fields)
 
     def folder(self, name: str) -> ClinicFolder:
@@ -108,15 +109,13 @@ class Gates:
     def refuse(self) -> None:
         """Write into the opened clinics' logs that nobody's data may be used for the run."""
         for folder, actor in self._opened.values():
-            folder.audit.write(
-                "refusal",
-                actor,
-                now=datetime.datetime.now(datetime.UTC),
-                action="run.train",
-                reason="consent",
+            log_refusal(
+                folder,
+                "consent",
                 run=self._run,
                 purpose=self._config.purpose,
                 day=self._today,
+                actor=actor,
             )
 
     def require(self, cohort: Cohort, places: Sequence[str]) -> Mapping[str, ClinicFolder]:
@@ -147,30 +146,14 @@ class Gates:
             )
         patients = cohort.items["patient_id"].to_numpy(dtype=str)
         training = cohort.items["split"].to_numpy(dtype=str) == "train"
-        # Noise and events do not depend on the features' number: any will do for a plan.
-        learner = build_learner(self._config, cohort.labels, 1, len(names))
-        validation = validation_release(self._config)
+        draft = drafted(self._config, cohort.labels, num_clinics=len(names), run=self._run)
         for name in names:
             folder, actor = self._opened[name]
             mine = training & [place == name for place in places]
-            proposal = propose(
-                self._config,
-                folder,
-                run=self._run,
-                classes=cohort.labels,
-                num_clinics=len(names),
-                num_patients=len(set(patients[mine])),
-            )
-            afford = partial(
-                require_budget,
-                folder.ledger,
-                policy_ceilings(folder),
-                learner,
-                validation,
-                self._config.privacy,
-                run=self._run,
-                split_key_id=split_key_id(self._config.data),
-            )
+            proposal = propose(draft, folder, num_patients=len(set(patients[mine])))
+            # The policy's own ceilings are among the proposal's terms.
+            held = folder.ledger.entries()
+            afford = partial(require_budget, held, draft.entries, Ceilings(), self._config.privacy)
             require_run(folder, proposal, self._run, actor, afford)
         return {name: self._opened[name][0] for name in names}
 
@@ -211,7 +194,7 @@ class EvaluationGates:
         self, config: RunConfig, workspace: Workspace, run: str, own: bool, today: datetime.date
     ) -> None:
         self._pooled = config.federation.mode == "centralised"
-        self._workspace = workspace
+        self._find = cache(partial(find_virtual_folder, workspace.clinics))
         self._run = run
         self._own = own
         self._purpose = config.purpose
@@ -235,7 +218,7 @@ class EvaluationGates:
                 allow the purpose.
         """
         del patients
-        folder = find_virtual_folder(self._workspace.clinics, POOLED if self._pooled else clinic)
+        folder = self._find(POOLED if self._pooled else clinic)
         if folder is None:
             return Door()
         self._opened[clinic] = folder, require_role(folder, "run.train")
@@ -248,22 +231,20 @@ class EvaluationGates:
             )
         # An id of other data may be another person's, whom nobody asked.
         strangers = self._pooled and not self._own
-        known = _with_noes(folder, self._workspace, clinic if self._pooled else POOLED)
+        known = _with_noes(folder, self._find(clinic if self._pooled else POOLED))
         consents = OnlyWithdrawals(known) if strangers else known
         return Door(consents, folder.policy.fields)
 
     def refuse(self) -> None:
         """Write into the opened clinics' logs that no data may be used."""
         for folder, actor in self._opened.values():
-            folder.audit.write(
-                "refusal",
-                actor,
-                now=datetime.datetime.now(datetime.UTC),
-                action="run.train",
-                reason=self._reason,
+            log_refusal(
+                folder,
+                self._reason,
                 run=self._run,
                 purpose=self._purpose,
                 day=self._today,
+                actor=actor,
             )
 
     def log(self, admissions: Mapping[str, Admission]) -> None:
@@ -283,10 +264,9 @@ class EvaluationGates:
             )
 
 
-def _with_noes(folder: ClinicFolder, workspace: Workspace, other: str) -> Consents:
+def _with_noes(folder: ClinicFolder, other: ClinicFolder | None) -> Consents:
     """Let who withdrew at a clinic be withdrawn also where data are pooled, and the reverse."""
-    place = find_virtual_folder(workspace.clinics, other)
-    return folder.consents if place is None else AlsoWithdrawals(folder.consents, place.consents)
+    return folder.consents if other is None else AlsoWithdrawals(folder.consents, other.consents)
 
 
 def _read_records(

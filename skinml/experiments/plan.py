@@ -18,8 +18,9 @@ from skinml.clinic.opening import open_at_screen
 from skinml.config import RunConfig, load_config
 from skinml.durable import write_whole
 from skinml.errors import ConfigError, require_positive
-from skinml.experiments.comparison import planned_clinics
-from skinml.experiments.plan_limits import Bounds, Draft, drafted, require_possible
+from skinml.experiments.approval import Draft
+from skinml.experiments.comparison import require_clinics
+from skinml.experiments.plan_limits import Bounds, draft_of, require_possible
 from skinml.privacy.accounting import PLOT_GRID
 from skinml.privacy.headroom import MOST_RUNS, Room, room_under
 from skinml.privacy.ledger import entries_of_year, spent
@@ -171,15 +172,9 @@ def plan_experiment(
             got="privacy.trust=none",
             do="Choose another privacy.trust, or leave the plot out.",
         )
-    clinics = planned_clinics(config) if num_clinics is None else num_clinics
-    if clinics is None:
-        raise ConfigError(
-            rule="the number of clinics in the run, which this experiment leaves to its data",
-            got="none",
-            do="Give --clinics.",
-        )
+    clinics = require_clinics(config, num_clinics)
     cohort, source = _training_patients(config, clinics, patients)
-    draft = drafted(config, clinics)
+    draft = draft_of(config, clinics)
     bounds = _bounds(config, folder, now)
     require_possible(draft, bounds, experiment, overrides)
     return _planned(draft, bounds, cohort, source, curves=curves)
@@ -272,7 +267,7 @@ def _changes(draft: Draft, main: ReleaseLine, patients: float) -> tuple[RoundsCh
     costs = dict(epsilon_by_rounds(draft.releases, main.name, numbers, config.privacy.delta))
     made = []
     for number in numbers:
-        other = drafted(_with_rounds(config, number), clinics)
+        other = draft_of(_with_rounds(config, number), clinics)
         line = training_line(release_lines(other.releases, config.privacy, clinics))
         signal = noise_to_signal(line, config.privacy, clinics, patients)
         made.append(RoundsChange(number, line.noise_multiplier, signal, costs[number]))

@@ -12,17 +12,12 @@ from math import isinf
 
 from skinml.config import RunConfig, load_config
 from skinml.errors import BudgetExceededError, ConfigError, PolicyError
-from skinml.experiments.approval import COORDINATOR, expected_classes, fields_of
-from skinml.experiments.learners import build_learner, split_key_id, validation_release
-from skinml.federated.clinic import planned_entries, schedule
+from skinml.experiments.approval import Draft, drafted, expected_classes, terms_of
 from skinml.privacy.headroom import Limit, epsilon_for_noise, most_epsilon, rounded_down
 from skinml.privacy.ledger import Entry, entries_of_year, spent
-from skinml.privacy.plan import Release
-from skinml.privacy.planner import (
-    require_honest_clinics,
-)
+from skinml.privacy.planner import require_honest_clinics
 from skinml.stewardship.policy import Policy
-from skinml.stewardship.policy_terms import Proposal, compare
+from skinml.stewardship.policy_terms import compare
 
 _YEAR = timedelta(days=365)
 # What a plan can change; the gate also asks who wants the run, and what for.
@@ -30,23 +25,6 @@ _TERMS = ("trust", "unit", "delta", "noise_multiplier", "clinics")
 _TRIES = 5
 # Trust models that promise something, the recipe's own first, a mere claim last.
 _PREFERRED = ("distributed", "local", "central")
-
-
-@dataclass(frozen=True)
-class Draft:
-    """A run as its own recipe plans it.
-
-    Attributes:
-        config: The run's config.
-        num_clinics: Clinics in the run.
-        releases: What leaves in all rounds, the evaluation included.
-        entries: The same as entries of a ledger.
-    """
-
-    config: RunConfig
-    num_clinics: int
-    releases: tuple[Release, ...]
-    entries: tuple[Entry, ...]
 
 
 @dataclass(frozen=True)
@@ -81,8 +59,8 @@ class Bounds:
         return tuple(limit for limit in every if limit.ceiling > 0)
 
 
-def drafted(config: RunConfig, num_clinics: int) -> Draft:
-    """Let the recipe of a run plan its releases.
+def draft_of(config: RunConfig, num_clinics: int) -> Draft:
+    """Plan a run from its config alone, without its data.
 
     Args:
         config: The run's config.
@@ -95,14 +73,7 @@ def drafted(config: RunConfig, num_clinics: int) -> Draft:
         ConfigError: If no honest clinic would be left, or the sections do not fit together.
     """
     require_honest_clinics(config.privacy, num_clinics)
-    # Noise and events do not depend on the features' number: any will do for a plan.
-    learner = build_learner(config, expected_classes(config), 1, num_clinics)
-    validation = validation_release(config)
-    releases = tuple(r for round_ in schedule(learner, validation) for r in round_.releases)
-    entries = planned_entries(
-        learner, validation, config.privacy, run="plan", split_key_id=split_key_id(config.data)
-    )
-    return Draft(config, num_clinics, releases, tuple(entries))
+    return drafted(config, expected_classes(config), num_clinics=num_clinics, run="plan")
 
 
 def require_possible(
@@ -135,26 +106,11 @@ def require_possible(
 
 def _refused_terms(draft: Draft, bounds: Bounds) -> Iterator[tuple[str, str]]:
     """Ask the gate's own comparison, but for epsilon, which `_passed` tells more of."""
-    config = draft.config
-    missing = max(config.federation.allowed_missing, config.privacy.tolerated_dropouts)
-    proposal = Proposal(
-        experiment=config.name,
-        purpose=config.purpose,
-        coordinator=COORDINATOR,
-        trust=config.privacy.trust,
-        unit=config.privacy.unit,
-        epsilon=0.0,
-        delta=config.privacy.delta,
-        noise_multiplier=_least_noise(draft),
-        clinics=max(draft.num_clinics - missing, 1),
-        patients=None,
-        fields=fields_of(config),
-        epsilon_year=0.0,
-        epsilon_life=0.0,
-    )
+    proposal = terms_of(draft.config, draft.releases, num_clinics=draft.num_clinics)
     for term in compare(bounds.policy, proposal):
         if term.name in _TERMS and term.verdict == "refused":
-            asked = term.asked if term.name != "noise_multiplier" else _short(_least_noise(draft))
+            noise = proposal.noise_multiplier
+            asked = term.asked if term.name != "noise_multiplier" else _short(noise)
             yield term.name, f"{term.name} {asked} where {term.allowed} is allowed"
 
 
@@ -174,10 +130,6 @@ def _short(noise: float | None) -> str:
     return "none" if noise is None else f"{noise:.6g}"
 
 
-def _least_noise(draft: Draft) -> float | None:
-    return min(release.noise_multiplier for release in draft.releases) or None
-
-
 def _nearest(
     draft: Draft,
     bounds: Bounds,
@@ -194,7 +146,7 @@ def _nearest(
     changes = _allowed_terms(experiment, overrides, sorted(wrong), bounds.policy)
     if changes is None:
         return "No run of this experiment fits: its recipe needs what the policy does not allow."
-    new = drafted(load_config(experiment, [*overrides, *changes]), clinics)
+    new = draft_of(load_config(experiment, [*overrides, *changes]), clinics)
     lower = _lower_epsilon(new, bounds, experiment, [*overrides, *changes])
     wait = "" if changes else _first_day(new, bounds)
     if lower is None:
@@ -260,7 +212,7 @@ def _lower_epsilon(
         if wanted <= 0:
             return None
         change = f"privacy.epsilon={wanted:g}"
-        new = drafted(load_config(experiment, [*overrides, change]), draft.num_clinics)
+        new = draft_of(load_config(experiment, [*overrides, change]), draft.num_clinics)
         if not list(_passed(new, bounds)) and not dict(_refused_terms(new, bounds)):
             return change
         # Scaled noise and noise that was planned anew may differ by the search's tolerance.

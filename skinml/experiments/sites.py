@@ -23,7 +23,7 @@ from skinml.experiments.learners import (
     validation_release,
 )
 from skinml.experiments.samples import Grounds, admitted, keep_predictions, open_samples
-from skinml.federated.clinic import Clinic, ClinicSetup
+from skinml.federated.clinic import Clinic, ClinicSetup, schedule
 from skinml.privacy.ledger import Ceilings, Entry
 from skinml.records import SPLITS, BoolArray, Labels, Samples
 from skinml.seeding import Seeds
@@ -91,20 +91,22 @@ def open_clinic(terms: Terms, node: Mapping[str, object]) -> Clinic:
     samples = {split: part for split, (part, _) in opened.items()}
     record = ReleaseRecord(folder, terms.run, actor)
     learner = build_learner(config, terms.classes, terms.num_features, count)
+    validation = validation_release(config)
+    releases = [r for round_ in schedule(learner, validation) for r in round_.releases]
     return Clinic(
         ClinicSetup(
             name=folder.name,
             run=terms.run,
             participants=terms.clinics,
             learner=learner,
-            validation=validation_release(config),
+            validation=validation,
             samples=samples,
             predict=predictor(config, terms.classes),
             keep=partial(keep_predictions, folder, terms.run),
             admitted=partial(_admitted, folder, config.purpose, opened),
             note=partial(_note, record, samples),
             ledger=folder.ledger,
-            ceilings=partial(_ceilings, folder, terms_of(config, learner, num_clinics=count)),
+            ceilings=partial(_ceilings, folder, terms_of(config, releases, num_clinics=count)),
             least_patients=folder.policy.least_patients,
             mechanism=clinic_mechanism(config, count),
             privacy=config.privacy,

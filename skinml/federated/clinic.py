@@ -218,7 +218,7 @@ class Clinic:
             self._binding(request),
             from_round=request.round,
         )
-        _require_affordable(entries, planned, ceilings, setup.privacy)
+        require_budget(entries, planned, ceilings, setup.privacy)
 
     def _binding(self, request: Request) -> Binding:
         setup = self._setup
@@ -259,35 +259,6 @@ class Clinic:
         return {release.name: noisy}
 
 
-def require_budget(
-    ledger: Ledger,
-    ceilings: Ceilings,
-    learner: Learner,
-    validation: Release,
-    privacy: PrivacySettings,
-    *,
-    run: str,
-    split_key_id: str,
-) -> None:
-    """Refuse a run whose schedule would pass a clinic's budget.
-
-    Args:
-        ledger: The clinic's ledger.
-        ceilings: What its policy lets the ledger reach.
-        learner: The recipe.
-        validation: The release of validation scores.
-        privacy: The promise of the run, with its budget.
-        run: The run's id.
-        split_key_id: Short public digest of the split key.
-
-    Raises:
-        BudgetExceededError: If it would.
-        IntegrityError: If the ledger was changed.
-    """
-    planned = planned_entries(learner, validation, privacy, run=run, split_key_id=split_key_id)
-    _require_affordable(ledger.entries(), planned, ceilings, privacy)
-
-
 def planned_entries(
     learner: Learner,
     validation: Release,
@@ -312,13 +283,23 @@ def planned_entries(
     return _planned(learner, validation, binding, from_round=1)
 
 
-def _require_affordable(
+def require_budget(
     entries: Sequence[Entry],
     planned: Sequence[Entry],
     ceilings: Ceilings,
     privacy: PrivacySettings,
 ) -> None:
-    """Hold a plan against the clinic's own ceilings and those that the run set itself."""
+    """Refuse a schedule that would pass the clinic's own ceilings or those that the run set itself.
+
+    Args:
+        entries: What the clinic's ledger holds.
+        planned: The run's schedule, or what is left of it, see `planned_entries`.
+        ceilings: What the clinic's policy lets the ledger reach.
+        privacy: The promise of the run, with its budget.
+
+    Raises:
+        BudgetExceededError: If it would.
+    """
     now = datetime.now(UTC)
     asked = Ceilings(
         year=privacy.budget.epsilon_per_year,

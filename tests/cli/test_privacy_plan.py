@@ -14,9 +14,9 @@ from skinml.clinic.folder import ClinicFolder, create_folder, open_folder
 from skinml.clinic.gate import policy_ceilings
 from skinml.config import load_config
 from skinml.errors import BudgetExceededError, RefusedError
-from skinml.experiments.approval import expected_classes, propose
+from skinml.experiments.approval import drafted, expected_classes, propose
 from skinml.experiments.learners import build_learner, split_key_id, validation_release
-from skinml.experiments.plan_limits import Bounds, drafted, require_possible
+from skinml.experiments.plan_limits import Bounds, draft_of, require_possible
 from skinml.federated.clinic import planned_entries, require_budget
 from skinml.privacy.ledger import Binding, Entry, entries_of_year, spent
 from skinml.stewardship.policy import parse_policy
@@ -248,25 +248,12 @@ def test_plan_and_gate_agree(skinml: Invoke, north: Make, overrides: tuple[str, 
     """The gate that a run meets says yes exactly where the plan does."""
     folder = open_folder(north(2.5))
     config = load_config("quickstart", overrides)
-    proposal = propose(
-        config,
-        folder,
-        run="gate",
-        classes=expected_classes(config),
-        num_clinics=6,
-        num_patients=None,
-    )
+    draft = drafted(config, expected_classes(config), num_clinics=6, run="gate")
+    proposal = propose(draft, folder, num_patients=None)
     try:
         require_within(folder.policy, proposal, before_counting=True)
-        require_budget(
-            folder.ledger,
-            policy_ceilings(folder),
-            build_learner(config, expected_classes(config), 1, 6),
-            validation_release(config),
-            config.privacy,
-            run="gate",
-            split_key_id=split_key_id(config.data),
-        )
+        held = folder.ledger.entries()
+        require_budget(held, draft.entries, policy_ceilings(folder), config.privacy)
         code = 0
     except RefusedError:
         code = 3
@@ -282,7 +269,7 @@ def dated(entries: list[Entry], days_ago: float) -> tuple[Entry, ...]:
 
 def refusal(held: tuple[Entry, ...], *overrides: str) -> str:
     bounds = Bounds(parse_policy(POLICY.encode()), "north", held, NOW)
-    draft = drafted(load_config("quickstart", overrides), 6)
+    draft = draft_of(load_config("quickstart", overrides), 6)
     with pytest.raises(BudgetExceededError) as caught:
         require_possible(draft, bounds, "quickstart", overrides)
     return caught.value.do

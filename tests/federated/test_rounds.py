@@ -17,7 +17,7 @@ from skinml.errors import (
     IntegrityError,
     PolicyError,
 )
-from skinml.federated.clinic import Clinic, require_budget, schedule
+from skinml.federated.clinic import Clinic, planned_entries, require_budget, schedule
 from skinml.federated.coordinator import exchange_with, grid_asker
 from skinml.privacy.accounting import epsilon
 from skinml.privacy.ledger import Ceilings, spent
@@ -230,16 +230,9 @@ def test_a_run_that_the_ledger_can_afford_runs_twice_and_not_thrice(make):
         world.change(name, run="run-2")
     world.run(run="run-2")
     south = world.setups["south"]
+    planned = planned_entries(world.learner, world.validation, limit, run="run-3", split_key_id="k")
     with pytest.raises(BudgetExceededError):
-        require_budget(
-            south.ledger,
-            south.ceilings,
-            world.learner,
-            world.validation,
-            limit,
-            run="run-3",
-            split_key_id="k",
-        )
+        require_budget(south.ledger.entries(), planned, south.ceilings(), limit)
 
 
 def test_a_node_that_serves_no_clinic_is_seen(make):
