@@ -15,9 +15,9 @@ from skinml.privacy.accounting import (
     gaussian_mu,
     gaussian_mu_for,
 )
-from skinml.privacy.events import Event, GaussianEvent, UnprotectedEvent
+from skinml.privacy.events import GaussianEvent
 from skinml.privacy.headroom import Limit, most_epsilon
-from skinml.privacy.ledger import Entry, spent
+from skinml.privacy.ledger import Entry, compositions, spent
 
 # What is left is told in steps of 0.01, rounded down.
 _STEPS = 100
@@ -59,25 +59,6 @@ def epsilon_left(entries: Iterable[Entry], ceiling: float, delta: float) -> floa
     # In closed form, for the accountant takes seconds where epsilon is great.
     lefts = (_left(events, runs, ceiling, delta) for events, runs in _charged_with(held))
     return min(lefts) / _STEPS
-
-
-def compositions(entries: Iterable[Entry]) -> dict[str, list[Event]]:
-    """Sort the events of entries by who may have been in them, as `ledger.spent` does.
-
-    Args:
-        entries: Entries of one ledger.
-
-    Returns:
-        Events that compose: by split, or all under "" where there were several split keys.
-        Releases without secret noise count as unprotected.
-    """
-    chosen = list(entries)
-    apart = len({entry.binding.split_key_id for entry in chosen}) <= 1
-    found: dict[str, list[Event]] = {}
-    for entry in chosen:
-        event = entry.event if entry.guarantee else UnprotectedEvent(entry.event.count)
-        found.setdefault(entry.split if apart else "", []).append(event)
-    return found
 
 
 def gaussian_epsilon(mu: float, delta: float) -> float:

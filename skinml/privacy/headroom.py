@@ -10,7 +10,7 @@ from typing import Literal
 from skinml.errors import ConfigError
 from skinml.privacy.accounting import calibrate_noise, calibrate_rounds, epsilon
 from skinml.privacy.events import Event, UnprotectedEvent, merged
-from skinml.privacy.ledger import Entry, spent
+from skinml.privacy.ledger import Entry, charged, compositions, spent
 from skinml.privacy.planner import louder, repeated
 
 MOST_RUNS = 1000
@@ -102,20 +102,16 @@ def most_epsilon(limit: Limit, planned: Sequence[Entry], delta: float) -> float:
     if not limit.held:
         return limit.ceiling
     found = (
-        _most_beside(_events(limit.held, splits), planned, splits, limit.ceiling, delta)
-        for splits in _groups(limit.held, planned)
+        _most_beside(_events(limit.held, name), _of(planned, name), limit.ceiling, delta)
+        for name in compositions((*limit.held, *planned))
     )
     return min(found, default=limit.ceiling)
 
 
 def _most_beside(
-    held: Sequence[Event],
-    planned: Sequence[Entry],
-    splits: set[str],
-    ceiling: float,
-    delta: float,
+    held: Sequence[Event], planned: Sequence[Entry], ceiling: float, delta: float
 ) -> float:
-    new = _events(planned, splits)
+    new = merged(map(charged, planned))
     if not (held and new):
         return ceiling
     try:
@@ -123,8 +119,8 @@ def _most_beside(
     except ConfigError:  # what is left is less than the grid can tell
         return 0.0
     # The run's own epsilon: its splits are apart, whatever they compose with.
-    own = (_events(planned, {split}) for split in splits)
-    return max(epsilon(louder(events, scale), delta) for events in own if events)
+    own = compositions(planned).values()
+    return max(epsilon(louder(events, scale), delta) for events in own)
 
 
 def runs_that_fit(limit: Limit, planned: Sequence[Entry], delta: float) -> int:
@@ -196,23 +192,17 @@ def _by_patients(
     held: Sequence[Entry], planned: Sequence[Entry]
 ) -> tuple[tuple[tuple[Event, ...], tuple[Event, ...]], ...]:
     """Pair held and planned events that compose."""
-    groups = _groups(held, planned)
-    return tuple((_events(held, splits), _events(planned, splits)) for splits in groups)
+    names = compositions((*held, *planned))
+    return tuple((_events(held, name), _events(planned, name)) for name in names)
 
 
-def _groups(held: Sequence[Entry], planned: Sequence[Entry]) -> list[set[str]]:
-    """Part the splits by whose patients they may be, as `skinml.privacy.ledger.spent` does."""
-    keys = {entry.binding.split_key_id for entry in (*held, *planned)}
-    splits = sorted({entry.split for entry in (*held, *planned)})
-    return [set(splits)] if len(keys) > 1 else [{split} for split in splits]
+def _events(entries: Sequence[Entry], name: str) -> tuple[Event, ...]:
+    return merged(map(charged, _of(entries, name)))
 
 
-def _events(entries: Sequence[Entry], splits: set[str]) -> tuple[Event, ...]:
-    return merged(
-        entry.event if entry.guarantee else UnprotectedEvent(entry.event.count)
-        for entry in entries
-        if entry.split in splits
-    )
+def _of(entries: Sequence[Entry], name: str) -> list[Entry]:
+    """Choose the entries of one of the `compositions`."""
+    return [entry for entry in entries if name in ("", entry.split)]
 
 
 def _unbounded(entries: Iterable[Entry]) -> bool:

@@ -233,16 +233,36 @@ def spent(entries: Iterable[Entry], delta: float) -> float:
         Epsilon; infinity where something was released without noise, or with noise that was fixed
         (pitfall P10: a test's noise buys no certificate).
     """
+    found = compositions(entries).values()
+    return max((epsilon(events, delta) for events in found), default=0.0)
+
+
+def compositions(entries: Iterable[Entry]) -> dict[str, list[Event]]:
+    """Sort the events of entries by the patients who may have been in them.
+
+    Args:
+        entries: Entries of one ledger.
+
+    Returns:
+        Events that compose: by split, or all under "" where there were several split keys.
+    """
     chosen = list(entries)
-    if len({entry.binding.split_key_id for entry in chosen}) > 1:
-        return epsilon([_charged(entry) for entry in chosen], delta)
-    splits: dict[str, list[Event]] = {}
+    apart = len({entry.binding.split_key_id for entry in chosen}) <= 1
+    found: dict[str, list[Event]] = {}
     for entry in chosen:
-        splits.setdefault(entry.split, []).append(_charged(entry))
-    return max((epsilon(events, delta) for events in splits.values()), default=0.0)
+        found.setdefault(entry.split if apart else "", []).append(charged(entry))
+    return found
 
 
-def _charged(entry: Entry) -> Event:
+def charged(entry: Entry) -> Event:
+    """Tell what the accountant is told of an entry.
+
+    Args:
+        entry: The entry.
+
+    Returns:
+        Its event; an unprotected one where its noise was not secret.
+    """
     return entry.event if entry.guarantee else UnprotectedEvent(entry.event.count)
 
 

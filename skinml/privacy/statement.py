@@ -15,9 +15,9 @@ from math import sqrt
 
 from skinml.errors import require_in_range
 from skinml.privacy.accounting import epsilon, gaussian_mu
-from skinml.privacy.allowance import compositions, gaussian_epsilon
+from skinml.privacy.allowance import gaussian_epsilon
 from skinml.privacy.events import Event, GaussianEvent, SampledGaussianEvent, UnprotectedEvent
-from skinml.privacy.ledger import Binding, Entry, entries_of_year, spent
+from skinml.privacy.ledger import Binding, Entry, compositions, entries_of_year, spent
 
 # The unit that already speaks for a patient at all clinics: each clip was divided among them.
 _WHOLE_PATIENT = "patient"
