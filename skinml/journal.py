@@ -218,6 +218,19 @@ class Journal:
             raise self._changed(f"{self._verified.mark.count} lines, not {count}")
         return Mark(count, self._verified.heads[count - 1])
 
+    def marks(self) -> tuple[Mark, ...]:
+        """Tell where the verified journal ended after each of its lines.
+
+        Returns:
+            Its marks, oldest first.
+
+        Raises:
+            EnvironmentProblem: If the file cannot be read.
+            IntegrityError: If the journal was changed.
+        """
+        self.read()
+        return tuple(Mark(count, head) for count, head in enumerate(self._verified.heads, start=1))
+
     def passed(self, mark: Mark) -> bool:
         """Tell whether the verified journal once ended at a mark.
 

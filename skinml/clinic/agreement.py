@@ -31,22 +31,20 @@ def require_agreement(folder: ClinicFolder) -> int:
     for entry in folder.audit.entries():
         if entry.event == "release":
             told[str(entry.fields["run"])].append(entry)
+    # Read once: the log has a line a round.
+    names, marks = [each.name for each in folder.ledger.entries()], set(folder.ledger.marks())
     for run, entries in told.items():
         # A run's folder may be removed as a whole; what is there must be whole.
         recorded = read_contributions(folder, run) if folder.run(run).is_dir() else None
         for entry in entries:
-            _require_in_ledger(folder, entry)
+            count = int(entry.fields["entries"])
+            released = names[:count][-len(entry.fields["releases"]) :]
+            at_end = Mark(count, str(entry.fields["head"])) in marks
+            if not at_end or released != entry.fields["releases"]:
+                raise _disagree(folder, entry, "the ledger")
             if recorded is not None:
                 _require_recorded(folder, entry, recorded)
     return sum(map(len, told.values()))
-
-
-def _require_in_ledger(folder: ClinicFolder, entry: AuditEntry) -> None:
-    count, head = int(entry.fields["entries"]), str(entry.fields["head"])
-    held = folder.ledger.entries()[:count]
-    names = [each.name for each in held[-len(entry.fields["releases"]) :]]
-    if not folder.ledger.passed(Mark(count, head)) or names != entry.fields["releases"]:
-        raise _disagree(folder, entry, "the ledger")
 
 
 def _require_recorded(

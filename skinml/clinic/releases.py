@@ -58,6 +58,8 @@ class ReleaseRecord:
         self._actor = actor
         self._journal = _journal(folder, run)
         self._known: dict[str, str] = {}
+        # Of the last round: whose data are read changes rarely, and naming them takes a while.
+        self._names: dict[str, tuple[Sequence[str], list[str]]] = {}
 
     def note(self, entries: Sequence[Entry], patients: Mapping[str, Sequence[str]]) -> None:
         """Write down a round's releases, which are in the ledger by now, before they are computed.
@@ -70,10 +72,7 @@ class ReleaseRecord:
             EnvironmentProblem: If the record cannot be written.
             IntegrityError: If the record, the ledger or the audit log was changed.
         """
-        read = {
-            split: sorted(set(pseudonyms(self._folder.key, sorted(set(ids)))))
-            for split, ids in patients.items()
-        }
+        read = {split: self._pseudonyms(split, ids) for split, ids in patients.items()}
         binding = entries[0].binding
         body = {
             "attempt": binding.attempt,
@@ -97,6 +96,13 @@ class ReleaseRecord:
             head=mark.head,
             unit=binding.unit,
         )
+
+    def _pseudonyms(self, split: str, ids: Sequence[str]) -> list[str]:
+        known, names = self._names.get(split, ((), []))
+        if ids != known:
+            names = sorted(set(pseudonyms(self._folder.key, sorted(set(ids)))))
+            self._names[split] = ids, names
+        return names
 
     def _named(self, split: str, names: Sequence[str]) -> dict[str, str]:
         """Write a list of pseudonyms once, and later only its digest."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from functools import partial
+from datetime import UTC, date, datetime
+from functools import cache, partial
 from pathlib import Path
 
 from skinml.clinic.folder import ClinicFolder, open_folder
@@ -24,6 +24,7 @@ from skinml.experiments.learners import (
 )
 from skinml.experiments.samples import Grounds, admitted, keep_predictions, open_samples
 from skinml.federated.clinic import Clinic, ClinicSetup, schedule
+from skinml.journal import Mark
 from skinml.privacy.ledger import Ceilings, Entry
 from skinml.records import SPLITS, BoolArray, Labels, Samples
 from skinml.seeding import Seeds
@@ -103,7 +104,7 @@ def open_clinic(terms: Terms, node: Mapping[str, object]) -> Clinic:
             samples=samples,
             predict=predictor(config, terms.classes),
             keep=partial(keep_predictions, folder, terms.run),
-            admitted=partial(_admitted, folder, config.purpose, opened),
+            admitted=_admissions(folder, config.purpose, opened),
             note=partial(_note, record, samples),
             ledger=folder.ledger,
             ceilings=partial(_ceilings, folder, terms_of(config, releases, num_clinics=count)),
@@ -156,14 +157,18 @@ def _ceilings(folder: ClinicFolder, proposal: Proposal) -> Ceilings:
     return policy_ceilings(folder)
 
 
-def _admitted(
-    folder: ClinicFolder,
-    purpose: str,
-    opened: Mapping[str, tuple[Samples, Grounds]],
-    split: str,
-) -> BoolArray:
-    samples, grounds = opened[split]
-    return admitted(folder, samples, grounds, purpose, datetime.now(UTC).date())
+def _admissions(
+    folder: ClinicFolder, purpose: str, opened: Mapping[str, tuple[Samples, Grounds]]
+) -> Callable[[str], BoolArray]:
+    """Judge each split anew where the register or the day is another than when last asked."""
+
+    @cache
+    def judged(split: str, register: Mark, day: date) -> BoolArray:
+        del register  # what the register says at this mark never changes
+        samples, grounds = opened[split]
+        return admitted(folder, samples, grounds, purpose, day)
+
+    return lambda split: judged(split, folder.consents.mark(), datetime.now(UTC).date())
 
 
 def _note(

@@ -124,6 +124,10 @@ class Ledger:
         """Tell where the ledger ended earlier; see `skinml.journal.Journal.mark_at`."""
         return self._journal.mark_at(count)
 
+    def marks(self) -> tuple[Mark, ...]:
+        """Tell where the ledger ended after each entry; see `skinml.journal.Journal.marks`."""
+        return self._journal.marks()
+
     def passed(self, mark: Mark) -> bool:
         """Tell whether the ledger once ended at a mark; see `skinml.journal.Journal.passed`."""
         return self._journal.passed(mark)
