@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from skinml.cli.edge import printable, report_error
+from skinml.cli.options import AsJson, AtFolder
 from skinml.cli.progress import Bars
 from skinml.errors import DataError
 
@@ -28,7 +29,7 @@ _WIDTH = 80
 
 def check(
     data: Annotated[Path, typer.Option("--data", help="The folder of the list and its images.")],
-    folder: Annotated[Path, typer.Option("--folder", help="The clinic's folder.")] = Path(),
+    folder: AtFolder = Path(),
     purpose: Annotated[
         str | None, typer.Option(help="What for; by default federated_training.")
     ] = None,
@@ -39,7 +40,7 @@ def check(
     measure: Annotated[
         bool, typer.Option("--measure/--no-measure", help="Measure how long a run takes here.")
     ] = True,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Look at a data set from all sides before a run does; exit code 2 where something is red.
 

@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 from typer.core import TyperCommand
 
+from skinml.cli.options import AsJson, AtFolder
 from skinml.errors import ConfigError, DataError, InputError
 
 if TYPE_CHECKING:
@@ -45,8 +46,6 @@ class _Quiet(TyperCommand):
 
 app = typer.Typer(no_args_is_help=True, help="Record, withdraw, show and import consents.")
 
-AtFolder = Annotated[Path, typer.Option("--folder", help="The clinic's folder.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Purposes = Annotated[
     list[str] | None,
     typer.Option("--purpose", help="Such as research or federated_training; may be repeated."),

@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from skinml.cli.options import AsJson
 from skinml.errors import ConfigError, EnvironmentProblem
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def init(
         Path | None,
         typer.Option("--answers", help="Answers in a YAML file; what it leaves out is usual."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Make a clinic's folder: ten questions, each with a usual answer, or a file of answers.
 

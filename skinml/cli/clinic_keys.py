@@ -11,10 +11,9 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-app = typer.Typer(no_args_is_help=True, help="What the clinic's folder is locked with.")
+from skinml.cli.options import AsJson, AtFolder
 
-AtFolder = Annotated[Path, typer.Option("--folder", help="The clinic's folder.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+app = typer.Typer(no_args_is_help=True, help="What the clinic's folder is locked with.")
 
 
 @app.callback()

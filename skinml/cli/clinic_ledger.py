@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from skinml.cli.edge import printable
+from skinml.cli.options import AsJson, AtFolder
 
 if TYPE_CHECKING:
     from skinml.clinic.statements import Allowance, LedgerStatement, RunCost, Statement
@@ -33,11 +34,10 @@ At = Annotated[
     typer.Option(formats=["%Y-%m-%d"], help="The last day that counts, in UTC; else today."),
 ]
 Delta = Annotated[float | None, typer.Option(help="Read epsilon at this delta.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
 def ledger(
-    folder: Annotated[Path, typer.Option("--folder", help="The clinic's folder.")] = Path(),
+    folder: AtFolder = Path(),
     at: At = None,
     delta: Delta = None,
     mark: Annotated[

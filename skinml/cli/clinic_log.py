@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from skinml.cli.options import AsJson, AtFolder
+
 if TYPE_CHECKING:
     from skinml.clinic.logs import ShownLog, Verified
 
@@ -32,9 +34,6 @@ _ENDS = {
 }
 
 app = typer.Typer(no_args_is_help=True, help="Read, check and export the clinic's audit log.")
-
-AtFolder = Annotated[Path, typer.Option("--folder", help="The clinic's folder.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
 @app.callback()

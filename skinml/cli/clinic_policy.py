@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from skinml.cli.options import AsJson, AtFolder
 from skinml.errors import EnvironmentProblem, InputError
 
 if TYPE_CHECKING:
@@ -24,9 +25,6 @@ EXIT_REFUSED = 3
 _MOST_BYTES = 64 * 1024
 
 app = typer.Typer(no_args_is_help=True, help="Read, compare and change the clinic's policy.")
-
-AtFolder = Annotated[Path, typer.Option("--folder", help="The clinic's folder.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
 @app.callback()

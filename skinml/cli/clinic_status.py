@@ -7,12 +7,13 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from math import isinf
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from skinml.cli.options import AsJson, AtFolder
 
 if TYPE_CHECKING:
     from skinml.clinic.status import Status
@@ -23,8 +24,8 @@ _HIDDEN = "for stewards and auditors"
 
 
 def status(
-    folder: Annotated[Path, typer.Option("--folder", help="The clinic's folder.")] = Path(),
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    folder: AtFolder = Path(),
+    as_json: AsJson = False,
 ) -> None:
     """Show on one screen how the clinic stands today, from its own files alone.
 

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from skinml.cli.options import AsJson
+
 app = typer.Typer(no_args_is_help=True, help="Bring published datasets into skinml's layout.")
 
 
@@ -23,7 +25,7 @@ def prepare(
     into: Annotated[
         Path | None, typer.Option(help="Where the manifest goes; by default the source folder.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Write the manifest of a published dataset.
 

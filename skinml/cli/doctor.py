@@ -11,10 +11,12 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from skinml.cli.options import AsJson
+
 
 def doctor(
     work_dir: Annotated[Path, typer.Option(help="The working folder of runs to come.")] = Path(),
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Say what is installed, what is missing, and what to type.
 

@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from skinml.cli import privacy_spent
+from skinml.cli.options import AsJson
 from skinml.errors import InputError
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def plan(
     plot: Annotated[
         Path | None, typer.Option("--plot", help="A PNG file to draw the plan's curves into.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Tell a run's noise, its epsilon and what a ledger leaves; no data are read.
 

@@ -12,7 +12,6 @@ import typer
 from rich.text import Text
 
 from skinml.cli.clinic_ledger import (
-    AsJson,
     At,
     Delta,
     epsilon_words,
@@ -20,6 +19,7 @@ from skinml.cli.clinic_ledger import (
     narrow_console,
     plain_table,
 )
+from skinml.cli.options import AsJson
 
 if TYPE_CHECKING:
     from skinml.clinic.statements import Spending

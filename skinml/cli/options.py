@@ -1,0 +1,11 @@
+"""Options that several commands share, so that they are called and explained alike."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+AtFolder = Annotated[Path, typer.Option("--folder", help="The clinic's folder.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
