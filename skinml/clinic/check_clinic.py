@@ -13,7 +13,6 @@ from skinml.clinic.folder import ClinicFolder
 from skinml.clinic.gate import require_role
 from skinml.errors import PolicyError
 from skinml.stewardship.admissibility import CONSENT, LICENCE
-from skinml.stewardship.audit_events import EXCLUSION_REASONS
 from skinml.stewardship.policy import Policy
 
 _USUAL_PURPOSE = "federated_training"
@@ -103,7 +102,7 @@ def _write_down(folder: ClinicFolder, report: CheckReport, user: str, now: datet
         patients=report.num_patients,
         rows=report.num_images,
         admitted=_admitted(cover),
-        refused={why: n for why, n in cover.refused.items() if why in EXCLUSION_REASONS},
+        refused=dict(cover.refused),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, date, datetime
 
@@ -11,7 +11,7 @@ from skinml.clinic.folder import ClinicFolder
 from skinml.errors import IncompleteRunError, PolicyError, RefusedError, SkinmlError
 from skinml.privacy.ledger import Ceilings
 from skinml.stewardship.admissibility import Admission
-from skinml.stewardship.audit_events import EXCLUSION_REASONS, is_name
+from skinml.stewardship.audit_events import is_name
 from skinml.stewardship.policy import policy_digest
 from skinml.stewardship.policy_terms import Proposal, compare, require_within
 from skinml.stewardship.purposes import PURPOSES
@@ -115,7 +115,7 @@ def log_admission(
         patients=int(admission.frame["patient_id"].nunique()),
         rows=len(admission.frame),
         admitted=dict(admission.admitted),
-        refused=_known(admission.refused),
+        refused=dict(admission.refused),
     )
 
 
@@ -210,7 +210,3 @@ def policy_ceilings(folder: ClinicFolder) -> Ceilings:
         life=limits.max_epsilon_for_life,
         rule=f"the policy of clinic {folder.name}",
     )
-
-
-def _known(refused: Mapping[str, int]) -> dict[str, int]:
-    return {reason: count for reason, count in refused.items() if reason in EXCLUSION_REASONS}

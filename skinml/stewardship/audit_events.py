@@ -13,6 +13,8 @@ from math import inf, isfinite
 from typing import Any, Literal, get_args
 
 from skinml.errors import ConfigError
+from skinml.stewardship.consent_rules import GIVERS, HOWS, REASONS
+from skinml.stewardship.policy import Trust, Unit
 from skinml.stewardship.purposes import DATA_KINDS, PURPOSES
 from skinml.stewardship.roles import ACTIONS
 
@@ -43,16 +45,7 @@ EVENTS: tuple[Event, ...] = get_args(Event)
 REFUSAL_REASONS = ("role", "policy", "budget", "consent", "licence", "integrity")
 """Why something was refused as a whole."""
 
-EXCLUSION_REASONS = (
-    "no consent",
-    "purpose not covered",
-    "data not covered",
-    "not yet valid",
-    "expired",
-    "withdrawn",
-    "no licence",
-    "erased",
-)
+EXCLUSION_REASONS = (*filter(None, REASONS), "no licence", "erased")
 """Why a patient was not admitted."""
 
 KINDS = (
@@ -161,9 +154,9 @@ FIELDS: Mapping[str, Check] = {
     "epsilon": _number,
     "experiment": _A_NAME,
     "form": _A_NAME,
-    "given_by": _word(("patient", "parent", "guardian", "legal_representative")),
+    "given_by": _word(GIVERS),
     "head": _HEX_64,
-    "how": _word(("paper", "electronic", "spoken")),
+    "how": _word(HOWS),
     "journal": _word(("consent", "audit", "ledger")),
     "key": _word(KEYS),
     "kind": _word(KINDS),
@@ -188,8 +181,8 @@ FIELDS: Mapping[str, Check] = {
     "since": _time,
     "source": _HEX_64,
     "terms": _several(_A_NAME),
-    "trust": _word(("none", "central", "distributed", "local")),
-    "unit": _word(("patient_within_clinic", "patient")),
+    "trust": _word(get_args(Trust)),
+    "unit": _word(get_args(Unit)),
     "valid_from": _day,
     "valid_until": _day,
     "who": _text(_ACTOR),
