@@ -30,26 +30,13 @@ from skinml.errors import (
 )
 from skinml.stewardship.consent import Consent
 from skinml.stewardship.policy import parse_policy
+from tests.policy_text import policy_text
 
 PATIENT = "Mustermann-4711"
 TODAY = datetime.now(UTC).date()
-POLICY = """
-clinic: north
-purposes: [research, federated_training]
-coordinators: [simulation]
-experiments: ["*"]
-privacy:
-  least_noise_multiplier: null
-  max_epsilon_per_run: 3
-  max_epsilon_per_year: 6
-  max_epsilon_for_life: 10
-  max_delta: 1e-5
-least_patients: 50
-least_clinics: 2
-retention: {images_days: null, features_days: 365, predictions_days: 365, log_days: 3650}
-fields: [lesion_id, malignant, age, sex, anatomical_site, skin_tone, modality, confirmation]
-roles: {steward: STEWARD, clinician: [], operator: OPERATOR, auditor: AUDITOR}
-"""
+POLICY = policy_text(
+    roles="{steward: STEWARD, clinician: [], operator: OPERATOR, auditor: AUDITOR}"
+)
 FORM = ("--purpose", "research", "--form-version", "v2", "--how", "paper", "--given-by", "patient")
 HEADER = "patient_id,purposes,data,valid_from,valid_until,form_version,how,given_by,withdrawn\n"
 Consents = Callable[..., Result]

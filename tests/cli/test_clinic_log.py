@@ -16,24 +16,12 @@ from skinml.errors import ConfigError
 from skinml.stewardship.audit_log import AuditLog, new_signing_key
 from skinml.stewardship.policy import parse_policy
 from tests.cli.conftest import COMMAND, Invoke
+from tests.policy_text import policy_text
 
-POLICY = """
-clinic: north
-purposes: [research, federated_training]
-coordinators: [simulation]
-experiments: ["*"]
-privacy:
-  least_noise_multiplier: null
-  max_epsilon_per_run: 3
-  max_epsilon_per_year: 6
-  max_epsilon_for_life: 10
-  max_delta: 1e-5
-least_patients: 50
-least_clinics: 2
-retention: {images_days: null, features_days: 365, predictions_days: 365, log_days: 3650}
-fields: [age]
-roles: {steward: [STEWARD], clinician: ["*"], operator: [], auditor: [AUDITOR]}
-"""
+POLICY = policy_text(
+    fields="[age]",
+    roles='{steward: [STEWARD], clinician: ["*"], operator: [], auditor: [AUDITOR]}',
+)
 START = datetime(2026, 3, 1, 9, 30, tzinfo=UTC)
 
 

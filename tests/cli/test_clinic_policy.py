@@ -11,24 +11,9 @@ import pytest
 from skinml.clinic.folder import create_folder, open_folder
 from skinml.stewardship.policy import Policy, parse_policy, policy_digest, policy_yaml
 from tests.cli.conftest import COMMAND, Invoke
+from tests.policy_text import policy_text
 
-BASIS = b"""
-clinic: north
-purposes: [research, federated_training]
-coordinators: [simulation]
-experiments: ["*"]
-privacy:
-  least_noise_multiplier: null
-  max_epsilon_per_run: 3
-  max_epsilon_per_year: 6
-  max_epsilon_for_life: 10
-  max_delta: 1e-5
-least_patients: 50
-least_clinics: 2
-retention: {images_days: null, features_days: 365, predictions_days: 365, log_days: 3650}
-fields: [lesion_id, malignant, age, sex, anatomical_site, skin_tone, modality, confirmation]
-roles: {steward: ["*"], clinician: [], operator: ["*"], auditor: []}
-"""
+BASIS = policy_text().encode()
 CHANGED = BASIS.replace(b"per_run: 3", b"per_run: 2").replace(b"clinics: 2", b"clinics: 1")
 DIFFERENCE = ["max_epsilon_per_run: 3 -> 2 (stricter)", "least_clinics: 2 -> 1 (looser)"]
 

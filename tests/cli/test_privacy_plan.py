@@ -22,25 +22,13 @@ from skinml.privacy.ledger import Binding, Entry, entries_of_year, spent
 from skinml.stewardship.policy import parse_policy
 from skinml.stewardship.policy_terms import compare, require_within
 from tests.cli.conftest import Invoke
+from tests.policy_text import policy_text
 
-POLICY = """
-clinic: north
-purposes: [research, federated_training]
-coordinators: [simulation]
-experiments: ["*"]
-trust: [distributed, local]
-privacy:
-  least_noise_multiplier: 0.5
-  max_epsilon_per_run: 3
-  max_epsilon_per_year: 4
-  max_epsilon_for_life: 10
-  max_delta: 1e-5
-least_patients: 50
-least_clinics: 2
-retention: {images_days: null, features_days: 365, predictions_days: 365, log_days: 3650}
-fields: [lesion_id, malignant, age, sex, anatomical_site, skin_tone, modality, confirmation]
-roles: {steward: ["*"], clinician: [], operator: [], auditor: []}
-"""
+POLICY = policy_text(
+    least_noise_multiplier="0.5",
+    max_epsilon_per_year="4",
+    roles='{steward: ["*"], clinician: [], operator: [], auditor: []}',
+)
 NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)
 PLAN = ("privacy", "plan", "quickstart")
 Make = Callable[..., Path]

@@ -24,25 +24,10 @@ from skinml.errors import ConfigError, IntegrityError, PolicyError
 from skinml.stewardship.policy import Policy, parse_policy, policy_digest, policy_yaml
 from skinml.stewardship.policy_terms import Proposal
 from skinml.stewardship.roles import os_user
+from tests.policy_text import policy_text
 
 NOW = datetime(2026, 3, 1, 9, 30, tzinfo=UTC)
-BASIS = b"""
-clinic: north
-purposes: [research, federated_training]
-coordinators: [simulation]
-experiments: ["*"]
-privacy:
-  least_noise_multiplier: null
-  max_epsilon_per_run: 3
-  max_epsilon_per_year: 6
-  max_epsilon_for_life: 10
-  max_delta: 1e-5
-least_patients: 50
-least_clinics: 2
-retention: {images_days: null, features_days: 365, predictions_days: 365, log_days: 3650}
-fields: [age, sex, skin_tone]
-roles: {steward: ["*"], clinician: [], operator: ["*"], auditor: []}
-"""
+BASIS = policy_text(fields="[age, sex, skin_tone]").encode()
 STRICTER = BASIS.replace(b"per_run: 3", b"per_run: 2")
 PROPOSAL = Proposal(
     experiment="quickstart",
