@@ -3,31 +3,16 @@
 from __future__ import annotations
 
 import os
-import resource
 import signal
 import stat
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from skinml.durable import locked, make_folder, read_whole, remove, write_whole
 from skinml.errors import EnvironmentProblem
-
-
-@contextmanager
-def full_disk(most_bytes: int) -> Iterator[None]:
-    """No file of this process may grow beyond a size: as on a full disk, writes end short."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        signal.signal(signal.SIGXFSZ, ignored)
+from tests.full_disk import full_disk
 
 
 def test_content_is_replaced_whole_and_closed_to_others(tmp_path: Path) -> None:

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import resource
-import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +14,7 @@ from hypothesis import strategies as st
 
 from skinml.errors import EnvironmentProblem, IntegrityError
 from skinml.journal import Journal, KeyedSeal, Mark
+from tests.full_disk import full_disk
 
 KEY = bytes(range(32))
 BODIES = [{"event": "one", "n": 1}, {"event": "two", "n": [2.5, None]}, {"ü": True}, {"n": 4}]
@@ -272,18 +269,6 @@ def test_a_refusal_while_looking_writes_nothing(tmp_path: Path) -> None:
     with pytest.raises(EnvironmentProblem):
         opened(tmp_path / "j", anchor).append(refuse)
     assert reads(tmp_path / "j", anchor) == BODIES
-
-
-@contextmanager
-def full_disk(most_bytes: int) -> Iterator[None]:
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        signal.signal(signal.SIGXFSZ, ignored)
 
 
 @pytest.mark.parametrize("room", [0, 1, 5000])

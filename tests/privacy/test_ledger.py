@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
-from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from math import inf
@@ -19,6 +17,7 @@ from skinml.privacy.accounting import epsilon
 from skinml.privacy.events import GaussianEvent, SampledGaussianEvent, UnprotectedEvent
 from skinml.privacy.ledger import Binding, Ceilings, Ledger, require_affordable, spent
 from skinml.stewardship.anchors import Anchors
+from tests.full_disk import full_disk
 
 DELTA = 1e-5
 KEY = bytes(range(32))
@@ -246,19 +245,8 @@ def test_a_ledger_that_cannot_be_written_is_the_machines_fault(tmp_path):
         Ledger(tmp_path / "file" / "ledger.jsonl", "a", KEY).reserve(BINDING, [TRAIN])
 
 
-@contextmanager
-def full_disk():
-    """No file may grow beyond 700 bytes, which Python meets as an OSError in mid-line."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (700, hard))
-    try:
-        yield
-    finally:  # before pytest writes a line of its own
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
 def test_a_full_disk_lets_nothing_be_released(ledger):
-    with full_disk():
+    with full_disk(700):
         filled(ledger, 1)
         with pytest.raises(EnvironmentProblem, match="ledger"):
             filled(ledger, 3)
