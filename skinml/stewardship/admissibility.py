@@ -127,8 +127,7 @@ def admissible(
     Args:
         frame: A manifest's rows: `patient_id`, and where they are there `licence`, the licence
             of a research dataset, `licensed_for`, the purposes that it was declared for, and
-            `series`, filled for a photograph of a pair before and
-            after treatment.
+            `series`, filled for a photograph of a pair before and after treatment.
         purpose: What the rows shall be used for, such as "research".
         day: The day of use.
         consents: The clinic's register. Without one a row needs a licence.
