@@ -22,6 +22,18 @@ BoolArray = NDArray[np.bool_]
 Arrays = Mapping[str, NDArray[Any]]
 
 SPLITS = ("train", "validation", "test")
+EVERY_SPLIT = "all"
+"""What a release is about that looks at patients of every split."""
+ADMISSION_CELLS = (
+    "admitted",
+    "no consent",
+    "purpose not covered",
+    "data not covered",
+    "not yet valid",
+    "expired",
+    "withdrawn",
+)
+"""What can become of a patient at a clinic's gate."""
 UNKNOWN_GROUP = "unknown"
 
 
@@ -276,6 +288,16 @@ class Guarantee:
         clinics: The spend of each clinic by name.
         covered: What the run's epsilon covers, in words.
         not_covered: What it does not cover, in words.
+        advantage: By how much the best guess whether a patient took part in this run can beat a
+            coin: it is right with chance (1 + advantage) / 2; None without a guarantee.
+        total_advantage: The same for all runs in the ledgers.
+        recognised: Greatest share of a run's patients that a test recognises which suspects one
+            in a hundred of those who took no part; None without a guarantee.
+        replace_one_epsilon: The run's epsilon where neighbouring data differ in whose records one
+            patient's are; None without a guarantee.
+        num_clinics: Clinics of the run, k; 0 where it was not recorded.
+        tolerated_dropouts: Clinics that may drop out of a sum under "distributed".
+        colluding_clinics: Clinics c that may pool what they know under "distributed".
     """
 
     private: bool
@@ -290,6 +312,13 @@ class Guarantee:
     clinics: Mapping[str, ClinicSpend]
     covered: tuple[str, ...] = ()
     not_covered: tuple[str, ...] = ()
+    advantage: float | None = None
+    total_advantage: float | None = None
+    recognised: float | None = None
+    replace_one_epsilon: float | None = None
+    num_clinics: int = 0
+    tolerated_dropouts: int = 0
+    colluding_clinics: int = 0
 
 
 @dataclass(frozen=True)

@@ -2,34 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from math import isfinite
 
 from skinml.clinic.folder import ClinicFolder
 from skinml.config import RunConfig
 from skinml.federated.clinic import schedule
-from skinml.privacy.ledger import spent
-from skinml.privacy.plan import Release, epsilon_across_clinics
+from skinml.privacy.events import DiscreteGaussianEvent, RepeatAndSelectEvent
+from skinml.privacy.ledger import Entry, spent
+from skinml.privacy.plan import Release, by_split, epsilon_across_clinics
+from skinml.privacy.readings import advantage, recognised, replace_one_epsilon
+from skinml.privacy.settings import PrivacySettings
 from skinml.records import ClinicSpend, Guarantee
-from skinml.training.learner import Learner
+from skinml.training.learner import Learner, Round
 
-_COVERED = (
-    "the label counts and the sum of features that training begins with",
-    "every training round",
-    "the histogram of validation scores that the threshold comes from",
-)
-_COVERED_NETWORK = (
-    "every local training step",
-    "the histogram of validation scores that the threshold comes from",
-)
-_NOT_COVERED = (
+# What leaves a clinic, by the release's name in the ledger. A release that is not listed here is
+# named as it is: nothing that was charged may be missing from the list.
+COVERED = {
+    "admissions": "the counts of whose data were admitted, and of why others were not",
+    "label_counts": "the label counts that training begins with",
+    "feature_sum": "the sum of features that training is centred by",
+    "gradient": "every training round",
+    "weights": "every local training step",
+    "validation_scores": "the histogram of validation scores that the threshold comes from",
+}
+TUNING = "tuning: every trial of the settings that were chosen here"
+NOT_COVERED = (
     "the figures and intervals of this report: one machine saw the predictions in a simulation",
-    "the counts of patients and images in this report, those of training among them",
+    "the counts of patients and images in this report, where they do not say that they are noisy",
     "settings that were chosen on development images before this run",
     "what the same images release under another clinic's name, such as 'pooled'",
     "the yardsticks, which are trained without privacy",
     "which clinics took part, and the settings, which are public",
+    "how long a clinic takes to answer, and whether it answers",
 )
+FLOATING_POINT = "what the last digits of noise in floating point may tell of a sum"
+NOTHING_COVERED = ("everything: nothing was protected",)
+# The share of patients who took no part that the report's example of a test suspects.
+FALSE_ALARMS = 0.01
 
 
 def guarantee(
@@ -54,40 +65,99 @@ def guarantee(
     Raises:
         IntegrityError: If a ledger was changed.
     """
-    delta, private = config.privacy.delta, config.privacy.private
-    clinics = {}
-    for name, folder in folders.items():
-        entries = folder.ledger.entries()
-        own = [entry for entry in entries if entry.binding.run == run]
-        clinics[name] = ClinicSpend(
-            epsilon=_finite(spent(own, delta)),
-            total_epsilon=_finite(spent(entries, delta)),
-            num_events=len(own),
+    privacy = config.privacy
+    ledgers = {name: folder.ledger.entries() for name, folder in folders.items()}
+    own = {
+        name: [entry for entry in entries if entry.binding.run == run]
+        for name, entries in ledgers.items()
+    }
+    clinics = {
+        name: ClinicSpend(
+            epsilon=_finite(spent(own[name], privacy.delta)),
+            total_epsilon=_finite(spent(entries, privacy.delta)),
+            num_events=len(own[name]),
         )
-    releases = [r for round_ in schedule(learner, validation) for r in round_.releases]
-    splits = {release.split for release in releases}
-    reach = min(config.privacy.max_clinics_per_patient, len(folders))
-    if config.privacy.unit == "patient_within_clinic":
-        reach = len(folders)
-    across = max(
-        epsilon_across_clinics([r for r in releases if r.split == split], config.privacy, reach)
-        for split in splits
-    )
+        for name, entries in ledgers.items()
+    }
+    bounds = _guessing(own.values(), ledgers.values(), privacy.delta) if privacy.private else {}
     return Guarantee(
-        private=private,
-        trust=config.privacy.trust,
-        unit=config.privacy.unit,
+        private=privacy.private,
+        trust=privacy.trust,
+        unit=privacy.unit,
         epsilon=_greatest([c.epsilon for c in clinics.values()]),
         total_epsilon=_greatest([c.total_epsilon for c in clinics.values()]),
-        epsilon_across_clinics=_finite(across),
-        max_clinics=reach,
-        delta=delta,
+        epsilon_across_clinics=_finite(_across(privacy, schedule(learner, validation), folders)),
+        max_clinics=_reach(privacy, folders),
+        delta=privacy.delta,
         simulated=True,
         clinics=clinics,
-        covered=(_COVERED if config.model.kind == "linear_head" else _COVERED_NETWORK)
-        if private
-        else (),
-        not_covered=_NOT_COVERED if private else ("everything: nothing was protected",),
+        covered=covered(chain(*own.values())) if privacy.private else (),
+        not_covered=not_covered(chain(*own.values())) if privacy.private else NOTHING_COVERED,
+        num_clinics=len(folders),
+        tolerated_dropouts=privacy.tolerated_dropouts,
+        colluding_clinics=privacy.colluding_clinics,
+        **bounds,
+    )
+
+
+def covered(entries: Iterable[Entry]) -> tuple[str, ...]:
+    """List in words what epsilon covers.
+
+    Args:
+        entries: The run's own entries of the ledgers.
+
+    Returns:
+        Each kind of release once, in the order of the first of its kind.
+    """
+    found = {}
+    for entry in entries:
+        found[COVERED.get(entry.name, f"the release {entry.name.replace('_', ' ')}")] = True
+        if entry.purpose == "tuning" or isinstance(entry.event, RepeatAndSelectEvent):
+            found[TUNING] = True
+    return tuple(found)
+
+
+def not_covered(entries: Iterable[Entry]) -> tuple[str, ...]:
+    """List in words what epsilon does not cover.
+
+    Args:
+        entries: The run's own entries of the ledgers.
+
+    Returns:
+        What never is, and the limits of floating point where noise was not discrete.
+    """
+    continuous = any(not isinstance(entry.event, DiscreteGaussianEvent) for entry in entries)
+    return (*NOT_COVERED, FLOATING_POINT) if continuous else NOT_COVERED
+
+
+def _guessing(
+    own: Iterable[Sequence[Entry]], ledgers: Iterable[Sequence[Entry]], delta: float
+) -> dict[str, float | None]:
+    runs = list(own)
+    return {
+        "advantage": max(map(advantage, runs), default=0.0),
+        "total_advantage": max(map(advantage, ledgers), default=0.0),
+        "recognised": max((recognised(run, FALSE_ALARMS) for run in runs), default=FALSE_ALARMS),
+        "replace_one_epsilon": _finite(
+            max((replace_one_epsilon(run, delta) for run in runs), default=0.0)
+        ),
+    }
+
+
+def _reach(privacy: PrivacySettings, folders: Mapping[str, ClinicFolder]) -> int:
+    """Count the clinics that one patient may be at."""
+    if privacy.unit == "patient_within_clinic":
+        return len(folders)
+    return min(privacy.max_clinics_per_patient, len(folders))
+
+
+def _across(
+    privacy: PrivacySettings, rounds: Sequence[Round], folders: Mapping[str, ClinicFolder]
+) -> float:
+    releases = [release for round_ in rounds for release in round_.releases]
+    reach = _reach(privacy, folders)
+    return max(
+        epsilon_across_clinics(group, privacy, reach) for group in by_split(releases).values()
     )
 
 

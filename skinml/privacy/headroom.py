@@ -12,6 +12,7 @@ from skinml.privacy.accounting import calibrate_noise, calibrate_rounds, epsilon
 from skinml.privacy.events import Event, UnprotectedEvent, merged
 from skinml.privacy.ledger import Entry, charged, compositions, spent
 from skinml.privacy.planner import louder, repeated
+from skinml.records import EVERY_SPLIT
 
 MOST_RUNS = 1000
 """Where counting the runs that still fit ends."""
@@ -202,7 +203,7 @@ def _events(entries: Sequence[Entry], name: str) -> tuple[Event, ...]:
 
 def _of(entries: Sequence[Entry], name: str) -> list[Entry]:
     """Choose the entries of one of the `compositions`."""
-    return [entry for entry in entries if name in ("", entry.split)]
+    return [entry for entry in entries if name in ("", entry.split) or entry.split == EVERY_SPLIT]
 
 
 def _unbounded(entries: Iterable[Entry]) -> bool:

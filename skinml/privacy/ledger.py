@@ -18,6 +18,7 @@ from skinml.errors import BudgetExceededError, IntegrityError
 from skinml.journal import Anchor, Body, Journal, KeyedSeal, Mark
 from skinml.privacy.accounting import epsilon
 from skinml.privacy.events import Event, UnprotectedEvent, event_from_json, event_to_json
+from skinml.records import EVERY_SPLIT, SPLITS
 
 SCHEMA = 2
 _YEAR_DAYS = 365
@@ -58,7 +59,7 @@ class Entry:
         binding: What it is bound to.
         name: What left, such as "gradient".
         purpose: Why, such as "training".
-        split: Which split of patients it read.
+        split: Which split of patients it read; "all" where it looked at every patient.
         event: What the accountant is told.
         guarantee: False where the noise was fixed by a test.
     """
@@ -227,7 +228,8 @@ def spent(entries: Iterable[Entry], delta: float) -> float:
 
     Patients of the training, validation and test splits are disjoint as long as the split key
     stays the same: then each split is charged by itself and the greatest counts. With two split
-    keys a patient may have been in several splits, so everything composes.
+    keys a patient may have been in several splits, so everything composes. What looked at every
+    patient composes with each split.
 
     Args:
         entries: Entries of one ledger.
@@ -248,14 +250,19 @@ def compositions(entries: Iterable[Entry]) -> dict[str, list[Event]]:
         entries: Entries of one ledger.
 
     Returns:
-        Events that compose: by split, or all under "" where there were several split keys.
+        Events that compose: by split, each with those about every split, or all under "" where
+        there were several split keys.
     """
     chosen = list(entries)
     apart = len({entry.binding.split_key_id for entry in chosen}) <= 1
     found: dict[str, list[Event]] = {}
     for entry in chosen:
         found.setdefault(entry.split if apart else "", []).append(charged(entry))
-    return found
+    shared = found.pop(EVERY_SPLIT, [])
+    if not shared:
+        return found
+    # Also a split that has nothing of its own: the next release about it composes with these.
+    return {split: [*found.get(split, []), *shared] for split in dict.fromkeys((*found, *SPLITS))}
 
 
 def charged(entry: Entry) -> Event:

@@ -13,6 +13,9 @@ from math import sqrt
 from skinml.privacy.accounting import calibrate_noise, epsilon, gaussian_mu_for
 from skinml.privacy.events import Event, GaussianEvent, SampledGaussianEvent, UnprotectedEvent
 from skinml.privacy.settings import PrivacySettings
+from skinml.records import ADMISSION_CELLS, EVERY_SPLIT
+
+ADMISSIONS = "admissions"
 
 
 @dataclass(frozen=True)
@@ -21,8 +24,8 @@ class Release:
 
     Attributes:
         name: What it is, such as "gradient"; the key of the array in the message.
-        purpose: "training", "label counts" or "validation".
-        split: Which split of patients it reads.
+        purpose: "training", "label counts", "validation" or "admissions".
+        split: Which split of patients it reads, or `records.EVERY_SPLIT`.
         sensitivity: Greatest L2 change by one patient, after clipping.
         noise_multiplier: Noise standard deviation over sensitivity; 0 where nothing is promised.
         shape: Shape of the array that leaves.
@@ -63,7 +66,8 @@ def gaussian_releases(
         The releases with noise multipliers; all zero under trust "none".
 
     Guarantees:
-        Composed, they cost at most settings.epsilon at settings.delta.
+        Composed, also with the run's `admissions_release`, they cost at most settings.epsilon at
+        settings.delta.
     """
     if not settings.private:
         return tuple(replace(release, noise_multiplier=0.0) for release, _ in shares)
@@ -71,10 +75,47 @@ def gaussian_releases(
     scale = calibrate_noise(
         lambda s: [GaussianEvent(s)], settings.epsilon, settings.delta, guess=(1 + 1e-9) / mu
     )
+    left = 1 - settings.admissions_share
     return tuple(
-        replace(release, noise_multiplier=scale * sqrt(release.steps / share))
+        replace(release, noise_multiplier=scale * sqrt(release.steps / (left * share)))
         for release, share in shares
     )
+
+
+def admissions_release(settings: PrivacySettings) -> Release | None:
+    """Plan the release of how many patients a gate admitted, and refused for which reason.
+
+    Each patient of the clinic, of whichever split, is in one cell of `records.ADMISSION_CELLS`.
+
+    Args:
+        settings: Epsilon, delta, trust model and the release's share.
+
+    Returns:
+        The release, of L2 sensitivity 1; None where it has no share, or nothing is promised: then
+        no count leaves.
+    """
+    if not (settings.private and settings.admissions_share):
+        return None
+    cells = (len(ADMISSION_CELLS),)
+    release = Release(ADMISSIONS, ADMISSIONS, EVERY_SPLIT, 1.0, 0.0, cells)
+    alone = settings.model_copy(update={"admissions_share": 0.0})
+    return gaussian_releases(alone, [(release, settings.admissions_share)])[0]
+
+
+def by_split(releases: Iterable[Release]) -> dict[str, list[Release]]:
+    """Sort releases by the patients whom they are about.
+
+    Args:
+        releases: Any releases.
+
+    Returns:
+        The releases of each split, those about every split among them.
+    """
+    chosen = list(releases)
+    return {
+        split: [release for release in chosen if release.split in (split, EVERY_SPLIT)]
+        for split in dict.fromkeys(release.split for release in chosen)
+    }
 
 
 def sampled_releases(settings: PrivacySettings, release: Release, rounds: int) -> Release:
@@ -89,12 +130,16 @@ def sampled_releases(settings: PrivacySettings, release: Release, rounds: int) -
         The release with its noise multiplier; zero under trust "none".
 
     Guarantees:
-        All rounds composed cost at most settings.epsilon at settings.delta.
+        All rounds composed, also with the run's `admissions_release`, cost at most
+        settings.epsilon at settings.delta.
     """
     if not settings.private:
         return replace(release, noise_multiplier=0.0)
+    admissions = admissions_release(settings)
+    beside = [admissions.event] if admissions else []
+    every = replace(release, steps=rounds * release.steps)
     scale = calibrate_noise(
-        lambda s: [replace(release, noise_multiplier=s, steps=rounds * release.steps).event],
+        lambda s: [*beside, replace(every, noise_multiplier=s).event],
         settings.epsilon,
         settings.delta,
     )
@@ -111,7 +156,7 @@ def epsilon_across_clinics(
     by max_clinics_per_patient, one clinic's part is as much smaller against the noise.
 
     Args:
-        releases: The run's releases about one split.
+        releases: The run's releases about one split, see `by_split`.
         settings: Trust model, delta.
         max_clinics: The number k of clinics that hold the patient.
 

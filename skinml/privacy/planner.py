@@ -19,9 +19,12 @@ from skinml.privacy.accounting import (
     gaussian_mu,
 )
 from skinml.privacy.events import Event, GaussianEvent, UnprotectedEvent, merged
-from skinml.privacy.plan import Release, epsilon_across_clinics
+from skinml.privacy.plan import Release, by_split, epsilon_across_clinics
 from skinml.privacy.settings import PrivacySettings
 from skinml.privacy.trust import noise_rule
+from skinml.records import EVERY_SPLIT
+
+_TRAINING = "train"
 
 
 @dataclass(frozen=True)
@@ -133,7 +136,10 @@ def release_lines(
 
 
 def _share(release: Release, times: dict[Release, int]) -> float | None:
-    beside = [replace(one, steps=n) for one, n in times.items() if one.split == release.split]
+    split = _TRAINING if release.split == EVERY_SPLIT else release.split
+    beside = [
+        replace(one, steps=n) for one, n in times.items() if one.split in (split, EVERY_SPLIT)
+    ]
     if release.noise_multiplier == 0:
         return None
     if len(beside) == 1:
@@ -180,14 +186,9 @@ def readings(
         One reading for each different number of clinics, rising.
     """
     reaches = {1, min(settings.max_clinics_per_patient, num_clinics), num_clinics}
-    by_split: dict[str, list[Release]] = {}
-    for release in releases:
-        by_split.setdefault(release.split, []).append(release)
+    parts = by_split(releases).values()
     return tuple(
-        Reading(
-            reach,
-            max(epsilon_across_clinics(part, settings, reach) for part in by_split.values()),
-        )
+        Reading(reach, max(epsilon_across_clinics(part, settings, reach) for part in parts))
         for reach in sorted(reaches)
     )
 
@@ -201,7 +202,7 @@ def training_line(lines: Sequence[ReleaseLine]) -> ReleaseLine:
     Returns:
         The one about training patients that is repeated most often.
     """
-    return max((line for line in lines if line.split == "train"), key=lambda line: line.times)
+    return max((line for line in lines if line.split == _TRAINING), key=lambda line: line.times)
 
 
 def noise_to_signal(
@@ -315,7 +316,7 @@ def epsilon_by_rounds(
     Returns:
         Pairs (rounds, epsilon) for a training patient of one clinic.
     """
-    training = [release for release in releases if release.split == "train"]
+    training = by_split(releases)[_TRAINING]
     each = next(release.event for release in training if release.name == name)
     beside = [release.event for release in training if release.name != name]
     return tuple((n, epsilon([*beside, *repeated([each], n)], delta, grid=grid)) for n in rounds)
@@ -338,7 +339,7 @@ def noise_by_epsilon(
     Raises:
         ConfigError: If the run promises nothing.
     """
-    training = [release for release in releases if release.split == "train"]
+    training = by_split(releases)[_TRAINING]
     events = merged(release.event for release in training)
     noise = next(release.noise_multiplier for release in training if release.name == name)
     scale, pairs = 1.0, []

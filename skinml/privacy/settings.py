@@ -50,6 +50,13 @@ class PrivacySettings(BaseModel):
     centre_share: float = Field(
         0.10, gt=0, lt=0.5, description="Part of mu squared spent on the sum of features."
     )
+    admissions_share: float = Field(
+        0.0,
+        ge=0,
+        lt=0.5,
+        description="Part of mu squared spent on noised counts of the patients admitted and "
+        "refused; 0 releases none. Left out, it is 0.02 where data.consents names a table.",
+    )
     tolerated_dropouts: int = Field(
         0, ge=0, description="Clinics that may drop out of a distributed sum: t = clinics - this."
     )
