@@ -2,24 +2,31 @@
 
 A patient's images are averaged before the clip, the sample of patients is Poisson, the divisor is
 a public number, and the noise comes from `skinml.privacy.noise` instead of torch's generator.
+
+    sample = draw_sample(...)                    who is in the step: `dpsgd_sampling`
+    total = clipped_sum(module, ..., sample)     the only thing of the step that reads patients
+    weights -= learning_rate * (total + noise) / divisor
+
+A step is a function of these three: no sum, gradient or skipped batch is kept between two steps
+that an interruption could count twice.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from opacus import GradSampleModule
-from opacus.optimizers import DPOptimizer
 from torch import nn
 
 from skinml.errors import UnsupportedModelError
+from skinml.privacy.clipping import clip_factors
+from skinml.privacy.dpsgd_sampling import Sampled, draw_sample, rows_by_patient
 from skinml.privacy.noise import NoiseSource
+from skinml.records import FloatArray, StrArray
 
 # Per-sample gradients of more images fall out of the processor's cache (2.1 against 1.2 ms an image
 # for small_cnn, 280 against 32 images) and take memory in proportion.
@@ -29,10 +36,12 @@ _UPDATES_BUFFERS = (
     nn.modules.instancenorm._InstanceNorm,
 )
 
+Augment = Callable[[torch.Tensor, np.random.Generator], torch.Tensor]
+
 
 @dataclass(frozen=True)
 class StepPlan:
-    """The public schedule of one round of local steps.
+    """The public schedule of one round of steps.
 
     Attributes:
         steps: Noisy steps, empty samples included.
@@ -43,6 +52,7 @@ class StepPlan:
         noise_multiplier: Noise standard deviation over clip_norm; 0 adds none.
         learning_rate: Step of plain gradient descent.
         max_images: Images of a patient that are averaged; further ones wait for another step.
+        augmentations: Random views of each image that are averaged too; 0 takes it as it is.
     """
 
     steps: int
@@ -52,21 +62,7 @@ class StepPlan:
     noise_multiplier: float
     learning_rate: float
     max_images: int
-
-
-class _SourcedOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus ships no types
-    """Opacus' optimizer with noise from a given source instead of torch's generator."""
-
-    def __init__(self, *args: Any, source: NoiseSource, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._source = source
-
-    def add_noise(self) -> None:
-        std = self.noise_multiplier * self.max_grad_norm
-        for parameter in self.params:
-            noise = self._source.normal(parameter.shape, std)
-            summed = parameter.summed_grad
-            parameter.grad = summed + torch.from_numpy(noise).to(summed.dtype)
+    augmentations: int = 0
 
 
 def require_supported(module: nn.Module) -> None:
@@ -99,10 +95,11 @@ def train_steps(
     module: nn.Module,
     images: torch.Tensor,
     labels: torch.Tensor,
-    patients: NDArray[np.intp],
+    patients: StrArray,
     plan: StepPlan,
-    rng: np.random.Generator,
+    secret: bytes,
     source: NoiseSource,
+    augment: Augment | None = None,
 ) -> None:
     """Take a round of noisy steps on one clinic's patients, in place.
 
@@ -110,10 +107,12 @@ def train_steps(
         module: The network; its weights are changed.
         images: (n, channels, height, width) float images.
         labels: (n,) class of each image.
-        patients: (n,) each image's patient, numbered from 0 without gaps.
+        patients: (n,) the id of each image's patient.
         plan: The public schedule.
-        rng: The clinic's secret stream for sampling, fresh for each round.
+        secret: The clinic's secret for sampling, fresh for each release.
         source: Noise for this release.
+        augment: Draws a random view of each image that it is given, from the stream it is given;
+            needed where the plan asks for views.
 
     Raises:
         UnsupportedModelError: If a layer normalises over the batch.
@@ -121,89 +120,138 @@ def train_steps(
     Guarantees:
         Each step adds at most clip_norm of each sampled patient and then noise of standard
         deviation noise_multiplier * clip_norm; exactly plan.steps steps are taken whatever the
-        data; a patient whose gradient is not finite contributes zeros.
+        data; a patient whose gradient is not finite contributes zeros. The weights change only at
+        the end of a step: whatever interrupts one leaves them as they were before it.
 
     Source:
         Abadi et al. 2016, arXiv:1607.00133, Algorithm 1, with patients as examples.
     """
     require_supported(module)
-    per_sample = GradSampleModule(module, loss_reduction="sum")
-    optimizer = _SourcedOptimizer(
-        torch.optim.SGD(per_sample.parameters(), lr=plan.learning_rate),
-        noise_multiplier=plan.noise_multiplier,
-        max_grad_norm=plan.clip_norm,
-        expected_batch_size=plan.divisor,
-        loss_reduction="mean",
-        source=source,
-    )
-    rows = _rows_by_patient(patients)
-    try:
-        for _ in range(plan.steps):
-            chosen = np.flatnonzero(rng.random(len(rows)) < plan.sampling_prob)
-            _one_step(per_sample, optimizer, images, labels, [rows[i] for i in chosen], plan, rng)
-    finally:
-        per_sample.to_standard_module()
+    rows = rows_by_patient(patients)
+    std = plan.noise_multiplier * plan.clip_norm
+    for step in range(plan.steps):
+        sample = draw_sample(
+            rows,
+            secret=secret,
+            step=step,
+            sampling_prob=plan.sampling_prob,
+            max_images=plan.max_images,
+        )
+        # An empty sample is a noisy step too: one of zeros, for otherwise its number would tell.
+        total = clipped_sum(module, images, labels, sample, plan, augment)
+        total += source.normal(total.shape, std)
+        _descend(module, total * (plan.learning_rate / plan.divisor))
 
 
-def _rows_by_patient(patients: NDArray[np.intp]) -> list[NDArray[np.intp]]:
-    order = np.argsort(patients, kind="stable")
-    starts = np.flatnonzero(np.diff(patients[order], prepend=-1))
-    return np.split(order, starts[1:]) if len(order) else []
-
-
-def _one_step(
-    per_sample: GradSampleModule,
-    optimizer: _SourcedOptimizer,
+def clipped_sum(
+    module: nn.Module,
     images: torch.Tensor,
     labels: torch.Tensor,
-    rows: Sequence[NDArray[np.intp]],
+    sample: Sequence[Sampled],
     plan: StepPlan,
-    rng: np.random.Generator,
-) -> None:
-    kept = [_some(row, plan.max_images, rng) for row in rows]
-    if not kept:
-        # An empty sample is a noisy step too: one of zeros, for otherwise its number would tell.
-        optimizer.zero_grad()
-        for parameter in optimizer.params:
-            _set_grad_sample(parameter, torch.zeros((0, *parameter.shape), dtype=parameter.dtype))
-        optimizer.step()
-        return
-    chunks = _chunks(kept)
-    for number, chunk in enumerate(chunks, start=1):
-        # Opacus keeps the clipped sum until the last part, and only then adds noise and steps.
-        optimizer.signal_skip_step(do_skip=number < len(chunks))
-        optimizer.zero_grad()
-        _patient_gradients(per_sample, optimizer.params, images, labels, chunk)
-        optimizer.step()
+    augment: Augment | None = None,
+) -> FloatArray:
+    """Add up the clipped gradients of a step's patients: S(D) of the accounting, before noise.
+
+    Args:
+        module: The network in training mode, as `require_supported` accepts it; not changed.
+        images: (n, channels, height, width) float images.
+        labels: (n,) class of each image.
+        sample: The patients of the step.
+        plan: The public schedule; of it only clip_norm and augmentations are read.
+        augment: Draws random views, see `train_steps`.
+
+    Returns:
+        (size,) float64, the trained parameters behind one another in the order of their names;
+        zeros for an empty sample.
+
+    Guarantees:
+        Without one patient of the sample the sum differs by at most clip_norm in L2 norm, up to
+        the rounding of single precision, however many images and views the patient has. Nothing
+        is kept of the call, also where it is interrupted.
+    """
+    names = trained_names(module)
+    by_name = dict(module.named_parameters())
+    parameters = [by_name[name] for name in names]
+    total = np.zeros(sum(parameter.numel() for parameter in parameters))
+    if not sample:
+        return total
+    per_sample = GradSampleModule(module, loss_reduction="sum")
+    try:
+        for chunk in _chunks(sample, max(plan.augmentations, 1)):
+            position = _patient_gradients(per_sample, images, labels, chunk, plan, augment)
+            total += _clipped(parameters, position, len(chunk), plan.clip_norm)
+    finally:
+        per_sample.to_standard_module()
+        module.zero_grad(set_to_none=True)
+    return total
 
 
-def _chunks(rows: Sequence[NDArray[np.intp]]) -> list[list[NDArray[np.intp]]]:
+def trained_names(module: nn.Module) -> tuple[str, ...]:
+    """Name the parameters that are trained, in the order of `clipped_sum`.
+
+    Args:
+        module: The network.
+
+    Returns:
+        The names, sorted.
+    """
+    return tuple(sorted(name for name, value in module.named_parameters() if value.requires_grad))
+
+
+def _descend(module: nn.Module, step: FloatArray) -> None:
+    """Subtract a flat step from the trained parameters."""
+    by_name = dict(module.named_parameters())
+    start = 0
+    with torch.no_grad():
+        for name in trained_names(module):
+            parameter = by_name[name]
+            part = step[start : start + parameter.numel()].reshape(tuple(parameter.shape))
+            parameter.sub_(torch.from_numpy(part).to(parameter.dtype))
+            start += parameter.numel()
+
+
+def _chunks(sample: Sequence[Sampled], views: int) -> list[list[Sampled]]:
     """Cut a sample into parts that fit the cache; a patient is never divided."""
-    chunks: list[list[NDArray[np.intp]]] = []
+    chunks: list[list[Sampled]] = []
     room = 0
-    for row in rows:
-        if room < len(row):
+    for one in sample:
+        size = len(one.rows) * views
+        if room < size:
             chunks.append([])
-            room = max(_IMAGES_AT_ONCE, len(row))
-        chunks[-1].append(row)
-        room -= len(row)
+            room = max(_IMAGES_AT_ONCE, size)
+        chunks[-1].append(one)
+        room -= size
     return chunks
 
 
 def _patient_gradients(
     per_sample: GradSampleModule,
-    parameters: Sequence[nn.Parameter],
     images: torch.Tensor,
     labels: torch.Tensor,
-    rows: Sequence[NDArray[np.intp]],
-) -> None:
-    """Leave each patient's averaged gradient in its parameter's grad_sample."""
-    position = np.repeat(np.arange(len(rows)), [len(row) for row in rows])
-    share = torch.from_numpy(np.concatenate([np.full(len(row), 1 / len(row)) for row in rows]))
-    chosen = torch.from_numpy(np.concatenate(rows))
-    loss = nn.functional.cross_entropy(per_sample(images[chosen]), labels[chosen], reduction="none")
-    _backward((loss * share.to(loss.dtype)).sum())
-    _gather_patients(parameters, torch.from_numpy(position), len(rows))
+    chunk: Sequence[Sampled],
+    plan: StepPlan,
+    augment: Augment | None,
+) -> torch.Tensor:
+    """Leave each image's share of its patient's gradient in grad_sample; number the patients."""
+    views = max(plan.augmentations, 1)
+    inputs = torch.cat([_views(images, one, plan.augmentations, augment) for one in chunk])
+    rows = torch.from_numpy(np.concatenate([one.rows for one in chunk]))
+    sizes = torch.tensor([len(one.rows) * views for one in chunk])
+    position = torch.repeat_interleave(torch.arange(len(chunk)), sizes)
+    targets = labels[rows].repeat_interleave(views)
+    loss = nn.functional.cross_entropy(per_sample(inputs), targets, reduction="none")
+    _backward((loss / sizes[position]).sum())
+    return position
+
+
+def _views(
+    images: torch.Tensor, one: Sampled, augmentations: int, augment: Augment | None
+) -> torch.Tensor:
+    own = images[torch.from_numpy(one.rows)]
+    if augmentations == 0 or augment is None:
+        return own
+    return augment(own.repeat_interleave(augmentations, dim=0), one.stream())
 
 
 def _backward(loss: torch.Tensor) -> None:
@@ -213,27 +261,24 @@ def _backward(loss: torch.Tensor) -> None:
         torch.autograd.backward(loss)
 
 
-def _set_grad_sample(parameter: nn.Parameter, value: torch.Tensor) -> None:
-    setattr(parameter, "grad_sample", value)  # noqa: B010  # Opacus' attribute, unknown to torch
-
-
-def _some(rows: NDArray[np.intp], at_most: int, rng: np.random.Generator) -> NDArray[np.intp]:
-    if len(rows) <= at_most:
-        return rows
-    return np.sort(rng.choice(rows, size=at_most, replace=False))
-
-
-def _gather_patients(
-    parameters: Sequence[nn.Parameter], position: torch.Tensor, num_patients: int
-) -> None:
-    """Add the images' gradients up within each patient and blank what is not finite."""
+def _clipped(
+    parameters: Sequence[nn.Parameter],
+    position: torch.Tensor,
+    num_patients: int,
+    clip_norm: float,
+) -> FloatArray:
+    """Add the images' gradients up within each patient, clip each patient, and sum."""
     sums = []
     for parameter in parameters:
         by_image: torch.Tensor = getattr(parameter, "grad_sample")  # noqa: B009  # set by Opacus
         total = torch.zeros((num_patients, *by_image.shape[1:]), dtype=by_image.dtype)
-        sums.append(total.index_add_(0, position, by_image))
-    norms = [torch.linalg.vector_norm(s.flatten(1), dim=1, dtype=torch.float64) for s in sums]
-    finite = torch.stack(norms).isfinite().all(dim=0)
-    for parameter, total in zip(parameters, sums, strict=True):
-        total[~finite] = 0
-        _set_grad_sample(parameter, total)
+        sums.append(total.index_add_(0, position, by_image).flatten(1))
+        setattr(parameter, "grad_sample", None)  # noqa: B010  # the next part writes its own
+    squares = sum(torch.linalg.vector_norm(s, dim=1, dtype=torch.float64) ** 2 for s in sums)
+    norms = torch.sqrt(torch.as_tensor(squares))
+    factors = torch.from_numpy(clip_factors(norms.numpy(), clip_norm))
+    clipped = []
+    for rows in sums:
+        rows[~norms.isfinite()] = 0
+        clipped.append(factors.to(rows.dtype) @ rows)
+    return torch.cat(clipped).double().numpy()

@@ -151,7 +151,7 @@ class NetworkContributor:
     ) -> None:
         self._images = input_tensor(samples.inputs)
         self._labels = torch.from_numpy(samples.labels.astype(np.int64))
-        _, self._patients = np.unique(samples.patients, return_inverse=True)
+        self._patients = samples.patients
         self._settings = settings
         self._clip_norm = clip_norm
         self._network = build()
@@ -189,7 +189,8 @@ class NetworkContributor:
             self._labels,
             self._patients,
             plan,
-            sampling,
+            # Each patient's draw is keyed by this, the step and the patient's id.
+            sampling.bytes(32),
             mechanism.open_source(),
         )
         return {WEIGHTS: flatten(network_arrays(self._network))}
