@@ -356,6 +356,19 @@ class CohortCell:
 
 
 @dataclass(frozen=True)
+class NoisedCounts:
+    """Counts of patients over all clinics that left the clinics with noise.
+
+    Attributes:
+        counts: By what is counted, rounded; noise can take one below 0.
+        std: Standard deviation of the noise in each.
+    """
+
+    counts: Mapping[str, int]
+    std: float
+
+
+@dataclass(frozen=True)
 class RunRecord:
     """Everything that a finished run may show: what reports and tracking are made from.
 
@@ -381,6 +394,8 @@ class RunRecord:
         versions: The versions of skinml and the libraries that it stands on.
         history: For each round, public figures of the optimiser such as the update's norm.
         complete: Whether every expected clinic took part in every round.
+        admissions: What became of patients at the gates, by `ADMISSION_CELLS`; None where no
+            noised counts of it were released.
     """
 
     run: str
@@ -404,3 +419,4 @@ class RunRecord:
     versions: Mapping[str, str]
     history: tuple[Mapping[str, float], ...]
     complete: bool
+    admissions: NoisedCounts | None = None

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from math import exp
 from typing import Any
 
+from skinml.privacy.accounting import gaussian_mu_for
 from skinml.records import Estimate, GroupResult, RunRecord
 
 # Below this many malignant, or not malignant, items a group shows its interval and no finding.
@@ -79,7 +80,16 @@ class Derived:
         rounds_missed: For each clinic, the rounds that it was asked for and is not in.
         guess_limit_percent: How often, in percent, the best guess whether a patient took part can
             be right when both are equally likely; None without a guarantee.
+        total_guess_limit_percent: The same from all runs in the ledgers.
+        across_guess_limit_percent: The same for a patient at all of `max_clinics` clinics.
+        replace_one_guess_limit_percent: The same for a guess which of two patients took part.
         coin_percent: The same for a guess without any knowledge.
+        recognised_percent: Patients who took part, in a hundred, that a test can recognise which
+            suspects one in a hundred of the others; None without a guarantee.
+        mu: Mu of the Gaussian differential privacy that has the same epsilon at the same delta;
+            None without a guarantee.
+        num_enough: Clinics that are enough for a sum under "distributed", t.
+        num_honest: Those of them whose noise shares are all of the noise, t - c.
         delta_one_in: The delta as one in so many; None where delta is 0.
     """
 
@@ -95,7 +105,14 @@ class Derived:
     rounds_taken_part: Mapping[str, int]
     rounds_missed: Mapping[str, int]
     guess_limit_percent: float | None
+    total_guess_limit_percent: float | None
+    across_guess_limit_percent: float | None
+    replace_one_guess_limit_percent: float | None
     coin_percent: float
+    recognised_percent: float | None
+    mu: float | None
+    num_enough: int
+    num_honest: int
     delta_one_in: float | None
 
 
@@ -114,7 +131,8 @@ def derive(record: RunRecord) -> Derived:
     taken = Counter(name for each in record.participation for name in each.took_part)
     missed = Counter(name for each in record.participation for name in each.missing)
     asked = sorted({name for each in record.participation for name in each.expected})
-    delta = record.guarantee.delta
+    promise = record.guarantee
+    delta, num_enough = promise.delta, promise.num_clinics - promise.tolerated_dropouts
     return Derived(
         stamps=stamps(record),
         min_events=floor,
@@ -127,8 +145,17 @@ def derive(record: RunRecord) -> Derived:
         num_incomplete_rounds=sum(bool(each.missing) for each in record.participation),
         rounds_taken_part={name: taken[name] for name in asked},
         rounds_missed={name: missed[name] for name in asked},
-        guess_limit_percent=_guess_limit(record.guarantee.epsilon, delta),
+        guess_limit_percent=_guess_limit(promise.advantage, promise.epsilon, delta),
+        total_guess_limit_percent=_guess_limit(
+            promise.total_advantage, promise.total_epsilon, delta
+        ),
+        across_guess_limit_percent=_guess_limit(None, promise.epsilon_across_clinics, delta),
+        replace_one_guess_limit_percent=_guess_limit(None, promise.replace_one_epsilon, delta),
         coin_percent=50.0,
+        recognised_percent=_percent(promise.recognised),
+        mu=_mu(promise.epsilon, delta),
+        num_enough=num_enough,
+        num_honest=num_enough - promise.colluding_clinics,
         delta_one_in=1 / delta if delta > 0 else None,
     )
 
@@ -250,10 +277,20 @@ def _in_100(estimate: Estimate) -> Estimate:
     )
 
 
-def _guess_limit(epsilon: float | None, delta: float) -> float | None:
-    # Kairouz, Oh and Viswanath 2015, Theorem 2.1: false alarms and misses of any test obey
-    # fa + e^epsilon miss >= 1 - delta both ways, so equal priors are right at most this often.
+def _guess_limit(advantage: float | None, epsilon: float | None, delta: float) -> float | None:
     if epsilon is None:
         return None
+    if advantage is not None:
+        return _percent((1 + advantage) / 2)
+    # Kairouz, Oh and Viswanath 2015, Theorem 2.1: false alarms and misses of any test obey
+    # fa + e^epsilon miss >= 1 - delta both ways, so equal priors are right at most this often.
     odds = exp(-epsilon)
-    return 100 * min(1.0, (1 + delta * odds) / (1 + odds))
+    return _percent(min(1.0, (1 + delta * odds) / (1 + odds)))
+
+
+def _mu(epsilon: float | None, delta: float) -> float | None:
+    return gaussian_mu_for(epsilon, delta) if epsilon and 0 < delta < 1 else None
+
+
+def _percent(share: float | None) -> float | None:
+    return None if share is None else 100 * share

@@ -19,9 +19,11 @@ from skinml.reports.sections import history_plots, sections
 from skinml.reports.wording import (
     METRICS,
     attribute_title,
+    collusion_words,
     trust_words,
     unit_noun,
     unit_words,
+    you_words,
 )
 
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -121,6 +123,7 @@ def _context(record: RunRecord, derived: Derived) -> dict[str, Any]:
         "flow": view.flow_table(record, people),
         "cohort": view.cohort_tables(record, people),
         "clinics": view.clinic_table(record, derived),
+        "readings": view.readings_table(record, derived),
         "missing_rounds": view.participation_table(record, missing_only=True),
         "all_rounds": view.participation_table(record, missing_only=False),
         "history": view.history_table(record),
@@ -129,7 +132,14 @@ def _context(record: RunRecord, derived: Derived) -> dict[str, Any]:
         "versions": view.settings_table("Versions", record.versions),
         "config": view.settings_table("Settings of the run", record.config),
         "trust": trust_words(record.guarantee.trust),
+        "collusion": collusion_words(
+            record.guarantee.trust,
+            num_clinics=record.guarantee.num_clinics,
+            num_enough=derived.num_enough,
+            num_honest=derived.num_honest,
+        ),
         "unit": unit_words(record.guarantee.unit),
+        "you": you_words(record.guarantee.unit),
         "malignant": [
             name
             for name, bad in zip(record.classes.names, record.classes.malignant, strict=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 from skinml.records import SPLITS, UNKNOWN_GROUP, Estimate, GroupResult, RunRecord
 from skinml.reports.derived import FEW_EVENTS, Alarms, Derived, is_few
-from skinml.reports.numbers import count, epsilon, figure, interval
+from skinml.reports.numbers import at_most, count, epsilon, figure, interval
 from skinml.reports.wording import CALIBRATION, DISCRIMINATION, attribute_title, metric_words
 
 
@@ -194,6 +194,59 @@ def cohort_tables(record: RunRecord, people: str) -> list[Table]:
         caption = f"{people.capitalize()} by {title.lower()} and split, and their malignant images"
         tables.append(Table(caption, columns, rows))
     return tables
+
+
+def readings_table(record: RunRecord, derived: Derived) -> Table:
+    """Make the table of what epsilon is in each reading of the promise.
+
+    Args:
+        record: What the run may show.
+        derived: The derived figures.
+
+    Returns:
+        A table with a line for each reading.
+    """
+    promise = record.guarantee
+    one = (
+        "One patient, at all clinics" if promise.unit == "patient" else "One patient at one clinic"
+    )
+    lines = [
+        (f"{one}: this run", "", promise.epsilon, derived.guess_limit_percent),
+        (
+            f"{one}: all runs in the ledgers",
+            "",
+            promise.total_epsilon,
+            derived.total_guess_limit_percent,
+        ),
+    ]
+    if promise.unit != "patient" and promise.max_clinics > 1:
+        lines.append(
+            (
+                f"One patient at all {promise.max_clinics} clinics: this run",
+                "",
+                promise.epsilon_across_clinics,
+                derived.across_guess_limit_percent,
+            )
+        )
+    if promise.replace_one_epsilon is not None:
+        lines.append(
+            (
+                f"{one}, replaced by another: this run",
+                "the guess is which of the two took part",
+                promise.replace_one_epsilon,
+                derived.replace_one_guess_limit_percent,
+            )
+        )
+    rows = tuple(
+        Row(
+            head,
+            (Cell(epsilon(value)), Cell("no limit" if limit is None else at_most(limit, 1))),
+            note,
+        )
+        for head, note, value, limit in lines
+    )
+    columns = ("Reading", "Epsilon", "Best guess right at most, of 100")
+    return Table("The promise in its readings", columns, rows)
 
 
 def clinic_table(record: RunRecord, derived: Derived) -> Table:

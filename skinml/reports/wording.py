@@ -123,6 +123,12 @@ TRUST = {
     ),
 }
 
+# Who the promise speaks to, in the words of its first line.
+YOU = {
+    "patient": "All your images, at all of your clinics together,",
+    "patient_within_clinic": "All your images at one clinic",
+}
+
 UNITS = {
     "patient": "all images of one patient, at all of the patient's clinics together",
     "patient_within_clinic": "all images of one patient at one clinic",
@@ -178,6 +184,45 @@ def unit_words(unit: str) -> str:
         The unit in words.
     """
     return UNITS.get(unit, unit.replace("_", " "))
+
+
+def you_words(unit: str) -> str:
+    """Say to a patient what is protected as a whole.
+
+    Args:
+        unit: The privacy unit's name.
+
+    Returns:
+        The subject of a sentence.
+    """
+    return YOU.get(unit, f"All records of one unit ({unit_words(unit)})")
+
+
+def collusion_words(trust: str, *, num_clinics: int, num_enough: int, num_honest: int) -> str:
+    """Say who may put together what they know without breaking the promise.
+
+    Args:
+        trust: The trust model's name.
+        num_clinics: Clinics of the run; 0 where it was not recorded.
+        num_enough: Clinics that are enough for a sum.
+        num_honest: Those of them whose noise is enough.
+
+    Returns:
+        A sentence or two; empty where there is nothing to say.
+    """
+    if trust == "local":
+        return "All others may put together what they know: the clinic's own noise is enough."
+    if trust == "central":
+        return "The clinics may put together what they know, but not with the coordinator."
+    if trust != "distributed" or not num_clinics:
+        return ""
+    colluding = num_enough - num_honest
+    shares = f"The noise of {num_honest} of the {num_clinics} clinics is enough for the promise."
+    if num_enough < num_clinics:
+        shares += f" A sum needs {num_enough} of them."
+    if colluding:
+        return f"{shares} Up to {colluding} may tell others the noise that they added."
+    return f"{shares} None may tell others the noise that it added: each that does weakens it."
 
 
 def unit_noun(unit: str) -> str:

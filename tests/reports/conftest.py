@@ -84,6 +84,13 @@ def guarantee() -> Guarantee:
         },
         covered=("the weights after every round", "the threshold for alarms"),
         not_covered=("the features' backbone, which was trained on other images",),
+        advantage=0.2796,
+        total_advantage=0.3781,
+        recognised=0.0537,
+        replace_one_epsilon=6.6714,
+        num_clinics=3,
+        tolerated_dropouts=1,
+        colluding_clinics=0,
     )
 
 

@@ -5,6 +5,7 @@ from math import exp
 
 import numpy as np
 import pytest
+from scipy.stats import norm
 
 from skinml.records import Estimate
 from skinml.reports.derived import derive
@@ -58,9 +59,37 @@ def test_the_guess_limit_is_what_the_best_test_on_the_worst_mechanism_reaches(
     present = np.array([delta, kept, 1 - delta - kept, 0.0])
     absent = present[::-1]
     best = 50 * np.maximum(present, absent).sum()
-    guarantee = replace(record.guarantee, epsilon=epsilon, delta=delta)
+    guarantee = replace(record.guarantee, epsilon=epsilon, delta=delta, advantage=None)
     limit = derive(make_record(guarantee=guarantee)).guess_limit_percent
     assert limit == pytest.approx(best, abs=1e-9)
+
+
+def test_a_known_advantage_gives_the_tight_limit(record):
+    """Of a Gaussian mechanism of mu .719, a guess is right at most Phi(mu / 2) of the time."""
+    derived = derive(record)
+    assert derived.guess_limit_percent == pytest.approx(100 * (1 + record.guarantee.advantage) / 2)
+    assert derived.guess_limit_percent < derived.total_guess_limit_percent
+    assert derived.guess_limit_percent < derived.across_guess_limit_percent
+    assert derived.recognised_percent == pytest.approx(100 * record.guarantee.recognised)
+    assert norm.cdf(derived.mu / 2) == pytest.approx(derived.guess_limit_percent / 100, abs=2e-3)
+
+
+def test_without_a_guarantee_nothing_limits_a_guess(make_record, record):
+    bare = replace(
+        record.guarantee,
+        private=False,
+        epsilon=None,
+        total_epsilon=None,
+        epsilon_across_clinics=None,
+        replace_one_epsilon=None,
+        advantage=None,
+        total_advantage=None,
+        recognised=None,
+    )
+    derived = derive(make_record(guarantee=bare))
+    limits = (derived.guess_limit_percent, derived.total_guess_limit_percent, derived.mu)
+    assert limits == (None, None, None)
+    assert derived.across_guess_limit_percent is derived.recognised_percent is None
 
 
 def test_participation_is_counted_by_clinic(record):

@@ -187,12 +187,71 @@ def test_a_run_without_privacy_says_so_first(make_record, record, read_page):
         epsilon=None,
         total_epsilon=None,
         epsilon_across_clinics=None,
+        replace_one_epsilon=None,
+        advantage=None,
+        total_advantage=None,
+        recognised=None,
+        covered=(),
+        not_covered=("everything: nothing was protected",),
         clinics={},
     )
     text = read_page(render_html(make_record(guarantee=guarantee))).text
     assert text.index("NOT PRIVATE") < text.index("In short")
     assert "There is no guarantee" in text
-    assert "times in 100. Without any release" not in text
+    assert "No finite ε holds" in text
+    assert "everything: nothing was protected" in text
+    for promise in ("The best guess", "is protected", "are protected", "What is covered", "P[M(D)"):
+        assert promise not in text
+
+
+def test_the_guarantee_says_for_whom_how_much_and_whom_to_trust(record, page):
+    text = page.text
+    assert "All your images at one clinic are protected as a whole." in text
+    assert "The best guess there can be is right at most 64.0 times in 100." in text
+    assert "With all earlier runs of the clinics it is 69.0." in text
+    assert "Of 100 people who did, at most 5.4 are then found." in text
+    assert "The noise of 2 of the 3 clinics is enough for the promise. A sum needs 2" in text
+    assert "None may tell others the noise that it added" in text
+    for each in (*record.guarantee.covered, *record.guarantee.not_covered):
+        assert each in text
+    table = {row[0]: row[1:] for row in page.tables["The promise in its readings"][1:]}
+    assert table["One patient at one clinic: this run"] == ["2.99", "64.0"]
+    assert table["One patient at one clinic: all runs in the ledgers"] == ["4.11", "69.0"]
+    assert table["One patient at all 3 clinics: this run"][0] == "9.42"
+    assert [row[0] for name, row in table.items() if "replaced by another" in name] == ["6.68"]
+
+
+@pytest.mark.parametrize(
+    ("trust", "colluding", "words"),
+    [
+        ("local", 0, "the clinic's own noise is enough"),
+        ("central", 0, "but not with the coordinator"),
+        ("distributed", 1, "Up to 1 may tell others the noise that they added"),
+        ("none", 0, "Everybody who sees an update or the model must be trusted"),
+    ],
+)
+def test_who_may_collude_is_said_for_each_trust_model(
+    make_record, record, read_page, trust, colluding, words
+):
+    promise = replace(record.guarantee, trust=trust, colluding_clinics=colluding)
+    assert words in read_page(render_html(make_record(guarantee=promise))).text
+
+
+def test_what_is_said_to_a_patient_is_easy_to_read(page):
+    """Flesch reading ease of at least 60: plain English, as for thirteen to fifteen years."""
+    words = page.text.split("For a patient")[1].split("What is covered")[0]
+    assert flesch(words) > 60
+    assert flesch("Heterogeneous institutional considerations necessitate deliberation.") < 0
+
+
+def flesch(text):
+    sentences = len(re.findall(r"[.!?](?:\s|$)", text))
+    words = re.findall(r"[A-Za-z]+", text)
+    syllables = sum(
+        max(1, len(re.findall(r"[aeiouy]+", re.sub(r"(?<=[^l])e$|es$|ed$", "", word.lower()))))
+        for word in words
+    )
+    return 206.835 - 1.015 * len(words) / sentences - 84.6 * syllables / len(words)
 
 
 def test_missing_clinics_are_named_by_round(page):
