@@ -149,8 +149,12 @@ def derive(record: RunRecord) -> Derived:
         total_guess_limit_percent=_guess_limit(
             promise.total_advantage, promise.total_epsilon, delta
         ),
-        across_guess_limit_percent=_guess_limit(None, promise.epsilon_across_clinics, delta),
-        replace_one_guess_limit_percent=_guess_limit(None, promise.replace_one_epsilon, delta),
+        across_guess_limit_percent=_group_limit(
+            promise.advantage, promise.max_clinics, promise.epsilon_across_clinics, delta
+        ),
+        replace_one_guess_limit_percent=_group_limit(
+            promise.advantage, 2, promise.replace_one_epsilon, delta
+        ),
         coin_percent=50.0,
         recognised_percent=_percent(promise.recognised),
         mu=_mu(promise.epsilon, delta),
@@ -286,6 +290,16 @@ def _guess_limit(advantage: float | None, epsilon: float | None, delta: float) -
     # fa + e^epsilon miss >= 1 - delta both ways, so equal priors are right at most this often.
     odds = exp(-epsilon)
     return _percent(min(1.0, (1 + delta * odds) / (1 + odds)))
+
+
+def _group_limit(
+    advantage: float | None, size: int, epsilon: float | None, delta: float
+) -> float | None:
+    """Limit a guess about several changes of one unit each: their distances add up at most."""
+    limit = _guess_limit(None, epsilon, delta)
+    if limit is None or advantage is None:
+        return limit
+    return min(limit, 50 * (1 + min(1.0, size * advantage)))
 
 
 def _mu(epsilon: float | None, delta: float) -> float | None:

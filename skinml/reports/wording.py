@@ -217,12 +217,15 @@ def collusion_words(trust: str, *, num_clinics: int, num_enough: int, num_honest
     if trust != "distributed" or not num_clinics:
         return ""
     colluding = num_enough - num_honest
-    shares = f"The noise of {num_honest} of the {num_clinics} clinics is enough for the promise."
+    needed = (
+        f"{num_honest} of the {num_clinics}" if num_honest < num_clinics else f"all {num_clinics}"
+    )
+    shares = f"It takes the noise of {needed} clinics."
     if num_enough < num_clinics:
         shares += f" A sum needs {num_enough} of them."
     if colluding:
         return f"{shares} Up to {colluding} may tell others the noise that they added."
-    return f"{shares} None may tell others the noise that it added: each that does weakens it."
+    return f"{shares} None may tell others what noise it added: each that does weakens the promise."
 
 
 def unit_noun(unit: str) -> str:

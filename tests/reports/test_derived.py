@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
+from skinml.privacy.allowance import gaussian_epsilon
 from skinml.records import Estimate
 from skinml.reports.derived import derive
 
@@ -72,6 +73,23 @@ def test_a_known_advantage_gives_the_tight_limit(record):
     assert derived.guess_limit_percent < derived.across_guess_limit_percent
     assert derived.recognised_percent == pytest.approx(100 * record.guarantee.recognised)
     assert norm.cdf(derived.mu / 2) == pytest.approx(derived.guess_limit_percent / 100, abs=2e-3)
+
+
+@pytest.mark.parametrize("mu", [0.1, 0.719, 1.7])
+def test_changes_of_several_units_are_bounded_by_their_number_or_their_epsilon(
+    make_record, record, mu
+):
+    """Against the Gaussian mechanism itself, which three clinics move three times as far."""
+    promise = replace(
+        record.guarantee,
+        advantage=2 * norm.cdf(mu / 2) - 1,
+        epsilon_across_clinics=gaussian_epsilon(3 * mu, 1e-5),
+        replace_one_epsilon=gaussian_epsilon(2 * mu, 1e-5),
+    )
+    derived = derive(make_record(guarantee=promise))
+    assert 100 * norm.cdf(3 * mu / 2) <= derived.across_guess_limit_percent <= 100
+    assert 100 * norm.cdf(mu) <= derived.replace_one_guess_limit_percent <= 100
+    assert derived.replace_one_guess_limit_percent == pytest.approx(100 * norm.cdf(mu), abs=9)
 
 
 def test_without_a_guarantee_nothing_limits_a_guess(make_record, record):
