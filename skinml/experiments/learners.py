@@ -14,6 +14,7 @@ from skinml.models.bundle import Bundle, BundleSpec, score
 from skinml.models.networks import build_network
 from skinml.privacy.mechanism import Mechanism
 from skinml.privacy.plan import Release, gaussian_releases
+from skinml.privacy.quantise import GRID
 from skinml.privacy.trust import noise_rule
 from skinml.records import Arrays, Labels, Predictions, Samples
 from skinml.seeding import Seeds
@@ -70,7 +71,8 @@ def validation_release(config: RunConfig) -> Release:
     Returns:
         The release, of L2 sensitivity 1.
     """
-    release = Release("validation_scores", "validation", "validation", 1.0, 0.0, (2, SCORE_BINS))
+    cells = (2, SCORE_BINS)
+    release = Release("validation_scores", "validation", "validation", 1.0, 0.0, cells, grid=GRID)
     return gaussian_releases(config.privacy, [(release, 1.0)])[0]
 
 

@@ -2,6 +2,10 @@
 
 The relation is always add-or-remove-one: neighbouring cohorts differ in all records of one
 patient. Epsilons are recomputed from events and never summed.
+
+Discrete Gaussian noise is accounted as a Gaussian with a little less noise, plus the divergences
+that `skinml.privacy.discrete` bounds: an upper bound. Selections among repeated runs are composed
+by Renyi differential privacy together with everything beside them, which is looser.
 """
 
 from __future__ import annotations
@@ -15,9 +19,18 @@ from scipy.optimize import brentq
 from scipy.special import log_ndtr, ndtr
 
 from skinml.errors import ConfigError, require_in_range, require_positive
+from skinml.privacy.discrete import (
+    ROUNDING_VARIANCE,
+    SAMPLER_DIVERGENCE,
+    TAIL_CHANCE,
+    rounding_divergence,
+    sum_divergence,
+)
 from skinml.privacy.events import (
+    DiscreteGaussianEvent,
     Event,
     GaussianEvent,
+    RepeatAndSelectEvent,
     SampledGaussianEvent,
     UnprotectedEvent,
     merged,
@@ -33,6 +46,8 @@ _SEARCH_GRID = 1e-3
 _TOLERANCE = 1e-3
 # Beyond it e^epsilon is no number any more, and no promise long before.
 _GREATEST_EPSILON = 700.0
+# No selection runs so many times its mean number of repetitions: the chance is below e**-100.
+_LONGEST = 1000
 
 
 def epsilon(events: Iterable[Event], delta: float, *, grid: float = CERTIFICATE_GRID) -> float:
@@ -64,10 +79,14 @@ def epsilon(events: Iterable[Event], delta: float, *, grid: float = CERTIFICATE_
         6.57
     """
     require_in_range(1e-300, 1 - 1e-12, delta=delta)
-    mechanisms = _mechanisms(events)
-    if mechanisms is None:
+    distinct = merged(events)
+    if _unbounded(distinct):
         return inf
-    return _pld_epsilon(*mechanisms, delta, grid) if any(mechanisms) else 0.0
+    reduced, slack, never = _reduced(distinct)
+    left = delta * exp(-slack) - never
+    if not reduced:
+        return 0.0
+    return _composed_epsilon(reduced, left, grid) + 2 * slack if left > 0 else inf
 
 
 def delta(events: Iterable[Event], eps: float, *, grid: float = CERTIFICATE_GRID) -> float:
@@ -96,65 +115,155 @@ def delta(events: Iterable[Event], eps: float, *, grid: float = CERTIFICATE_GRID
         1e-05
     """
     require_in_range(0, _GREATEST_EPSILON, epsilon=eps)
-    mechanisms = _mechanisms(events)
-    if mechanisms is None:
-        return 1.0
-    return _pld_delta(*mechanisms, eps, grid) if any(mechanisms) else 0.0
-
-
-_Mechanisms = tuple[tuple[GaussianEvent, ...], tuple[SampledGaussianEvent, ...]]
-
-
-def _mechanisms(events: Iterable[Event]) -> _Mechanisms | None:
-    """Merge what costs something, whatever its order; None where nothing bounds it."""
     distinct = merged(events)
-    if any(isinstance(event, UnprotectedEvent) for event in distinct):
-        return None
-    gaussians = (event for event in distinct if isinstance(event, GaussianEvent))
-    sampled = (event for event in distinct if isinstance(event, SampledGaussianEvent))
-    return tuple(gaussians), tuple(event for event in sampled if event.sampling_prob > 0)
+    if _unbounded(distinct):
+        return 1.0
+    reduced, slack, never = _reduced(distinct)
+    if not reduced:
+        return 0.0
+    if eps < 2 * slack:
+        return 1.0
+    return min(1.0, exp(slack) * (_composed_delta(reduced, eps - 2 * slack, grid) + never))
+
+
+def as_gaussian(event: DiscreteGaussianEvent) -> GaussianEvent | SampledGaussianEvent:
+    """Find the Gaussian that a discrete one is as private as, up to its `divergence`.
+
+    Args:
+        event: A release on a grid.
+
+    Returns:
+        The event of a continuous Gaussian whose variance is smaller by four squared grid units.
+
+    Source:
+        See `skinml.privacy.discrete.rounding_divergence`.
+
+    Example:
+        >>> as_gaussian(DiscreteGaussianEvent(1.0, grid_std=8.0, shares=1, dimension=1))
+        GaussianEvent(noise_multiplier=0.9682458365518543, count=1)
+    """
+    variance = event.shares * event.grid_std**2
+    noise = event.noise_multiplier * sqrt(1 - ROUNDING_VARIANCE / variance)
+    if event.sampling_prob == 1:
+        return GaussianEvent(noise, event.count)
+    return SampledGaussianEvent(noise, event.sampling_prob, event.count)
+
+
+def only_gaussians(events: Iterable[Event]) -> list[GaussianEvent] | None:
+    """Read events as Gaussians without sampling, for what their closed form answers at once.
+
+    Args:
+        events: Any events.
+
+    Returns:
+        One Gaussian event for each, discrete ones by `as_gaussian` and so without their
+        divergence; None where an event is of another kind.
+    """
+    found: list[GaussianEvent] = []
+    for event in merged(events):
+        one = as_gaussian(event) if isinstance(event, DiscreteGaussianEvent) else event
+        if not isinstance(one, GaussianEvent):
+            return None
+        found.append(one)
+    return found
+
+
+def divergence(event: DiscreteGaussianEvent) -> float:
+    """Bound how far releases on a grid are from post-processed Gaussians, all counted.
+
+    Args:
+        event: Releases on a grid.
+
+    Returns:
+        The max-divergence, either way: of the shares' sum, the rounding and the sampler.
+    """
+    each = (
+        sum_divergence(event.grid_std, event.shares)
+        + rounding_divergence(event.grid_std * sqrt(event.shares))
+        + event.shares * SAMPLER_DIVERGENCE
+    )
+    return event.count * event.dimension * each
+
+
+_Accountable = GaussianEvent | SampledGaussianEvent | RepeatAndSelectEvent
+
+
+def _unbounded(events: Iterable[Event]) -> bool:
+    """Tell whether nothing bounds what happened; `merged` has opened the compositions."""
+    return any(
+        isinstance(event, UnprotectedEvent)
+        or (isinstance(event, RepeatAndSelectEvent) and _unbounded(merged([event.event])))
+        for event in events
+    )
+
+
+def _reduced(events: Iterable[Event]) -> tuple[tuple[_Accountable, ...], float, float]:
+    """Turn discrete events into Gaussians; add up their divergence and what is never drawn."""
+    slack = never = 0.0
+    gaussians: list[GaussianEvent] = []
+    others: list[_Accountable] = []
+    for event in events:
+        if isinstance(event, DiscreteGaussianEvent):
+            slack += divergence(event)
+            never += event.count * event.dimension * event.shares * TAIL_CHANCE
+            event = as_gaussian(event)
+        if isinstance(event, GaussianEvent):
+            gaussians.append(event)
+        elif isinstance(event, RepeatAndSelectEvent):
+            _, inner_slack, inner_never = _reduced(merged([event.event]))
+            slack += event.count * event.mean * _LONGEST * inner_slack
+            never += event.count * event.mean * _LONGEST * inner_never
+            others.append(event)
+        elif isinstance(event, SampledGaussianEvent) and event.sampling_prob > 0:
+            others.append(event)
+    # One Gaussian equals them all, whatever their number; an event more tells nothing else.
+    joined = [GaussianEvent(1 / gaussian_mu(gaussians))] if gaussians else []
+    return (*joined, *others), slack, never
 
 
 @lru_cache(maxsize=256)  # every clinic of a run asks the same
-def _pld_epsilon(
-    gaussians: tuple[GaussianEvent, ...],
-    sampled: tuple[SampledGaussianEvent, ...],
-    delta: float,
-    grid: float,
-) -> float:
-    return float(_composed(gaussians, sampled, grid).get_epsilon(delta))
+def _composed_epsilon(events: tuple[_Accountable, ...], delta: float, grid: float) -> float:
+    return float(_composed(events, grid).get_epsilon(delta))
 
 
 @lru_cache(maxsize=256)
-def _pld_delta(
-    gaussians: tuple[GaussianEvent, ...],
-    sampled: tuple[SampledGaussianEvent, ...],
-    eps: float,
-    grid: float,
-) -> float:
-    return float(_composed(gaussians, sampled, grid).get_delta(eps))
+def _composed_delta(events: tuple[_Accountable, ...], eps: float, grid: float) -> float:
+    return float(_composed(events, grid).get_delta(eps))
 
 
 @lru_cache(maxsize=2)  # some megabytes each; epsilon and delta of the same events need one
-def _composed(
-    gaussians: tuple[GaussianEvent, ...], sampled: tuple[SampledGaussianEvent, ...], grid: float
-) -> Any:
+def _composed(events: tuple[_Accountable, ...], grid: float) -> Any:
     # Imported here: dp-accounting takes a second to load, and most commands never need it.
-    from dp_accounting import dp_event, privacy_accountant
+    from dp_accounting import privacy_accountant
     from dp_accounting.pld import pld_privacy_accountant
+    from dp_accounting.rdp import rdp_privacy_accountant
 
-    accountant = pld_privacy_accountant.PLDAccountant(
-        privacy_accountant.NeighboringRelation.ADD_OR_REMOVE_ONE,
-        value_discretization_interval=grid,
+    relation = privacy_accountant.NeighboringRelation.ADD_OR_REMOVE_ONE
+    selecting = any(isinstance(event, RepeatAndSelectEvent) for event in events)
+    accountant = (
+        rdp_privacy_accountant.RdpAccountant(neighboring_relation=relation)
+        if selecting
+        else pld_privacy_accountant.PLDAccountant(relation, value_discretization_interval=grid)
     )
-    if gaussians:
-        accountant.compose(dp_event.GaussianDpEvent(1 / gaussian_mu(gaussians)))
-    for event in sampled:
-        one = dp_event.PoissonSampledDpEvent(
-            event.sampling_prob, dp_event.GaussianDpEvent(event.noise_multiplier)
-        )
-        accountant.compose(one, event.count)
+    for event in events:
+        accountant.compose(_vendor_event(event), event.count)
     return accountant
+
+
+def _vendor_event(event: _Accountable) -> Any:
+    """Say one of several equal events in dp-accounting's words."""
+    from dp_accounting import dp_event
+
+    if isinstance(event, RepeatAndSelectEvent):
+        inner, _, _ = _reduced(merged([event.event]))
+        parts = [dp_event.SelfComposedDpEvent(_vendor_event(one), one.count) for one in inner]
+        return dp_event.RepeatAndSelectDpEvent(
+            dp_event.ComposedDpEvent(parts), event.mean, event.shape
+        )
+    noise = dp_event.GaussianDpEvent(event.noise_multiplier)
+    if isinstance(event, SampledGaussianEvent):
+        return dp_event.PoissonSampledDpEvent(event.sampling_prob, noise)
+    return noise
 
 
 def gaussian_mu(events: Iterable[GaussianEvent]) -> float:

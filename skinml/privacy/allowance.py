@@ -11,11 +11,13 @@ from scipy.optimize import brentq
 from skinml.errors import require_in_range, require_positive
 from skinml.privacy.accounting import (
     CERTIFICATE_GRID,
+    divergence,
     gaussian_delta,
     gaussian_mu,
     gaussian_mu_for,
+    only_gaussians,
 )
-from skinml.privacy.events import GaussianEvent
+from skinml.privacy.events import DiscreteGaussianEvent, GaussianEvent
 from skinml.privacy.headroom import Limit, most_epsilon
 from skinml.privacy.ledger import Entry, compositions, spent
 
@@ -53,11 +55,13 @@ def epsilon_left(entries: Iterable[Entry], ceiling: float, delta: float) -> floa
     held = tuple(entries)
     if spent(held, delta) >= ceiling - _MARGIN:
         return 0.0
-    if not all(isinstance(entry.event, GaussianEvent) for entry in held):
+    if only_gaussians(entry.event for entry in held) is None:
         limit = Limit("life", ceiling, "a ceiling", held)
         return floor(_STEPS * most_epsilon(limit, _one_more(held), delta)) / _STEPS
     # In closed form, for the accountant takes seconds where epsilon is great.
-    lefts = (_left(events, runs, ceiling, delta) for events, runs in _charged_with(held))
+    grids = (entry.event for entry in held if isinstance(entry.event, DiscreteGaussianEvent))
+    reach = ceiling - 2 * sum(map(divergence, grids))
+    lefts = (_left(events, runs, reach, delta) for events, runs in _charged_with(held))
     return min(lefts) / _STEPS
 
 
@@ -87,10 +91,7 @@ def gaussian_epsilon(mu: float, delta: float) -> float:
 
 def _charged_with(entries: Iterable[Entry]) -> list[tuple[list[GaussianEvent], int]]:
     """Pair the events that a next run adds to with how often it adds its whole epsilon."""
-    found = {
-        split: [event for event in events if isinstance(event, GaussianEvent)]
-        for split, events in compositions(entries).items()
-    }
+    found = {split: only_gaussians(events) or [] for split, events in compositions(entries).items()}
     if "" in found:
         return [(found[""], len(_READ_BY_A_RUN))]
     return [(found.get(split, []), 1) for split in _READ_BY_A_RUN]

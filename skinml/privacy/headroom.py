@@ -9,7 +9,7 @@ from typing import Literal
 
 from skinml.errors import ConfigError
 from skinml.privacy.accounting import calibrate_noise, calibrate_rounds, epsilon
-from skinml.privacy.events import Event, UnprotectedEvent, merged
+from skinml.privacy.events import Event, least_noise, merged
 from skinml.privacy.ledger import Entry, charged, compositions, spent
 from skinml.privacy.planner import louder, repeated
 from skinml.records import EVERY_SPLIT
@@ -166,7 +166,7 @@ def epsilon_for_noise(planned: Sequence[Entry], least: float, delta: float) -> f
         return 0.0
     found = inf
     for _, new in _by_patients((), planned):
-        noise = min(_noise(event) for event in new)
+        noise = min(least_noise(event) for event in new)
         if noise < least:
             found = min(found, epsilon(louder(new, least / noise), delta))
     return found
@@ -207,8 +207,4 @@ def _of(entries: Sequence[Entry], name: str) -> list[Entry]:
 
 
 def _unbounded(entries: Iterable[Entry]) -> bool:
-    return any(isinstance(e.event, UnprotectedEvent) or not e.guarantee for e in entries)
-
-
-def _noise(event: Event) -> float:
-    return 0.0 if isinstance(event, UnprotectedEvent) else event.noise_multiplier
+    return any(least_noise(e.event) == 0 or not e.guarantee for e in entries)

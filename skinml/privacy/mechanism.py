@@ -39,12 +39,19 @@ class Mechanism:
 
         Args:
             release: What is about to leave.
-            exact: The exact sum, of any shape, whose L2 sensitivity is the release's.
+            exact: The exact sum, of any shape, whose L2 sensitivity is the release's; multiples of
+                the release's grid where it has one.
 
         Returns:
-            The sum with noise, float64.
+            The sum with noise, float64; on the grid where there is one.
+
+        Raises:
+            ConfigError: If the noise does not fit the grid.
 
         Guarantees:
-            With the parts of all parties, the release is the Gaussian mechanism of its event.
+            With the parts of all parties, the release is the mechanism of its event.
         """
-        return exact + self.open_source().normal(exact.shape, self.std(release))
+        source, std = self.open_source(), self.std(release)
+        if release.grid:
+            return exact + source.on_grid(exact.shape, std, release.grid)
+        return exact + source.normal(exact.shape, std)

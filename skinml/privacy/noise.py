@@ -1,8 +1,8 @@
 """Where privacy noise comes from: a fresh cryptographic stream for each release.
 
-Known limit: the noise is a Gaussian in double precision on a grid of 2**-52 in probability, not a
-discrete distribution on the release's own grid (Mironov 2012 describes what floating point can
-leak). The integer path of secure aggregation replaces it where exactness is promised.
+Sums on a grid get discrete noise, see `skinml.privacy.discrete`. The continuous noise of local
+training steps is a Gaussian in double precision on a grid of 2**-52 in probability: a known limit
+(Mironov 2012 describes what floating point can leak).
 """
 
 from __future__ import annotations
@@ -16,19 +16,20 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
+from skinml.privacy import discrete
 from skinml.records import FloatArray
 
 
 @dataclass(frozen=True)
 class NoiseSource:
-    """Draws standard normal numbers for one release.
+    """Draws the noise of one release.
 
     Attributes:
-        draw: Given a shape, returns float64 normals of mean 0 and standard deviation 1.
-        guarantee: Whether the numbers are secret; False for fixed noise in tests.
+        words: Gives so many uniform words of 64 bits.
+        guarantee: Whether the words are secret; False for fixed noise in tests.
     """
 
-    draw: Callable[[Sequence[int]], FloatArray]
+    words: Callable[[int], NDArray[np.uint64]]
     guarantee: bool
 
     def normal(self, shape: Sequence[int], std: float) -> FloatArray:
@@ -41,7 +42,29 @@ class NoiseSource:
         Returns:
             Float64 noise.
         """
-        return std * self.draw(shape) if std > 0 else np.zeros(shape)
+        if std == 0:
+            return np.zeros(shape)
+        words = self.words(int(np.prod(shape, dtype=np.int64)))
+        return np.asarray(std * ndtri(open_uniforms(words)).reshape(tuple(shape)))
+
+    def on_grid(self, shape: Sequence[int], std: float, grid: float) -> FloatArray:
+        """Draw discrete noise.
+
+        Args:
+            shape: Shape of the result.
+            std: Standard deviation, zero or at least 8 units of the grid; zero draws nothing.
+            grid: The unit.
+
+        Returns:
+            Float64 multiples of the grid, with a discrete Gaussian law.
+
+        Raises:
+            ConfigError: If the noise is too fine or too coarse for the grid.
+        """
+        if std == 0:
+            return np.zeros(shape)
+        size = int(np.prod(shape, dtype=np.int64))
+        return discrete.draw(self.words, size, std / grid).reshape(tuple(shape)) * grid
 
 
 def secret_noise() -> NoiseSource:
@@ -57,12 +80,10 @@ def secret_noise() -> NoiseSource:
     key = os.urandom(32)
     stream = Cipher(algorithms.ChaCha20(key, bytes(16)), mode=None).encryptor()
 
-    def draw(shape: Sequence[int]) -> FloatArray:
-        count = int(np.prod(shape, dtype=np.int64))
-        words = np.frombuffer(stream.update(bytes(8 * count)), dtype="<u8")
-        return np.asarray(ndtri(open_uniforms(words))).reshape(tuple(shape))
+    def words(size: int) -> NDArray[np.uint64]:
+        return np.frombuffer(stream.update(bytes(8 * size)), dtype="<u8")
 
-    return NoiseSource(draw, guarantee=True)
+    return NoiseSource(words, guarantee=True)
 
 
 def open_uniforms(words: NDArray[np.uint64]) -> FloatArray:
@@ -93,4 +114,7 @@ def fixed_noise(rng: np.random.Generator) -> NoiseSource:
     Returns:
         A source whose releases carry no guarantee: the ledger marks them so.
     """
-    return NoiseSource(lambda shape: rng.standard_normal(tuple(shape)), guarantee=False)
+    return NoiseSource(
+        lambda size: rng.integers(2**64, size=size, dtype=np.uint64, endpoint=False),
+        guarantee=False,
+    )

@@ -8,14 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from math import sqrt
+from math import prod, sqrt
 
-from skinml.privacy.accounting import calibrate_noise, epsilon, gaussian_mu_for
-from skinml.privacy.events import Event, GaussianEvent, SampledGaussianEvent, UnprotectedEvent
+from skinml.privacy.accounting import calibrate_noise, divergence, epsilon, gaussian_mu_for
+from skinml.privacy.events import (
+    DiscreteGaussianEvent,
+    Event,
+    GaussianEvent,
+    SampledGaussianEvent,
+    UnprotectedEvent,
+)
+from skinml.privacy.quantise import GRID
 from skinml.privacy.settings import PrivacySettings
+from skinml.privacy.trust import MOST_CLINICS
 from skinml.records import ADMISSION_CELLS, EVERY_SPLIT
 
 ADMISSIONS = "admissions"
+# Kept free, as a part of epsilon, for the grids of a run's few small releases planned apart.
+_SLACK_OF_OTHERS = 1e-6
 
 
 @dataclass(frozen=True)
@@ -31,6 +41,8 @@ class Release:
         shape: Shape of the array that leaves.
         sampling_prob: Chance of each patient to be in the secret Poisson sample; 1 takes all.
         steps: Noisy steps inside this one release.
+        grid: The sum consists of multiples of it and so does the noise; 0: both are continuous.
+        noise_parts: At most how many parties' noise makes up what is promised.
     """
 
     name: str
@@ -41,12 +53,24 @@ class Release:
     shape: tuple[int, ...]
     sampling_prob: float = 1.0
     steps: int = 1
+    grid: float = 0.0
+    noise_parts: int = 1
 
     @property
     def event(self) -> Event:
         """What the accountant is told of it."""
         if self.noise_multiplier == 0:
             return UnprotectedEvent(self.steps)
+        if self.grid:
+            std = self.sensitivity * self.noise_multiplier / self.grid
+            return DiscreteGaussianEvent(
+                self.noise_multiplier,
+                grid_std=std / sqrt(self.noise_parts),
+                shares=self.noise_parts,
+                dimension=prod(self.shape),
+                sampling_prob=self.sampling_prob,
+                count=self.steps,
+            )
         if self.sampling_prob == 1:
             return GaussianEvent(self.noise_multiplier, self.steps)
         return SampledGaussianEvent(self.noise_multiplier, self.sampling_prob, self.steps)
@@ -71,15 +95,35 @@ def gaussian_releases(
     """
     if not settings.private:
         return tuple(replace(release, noise_multiplier=0.0) for release, _ in shares)
-    mu = gaussian_mu_for(settings.epsilon, settings.delta)
+    parts = _noise_parts(settings)
+    slack = sum(_slack(replace(release, noise_parts=parts)) for release, _ in shares)
+    target = settings.epsilon * (1 - _SLACK_OF_OTHERS) - slack
+    mu = gaussian_mu_for(target, settings.delta)
     scale = calibrate_noise(
-        lambda s: [GaussianEvent(s)], settings.epsilon, settings.delta, guess=(1 + 1e-9) / mu
+        lambda s: [GaussianEvent(s)], target, settings.delta, guess=(1 + 1e-9) / mu
     )
     left = 1 - settings.admissions_share
     return tuple(
-        replace(release, noise_multiplier=scale * sqrt(release.steps / (left * share)))
+        replace(
+            release,
+            noise_multiplier=scale * sqrt(release.steps / (left * share)),
+            noise_parts=parts,
+        )
         for release, share in shares
     )
+
+
+def _noise_parts(settings: PrivacySettings) -> int:
+    return MOST_CLINICS if settings.trust == "distributed" else 1
+
+
+def _slack(release: Release) -> float:
+    """Bound by how much a release on a grid costs more than its Gaussian, as an epsilon.
+
+    With any noise that a plan can ask for the grid is fine: the bound does not depend on it.
+    """
+    event = replace(release, noise_multiplier=1.0).event
+    return 3 * divergence(event) if isinstance(event, DiscreteGaussianEvent) else 0.0
 
 
 def admissions_release(settings: PrivacySettings) -> Release | None:
@@ -97,7 +141,7 @@ def admissions_release(settings: PrivacySettings) -> Release | None:
     if not (settings.private and settings.admissions_share):
         return None
     cells = (len(ADMISSION_CELLS),)
-    release = Release(ADMISSIONS, ADMISSIONS, EVERY_SPLIT, 1.0, 0.0, cells)
+    release = Release(ADMISSIONS, ADMISSIONS, EVERY_SPLIT, 1.0, 0.0, cells, grid=GRID)
     alone = settings.model_copy(update={"admissions_share": 0.0})
     return gaussian_releases(alone, [(release, settings.admissions_share)])[0]
 
@@ -137,6 +181,7 @@ def sampled_releases(settings: PrivacySettings, release: Release, rounds: int) -
         return replace(release, noise_multiplier=0.0)
     admissions = admissions_release(settings)
     beside = [admissions.event] if admissions else []
+    release = replace(release, noise_parts=_noise_parts(settings))
     every = replace(release, steps=rounds * release.steps)
     scale = calibrate_noise(
         lambda s: [*beside, replace(every, noise_multiplier=s).event],

@@ -17,8 +17,9 @@ from skinml.privacy.accounting import (
     calibrate_noise,
     epsilon,
     gaussian_mu,
+    only_gaussians,
 )
-from skinml.privacy.events import Event, GaussianEvent, UnprotectedEvent, merged
+from skinml.privacy.events import Event, GaussianEvent, merged, with_noise_divided
 from skinml.privacy.plan import Release, by_split, epsilon_across_clinics
 from skinml.privacy.settings import PrivacySettings
 from skinml.privacy.trust import noise_rule
@@ -144,9 +145,8 @@ def _share(release: Release, times: dict[Release, int]) -> float | None:
         return None
     if len(beside) == 1:
         return 1.0
-    events = [one.event for one in beside]
-    gaussians = [event for event in events if isinstance(event, GaussianEvent)]
-    if len(gaussians) < len(events):
+    gaussians = only_gaussians(one.event for one in beside)
+    if gaussians is None:
         return None
     own = GaussianEvent(release.noise_multiplier, times[release])
     return (gaussian_mu([own]) / gaussian_mu(gaussians)) ** 2
@@ -271,12 +271,7 @@ def louder(events: Iterable[Event], scale: float) -> list[Event]:
     Returns:
         The events with other noise.
     """
-    return [
-        event
-        if isinstance(event, UnprotectedEvent)
-        else replace(event, noise_multiplier=scale * event.noise_multiplier)
-        for event in events
-    ]
+    return [with_noise_divided(event, 1 / scale) for event in events]
 
 
 def repeated(events: Iterable[Event], times: int) -> list[Event]:

@@ -14,9 +14,17 @@ from itertools import pairwise
 from math import sqrt
 
 from skinml.errors import require_in_range
-from skinml.privacy.accounting import epsilon, gaussian_mu
+from skinml.privacy.accounting import epsilon, gaussian_mu, only_gaussians
 from skinml.privacy.allowance import gaussian_epsilon
-from skinml.privacy.events import Event, GaussianEvent, SampledGaussianEvent, UnprotectedEvent
+from skinml.privacy.events import (
+    CompositionEvent,
+    DiscreteGaussianEvent,
+    Event,
+    RepeatAndSelectEvent,
+    SampledGaussianEvent,
+    UnprotectedEvent,
+    with_noise_divided,
+)
 from skinml.privacy.ledger import Binding, Entry, compositions, entries_of_year, spent
 
 # The unit that already speaks for a patient at all clinics: each clip was divided among them.
@@ -263,21 +271,22 @@ def _at_all_clinics(entry: Entry) -> Entry:
 
 def _moved_by(event: Event, clinics: int, *, one_sum: bool) -> Event:
     match event:
-        case GaussianEvent() if one_sum:  # all of them move the same sum
-            return GaussianEvent(event.noise_multiplier / clinics, event.count)
-        case GaussianEvent():
-            return GaussianEvent(event.noise_multiplier, event.count * clinics)
-        case SampledGaussianEvent():
-            # Each clinic draws by itself. The noise of one sum is that of as many parts with a
-            # share of its variance each; whoever saw the parts could add them up.
-            share = sqrt(clinics) if one_sum else 1.0
-            return replace(
-                event,
-                noise_multiplier=event.noise_multiplier / share,
-                count=event.count * clinics,
-            )
         case UnprotectedEvent():
             return event
+        case CompositionEvent():
+            inner = tuple(_moved_by(each, clinics, one_sum=one_sum) for each in event.events)
+            return replace(event, events=inner)
+        case RepeatAndSelectEvent():
+            return replace(event, event=_moved_by(event.event, clinics, one_sum=one_sum))
+        case SampledGaussianEvent() | DiscreteGaussianEvent() if event.sampling_prob < 1:
+            # Each clinic draws by itself. The noise of one sum is that of as many parts with a
+            # share of its variance each; whoever saw the parts could add them up.
+            apart = with_noise_divided(event, sqrt(clinics) if one_sum else 1.0)
+            return replace(apart, count=event.count * clinics)
+        case _ if one_sum:  # all of them move the same sum
+            return with_noise_divided(event, clinics)
+        case _:
+            return replace(event, count=event.count * clinics)
 
 
 def _words(words: Iterable[str]) -> tuple[str, ...]:
@@ -298,7 +307,7 @@ def _reading(entries: Iterable[Entry], delta: float) -> float:
 
 
 def _composed(events: list[Event], delta: float) -> float:
-    gaussians = [event for event in events if isinstance(event, GaussianEvent)]
-    if len(gaussians) == len(events):
+    gaussians = only_gaussians(events)
+    if gaussians is not None:
         return gaussian_epsilon(gaussian_mu(gaussians), delta)
     return epsilon(events, delta)

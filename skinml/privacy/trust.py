@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import sqrt
 
-from skinml.errors import ConfigError
+from skinml.errors import ConfigError, require_in_range
 from skinml.privacy.settings import PrivacySettings, Trust
+
+MOST_CLINICS = 100
+"""Clinics of one distributed sum; bounds how many shares its noise has."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ def noise_rule(settings: PrivacySettings, num_clinics: int) -> NoiseRule:
         The rule.
 
     Raises:
-        ConfigError: If no honest clinic would be left.
+        ConfigError: If no honest clinic would be left, or there are more than 100.
 
     Source:
         Kairouz, Liu and Steinke 2021, arXiv:2102.06387, section 4, for noise shares that sum up.
@@ -51,6 +54,7 @@ def noise_rule(settings: PrivacySettings, num_clinics: int) -> NoiseRule:
         case "local":
             return NoiseRule("local", clinic=1.0, coordinator=0.0)
         case "distributed":
+            require_in_range(1, MOST_CLINICS, num_clinics=num_clinics)
             honest = num_clinics - settings.tolerated_dropouts - settings.colluding_clinics
             if honest < 1:
                 raise ConfigError(

@@ -14,12 +14,23 @@ from dataclasses import replace
 from math import exp, log, sqrt
 
 import numpy as np
+from numpy.typing import NDArray
 
 from skinml.models.linear_head import head_inputs, softmax
 from skinml.privacy.accounting import gaussian_mu_for
-from skinml.privacy.clipping import clip_factors, clip_rows, mean_by_patient, modal_labels
+from skinml.privacy.clipping import clip_factors, mean_by_patient, modal_labels
 from skinml.privacy.mechanism import Mechanism
 from skinml.privacy.plan import Release, gaussian_releases
+from skinml.privacy.quantise import (
+    GRID,
+    clipped_factor,
+    counts_on_grid,
+    factor_of,
+    from_factor,
+    on_grid,
+    squared_norms,
+    summed_products,
+)
 from skinml.privacy.settings import PrivacySettings
 from skinml.records import Arrays, FloatArray, Labels, Samples
 from skinml.training.learner import Round
@@ -45,7 +56,8 @@ class HeadLearner:
     Guarantees:
         One patient of a clinic changes the counts by at most 1, the feature sum by at most 1 and
         each gradient sum by at most clip_norm in L2 norm, however many images it has; all three
-        are divided by max_clinics_per_patient.
+        bounds are divided by max_clinics_per_patient. The sums are whole multiples of
+        `skinml.privacy.quantise.GRID`, and the bounds hold in integers.
 
     Source:
         Abadi et al. 2016, arXiv:1607.00133, for clipped noisy gradients; Menon et al. 2021,
@@ -221,12 +233,12 @@ class HeadContributor:
         features, position = mean_by_patient(samples.inputs, samples.patients)
         malignant = np.asarray(classes.malignant, dtype=bool)
         # A mean of unit vectors has norm at most 1; the clip holds it against rounding and bugs.
-        self._features = clip_rows(features, 1.0).astype(np.float32)
+        self._features = on_grid(features, 1.0).astype(np.float32)
         self._targets = np.eye(len(malignant))[modal_labels(samples.labels, position, malignant)]
         self._share = share
         self._clip_norm = clip_norm
         self._bias_input = bias_input
-        self._inputs: tuple[bytes, FloatArray] | None = None
+        self._inputs: tuple[bytes, NDArray[np.int16], NDArray[np.int64]] | None = None
 
     def contribute(
         self, round_: Round, query: Arrays, mechanism: Mechanism, sampling: np.random.Generator
@@ -245,7 +257,7 @@ class HeadContributor:
         del sampling
         exact = self.exact(round_, query)
         return {
-            release.name: mechanism.privatize(release, self._share * exact[release.name])
+            release.name: mechanism.privatize(release, exact[release.name])
             for release in round_.releases
         }
 
@@ -257,38 +269,39 @@ class HeadContributor:
             query: What the coordinator sent.
 
         Returns:
-            label_counts (k,) and feature_sum (d,), or gradient (d + 1, k).
+            label_counts (k,) and feature_sum (d,), or gradient (d + 1, k): multiples of the grid.
         """
         if round_.kind == STATISTICS:
             return {
-                "label_counts": self._targets.sum(axis=0),
-                "feature_sum": self._features.sum(axis=0, dtype=np.float64),
+                "label_counts": counts_on_grid(self._targets.sum(axis=0), self._share),
+                "feature_sum": on_grid(self._share * self._features, self._share).sum(axis=0),
             }
-        inputs = self._centred(query["centre"])
-        logits = (inputs @ query["weight"]).astype(np.float64) + query["offset"]
+        inputs, squares = self._centred(query["centre"])
+        logits = (from_factor(inputs) @ query["weight"]).astype(np.float64) + query["offset"]
         errors = softmax(logits) - self._targets
         # A patient's gradient is the outer product of input and error, so its norm needs no
         # gradient: it is the product of the two norms (Goodfellow 2015, arXiv:1510.01799).
-        norms = np.linalg.norm(inputs, axis=1) * np.linalg.norm(errors, axis=1)
-        errors *= clip_factors(norms, self._clip_norm)[:, None]
-        errors[~np.isfinite(norms)] = 0.0
-        return {"gradient": (inputs.T @ errors.astype(np.float32)).astype(np.float64)}
+        bound = self._share * self._clip_norm
+        norms = np.sqrt(squares * GRID) * np.linalg.norm(errors, axis=1)
+        # Not finite where a weight overflowed: the factor makes zeros of it.
+        errors *= self._share * clip_factors(norms, self._clip_norm)[:, None]
+        return {"gradient": summed_products(inputs, clipped_factor(errors, squares, bound))}
 
-    def _centred(self, centre: FloatArray) -> FloatArray:
+    def _centred(self, centre: FloatArray) -> tuple[NDArray[np.int16], NDArray[np.int64]]:
         """Centre the features once for all rounds that use the same centre."""
         key = centre.tobytes()
         if self._inputs is None or self._inputs[0] != key:
-            inputs = head_inputs(self._features, centre, self._bias_input)
-            # A hostile centre must not tell an empty clinic from one that is not: 0 times NaN.
-            inputs[~np.isfinite(inputs).all(axis=1)] = 0.0
-            self._inputs = (key, inputs)
-        return self._inputs[1]
+            # A hostile centre must not tell an empty clinic from one that is not: what is not
+            # finite in an input becomes zero.
+            inputs = factor_of(head_inputs(self._features, centre, self._bias_input))
+            self._inputs = key, inputs, squared_norms(inputs)
+        return self._inputs[1:]
 
 
 def _release(
     name: str, purpose: str, sensitivity: float, shape: tuple[int, ...], steps: int = 1
 ) -> Release:
-    return Release(name, purpose, "train", sensitivity, 0.0, shape, steps=steps)
+    return Release(name, purpose, "train", sensitivity, 0.0, shape, steps=steps, grid=GRID)
 
 
 def step_for_mu(points: Sequence[tuple[float, float]], mu: float) -> float:

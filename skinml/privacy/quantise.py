@@ -1,0 +1,157 @@
+"""Contributions as whole multiples of a public grid, and clipped as such.
+
+A sum on the grid is exact: floating point adds nothing, whatever the order, and a patient's share
+of it is bounded in integers and not up to rounding. Values stay float64, which holds every
+multiple that occurs here exactly: a grid of 2**-28 and sums below 2**24 take 52 bits.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skinml.errors import require_positive
+from skinml.privacy.clipping import clip_rows
+from skinml.records import FloatArray
+
+GRID = 2.0**-28
+"""The grid of all sums; each of the two factors of a rank-one contribution has its root."""
+
+_FACTOR = 2**14
+_LARGEST_FACTOR = 2
+
+
+def on_grid(rows: FloatArray, bound: float) -> FloatArray:
+    """Clip each patient's vector and cut it down to the grid.
+
+    Args:
+        rows: (n, d) one vector a patient.
+        bound: Greatest L2 norm allowed, above zero and at most 4.
+
+    Returns:
+        (n, d) multiples of `GRID`; a row with a NaN or an infinity becomes zeros.
+
+    Raises:
+        ConfigError: If bound is zero, negative or NaN.
+
+    Guarantees:
+        Each row's norm is at most bound, exactly: it is compared in integers.
+
+    Example:
+        >>> (on_grid(np.array([[0.6, 0.8]]), 1.0) / GRID).tolist()
+        [[161061273.0, 214748364.0]]
+    """
+    clipped = np.trunc(clip_rows(rows.astype(np.float64), bound) / GRID).astype(np.int64)
+    limit = int(bound / GRID) ** 2
+    for row in np.flatnonzero(np.einsum("ij,ij->i", clipped, clipped) > limit):
+        clipped[row] = _shrunk(clipped[row], limit)
+    return np.asarray(clipped * GRID)
+
+
+def counts_on_grid(counts: NDArray[np.number[Any]], share: float) -> FloatArray:
+    """Weigh counts of patients, each patient in one cell, by a share on the grid.
+
+    Args:
+        counts: Whole numbers of patients, of any shape.
+        share: Weight of one patient, above 0 and at most 1.
+
+    Returns:
+        The counts times the share cut down to the grid.
+
+    Guarantees:
+        One patient changes one number by at most share, exactly.
+    """
+    return np.asarray(counts.astype(np.float64) * (int(share / GRID) * GRID))
+
+
+def factor_of(rows: FloatArray) -> NDArray[np.int16]:
+    """Cut vectors down to the coarser grid of a rank-one contribution's factor.
+
+    Args:
+        rows: (n, d) values from -2 to 2, not including.
+
+    Returns:
+        (n, d) multiples of the root of `GRID`; what is not finite, or outside, becomes 0.
+    """
+    fits = np.abs(rows) < _LARGEST_FACTOR  # false for NaN
+    return np.asarray(np.trunc(np.where(fits, rows, 0) * _FACTOR).astype(np.int16))
+
+
+def from_factor(rows: NDArray[np.int16]) -> NDArray[np.float32]:
+    """Read the values of a factor.
+
+    Args:
+        rows: (n, d) from `factor_of`.
+
+    Returns:
+        (n, d) values, exact.
+    """
+    return rows.astype(np.float32) * np.float32(1 / _FACTOR)
+
+
+def squared_norms(rows: NDArray[np.int16]) -> NDArray[np.int64]:
+    """Compute the squared norms of factors in integers.
+
+    Args:
+        rows: (n, d) from `factor_of`.
+
+    Returns:
+        (n,) in units of `GRID`.
+    """
+    wide = rows.astype(np.int32)
+    return np.asarray(np.einsum("ij,ij->i", wide, wide, dtype=np.int64))
+
+
+def clipped_factor(rows: FloatArray, others: NDArray[np.int64], bound: float) -> NDArray[np.int16]:
+    """Cut the second factors down to the grid so that every product keeps the clip.
+
+    Args:
+        rows: (n, k) second factors, already clipped up to rounding.
+        others: (n,) squared norms of the first factors, see `squared_norms`.
+        bound: Greatest L2 norm of a patient's outer product, above zero.
+
+    Returns:
+        (n, k) multiples of the root of `GRID`.
+
+    Raises:
+        ConfigError: If bound is zero, negative or NaN.
+
+    Guarantees:
+        The product of the two factors' norms is at most bound for each patient, exactly.
+    """
+    require_positive(clip_norm=bound)
+    second = factor_of(rows)
+    limit = int(bound / GRID) ** 2
+    # Below 2**63: two norms of at most 2 make 2**30 units each, and are far below in truth.
+    while len(over := np.flatnonzero(others * squared_norms(second) > limit)):
+        second[over] -= np.sign(second[over])
+    return second
+
+
+def summed_products(
+    first: NDArray[np.int16], second: NDArray[np.int16], rows_at_once: int = 4096
+) -> FloatArray:
+    """Add up the outer products of patients' factors, exactly.
+
+    Args:
+        first: (n, d) from `factor_of`.
+        second: (n, k) from `clipped_factor`.
+        rows_at_once: Patients turned into double precision at once.
+
+    Returns:
+        (d, k) multiples of `GRID`. All products and partial sums are whole numbers below 2**53
+        for up to 2**22 patients, so that no order of summation changes them.
+    """
+    total = np.zeros((first.shape[1], second.shape[1]))
+    for start in range(0, len(first), rows_at_once):
+        block = slice(start, start + rows_at_once)
+        total += first[block].astype(np.float64).T @ second[block].astype(np.float64)
+    return total * GRID
+
+
+def _shrunk(row: NDArray[np.int64], limit: int) -> NDArray[np.int64]:
+    while int(row @ row) > limit:
+        row = row - np.sign(row)
+    return row
