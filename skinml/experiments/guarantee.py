@@ -11,7 +11,12 @@ from skinml.config import RunConfig
 from skinml.federated.clinic import schedule
 from skinml.privacy.events import DiscreteGaussianEvent, RepeatAndSelectEvent
 from skinml.privacy.ledger import Entry, spent
-from skinml.privacy.plan import Release, by_split, epsilon_across_clinics
+from skinml.privacy.plan import (
+    Release,
+    admissions_release,
+    by_split,
+    epsilon_across_clinics,
+)
 from skinml.privacy.readings import advantage, recognised, replace_one_epsilon
 from skinml.privacy.settings import PrivacySettings
 from skinml.records import ClinicSpend, Guarantee
@@ -66,6 +71,7 @@ def guarantee(
         IntegrityError: If a ledger was changed.
     """
     privacy = config.privacy
+    rounds = schedule(learner, validation, admissions_release(privacy))
     ledgers = {name: folder.ledger.entries() for name, folder in folders.items()}
     own = {
         name: [entry for entry in entries if entry.binding.run == run]
@@ -86,7 +92,7 @@ def guarantee(
         unit=privacy.unit,
         epsilon=_greatest([c.epsilon for c in clinics.values()]),
         total_epsilon=_greatest([c.total_epsilon for c in clinics.values()]),
-        epsilon_across_clinics=_finite(_across(privacy, schedule(learner, validation), folders)),
+        epsilon_across_clinics=_finite(_across(privacy, rounds, folders)),
         max_clinics=_reach(privacy, folders),
         delta=privacy.delta,
         simulated=True,

@@ -41,7 +41,8 @@ CLINIC_METRICS = (
     "rounds_expected",
 )
 # Public figures of a round. A figure that reads private data has "exact." before its name, as a
-# reminder that epsilon does not cover it.
+# reminder that epsilon does not cover it. No epsilon is among them: that of one round alone means
+# nothing, and looks like that of the run (it is read from the ledger, when the run is over).
 ROUND_METRICS = (
     "update_norm",
     "weight_norm",
@@ -54,7 +55,6 @@ ROUND_METRICS = (
     "noise_std",
     "sampling_rate",
     "divisor",
-    "epsilon",
     "num_clinics",
     "num_expected",
     "num_missing",

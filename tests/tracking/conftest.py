@@ -138,7 +138,7 @@ def write_run(folder: Path) -> str:
     tracker = MlflowTracker(TrackingSettings(), folder / "work", folder / "served.py")
     tracker.start("20261121-101502-toy-3", "toy", CONFIG, DATASETS)
     for number in (1, 2, 3):
-        tracker.log_round(number, {"update_norm": 1 / number, "epsilon": float("nan")})
+        tracker.log_round(number, {"update_norm": 1 / number, "noise_std": float("nan")})
     run_id = tracker.finish(build_record(), output / "report.html", output / "report.json", bundle)
     assert run_id
     return run_id

@@ -132,7 +132,7 @@ def test_a_group_or_clinic_named_like_a_patient_is_refused(make_record):
 def test_memory_keeps_what_mlflow_would(make_record):
     tracker = MemoryTracker()
     tracker.start("r", "toy", {"seed": 3}, (DatasetRef("toy", "abcd", "toy images"),))
-    tracker.log_round(1, {"update_norm": 2.0, "epsilon": float("inf")})
+    tracker.log_round(1, {"update_norm": 2.0, "noise_std": float("inf")})
     assert tracker.status == "running"
     assert tracker.finish(make_record(), None, None, None) is None
     assert tracker.rounds == {1: {"update_norm": 2.0}}
