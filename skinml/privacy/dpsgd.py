@@ -13,28 +13,31 @@ that an interruption could count twice.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from opacus import GradSampleModule
 from torch import nn
 
-from skinml.errors import UnsupportedModelError
-from skinml.privacy.clipping import clip_factors
+from skinml.errors import ConfigError, require_one_of, require_positive
 from skinml.privacy.dpsgd_sampling import Sampled, draw_sample, rows_by_patient
+from skinml.privacy.gradient_modes import PatientBatch, clipped_gradients, trained
+from skinml.privacy.losses import LOSSES
+from skinml.privacy.network_checks import (
+    memory_digest,
+    require_isolated,
+    require_supported,
+    require_unchanged,
+)
 from skinml.privacy.noise import NoiseSource
 from skinml.records import FloatArray, StrArray
 
-# Per-sample gradients of more images fall out of the processor's cache (2.1 against 1.2 ms an image
+# Per-image gradients of more images fall out of the processor's cache (2.1 against 1.2 ms an image
 # for small_cnn, 280 against 32 images) and take memory in proportion.
 _IMAGES_AT_ONCE = 32
-_UPDATES_BUFFERS = (
-    nn.modules.batchnorm._BatchNorm,
-    nn.modules.instancenorm._InstanceNorm,
-)
+# Of large networks fewer images: 2**27 single-precision numbers are half a gigabyte.
+_NUMBERS_AT_ONCE = 2**27
 
 Augment = Callable[[torch.Tensor, np.random.Generator], torch.Tensor]
 
@@ -53,6 +56,9 @@ class StepPlan:
         learning_rate: Step of plain gradient descent.
         max_images: Images of a patient that are averaged; further ones wait for another step.
         augmentations: Random views of each image that are averaged too; 0 takes it as it is.
+        loss: Name of the loss in `LOSSES`.
+        mode: Which of `gradient_modes.MODES` computes the sums; they give the same.
+        grid: Whether each patient's gradient is cut down to the grid of the integer path.
     """
 
     steps: int
@@ -63,32 +69,9 @@ class StepPlan:
     learning_rate: float
     max_images: int
     augmentations: int = 0
-
-
-def require_supported(module: nn.Module) -> None:
-    """Refuse networks whose forward pass would carry private data around the clip.
-
-    Args:
-        module: The network.
-
-    Raises:
-        UnsupportedModelError: If a layer normalises over the batch or keeps running statistics,
-            frozen or not, or if there is any buffer.
-    """
-    for name, layer in module.named_modules():
-        if isinstance(layer, _UPDATES_BUFFERS):
-            raise UnsupportedModelError(
-                rule="a network without layers that mix or remember samples",
-                got=f"{type(layer).__name__} at {name or 'the top'}",
-                do="Use GroupNorm, as models.networks does.",
-            )
-    # Whatever it is called, a layer can only remember samples in a buffer (pitfall P2).
-    for name, _ in module.named_buffers():
-        raise UnsupportedModelError(
-            rule="a network without buffers, which its forward pass could fill from samples",
-            got=f"buffer {name}",
-            do="Make it a constant of the class, or a parameter that is not trained.",
-        )
+    loss: str = "cross_entropy"
+    mode: str = "hooks"
+    grid: bool = False
 
 
 def train_steps(
@@ -115,7 +98,8 @@ def train_steps(
             needed where the plan asks for views.
 
     Raises:
-        UnsupportedModelError: If a layer normalises over the batch.
+        ConfigError: If the plan names a loss or a mode that there is not, or a loader is given.
+        UnsupportedModelError: If a layer mixes or remembers samples.
 
     Guarantees:
         Each step adds at most clip_norm of each sampled patient and then noise of standard
@@ -127,6 +111,8 @@ def train_steps(
         Abadi et al. 2016, arXiv:1607.00133, Algorithm 1, with patients as examples.
     """
     require_supported(module)
+    require_tensors(images, labels)
+    require_isolated(module, images.shape[1:])
     rows = rows_by_patient(patients)
     std = plan.noise_multiplier * plan.clip_norm
     for step in range(plan.steps):
@@ -140,7 +126,7 @@ def train_steps(
         # An empty sample is a noisy step too: one of zeros, for otherwise its number would tell.
         total = clipped_sum(module, images, labels, sample, plan, augment)
         total += source.normal(total.shape, std)
-        _descend(module, total * (plan.learning_rate / plan.divisor))
+        descend(module, total * (plan.learning_rate / plan.divisor))
 
 
 def clipped_sum(
@@ -154,64 +140,89 @@ def clipped_sum(
     """Add up the clipped gradients of a step's patients: S(D) of the accounting, before noise.
 
     Args:
-        module: The network in training mode, as `require_supported` accepts it; not changed.
+        module: A network that `require_supported` accepts; put into training mode, and else not
+            changed.
         images: (n, channels, height, width) float images.
         labels: (n,) class of each image.
         sample: The patients of the step.
-        plan: The public schedule; of it only clip_norm and augmentations are read.
+        plan: The public schedule; of it clip_norm, augmentations, loss, mode and grid are read.
         augment: Draws random views, see `train_steps`.
 
     Returns:
         (size,) float64, the trained parameters behind one another in the order of their names;
         zeros for an empty sample.
 
+    Raises:
+        ConfigError: If the plan's clip, loss or mode is none, or it asks for views and there is
+            nothing that draws them.
+        UnsupportedModelError: If the network remembered something of the pass.
+
     Guarantees:
         Without one patient of the sample the sum differs by at most clip_norm in L2 norm, up to
-        the rounding of single precision, however many images and views the patient has. Nothing
-        is kept of the call, also where it is interrupted.
+        the rounding of single precision, and with a grid exactly, however many images and views
+        the patient has. Nothing is kept of the call, also where it is interrupted.
     """
-    names = trained_names(module)
-    by_name = dict(module.named_parameters())
-    parameters = [by_name[name] for name in names]
-    total = np.zeros(sum(parameter.numel() for parameter in parameters))
+    require_positive(clip_norm=plan.clip_norm)
+    require_one_of(LOSSES, loss=plan.loss)
+    if plan.augmentations > 0 and augment is None:
+        raise ConfigError(
+            rule="something that draws views where augmentations are planned",
+            got=f"augmentations={plan.augmentations} and nothing that draws them",
+            do="Give augment, such as training.augment.random_views.",
+        )
+    size = sum(parameter.numel() for parameter in trained(module).values())
+    total = np.zeros(size)
     if not sample:
         return total
-    per_sample = GradSampleModule(module, loss_reduction="sum")
-    try:
-        for chunk in _chunks(sample, max(plan.augmentations, 1)):
-            position = _patient_gradients(per_sample, images, labels, chunk, plan, augment)
-            total += _clipped(parameters, position, len(chunk), plan.clip_norm)
-    finally:
-        per_sample.to_standard_module()
-        module.zero_grad(set_to_none=True)
+    before = memory_digest(module)
+    module.train()
+    views = max(plan.augmentations, 1)
+    room = max(1, min(_IMAGES_AT_ONCE, _NUMBERS_AT_ONCE // size))
+    with clipped_gradients(
+        module, plan.mode, LOSSES[plan.loss], plan.clip_norm, grid=plan.grid
+    ) as summed:
+        for chunk in _chunks(sample, views, room):
+            total += summed(_batch(images, labels, chunk, plan.augmentations, augment))
+    require_unchanged(module, before)
     return total
 
 
-def trained_names(module: nn.Module) -> tuple[str, ...]:
-    """Name the parameters that are trained, in the order of `clipped_sum`.
+def require_tensors(images: object, labels: object) -> None:
+    """Refuse loaders: one that shuffles or weighs is not the sampler of the accounting (P6).
+
+    Args:
+        images: What was given as images.
+        labels: What was given as labels.
+
+    Raises:
+        ConfigError: If one of them is not a tensor.
+    """
+    for given in (images, labels):
+        if not isinstance(given, torch.Tensor):
+            raise ConfigError(
+                rule="all of a clinic's images and labels as tensors",
+                got=type(given).__name__,
+                do="Give the tensors: each step draws its own Poisson sample of patients, and a "
+                "loader that shuffles or weighs would not be what the accountant is told.",
+            )
+
+
+def descend(module: nn.Module, step: FloatArray) -> None:
+    """Subtract a flat step from the trained parameters, in place.
 
     Args:
         module: The network.
-
-    Returns:
-        The names, sorted.
+        step: (size,) in the order of `clipped_sum`.
     """
-    return tuple(sorted(name for name, value in module.named_parameters() if value.requires_grad))
-
-
-def _descend(module: nn.Module, step: FloatArray) -> None:
-    """Subtract a flat step from the trained parameters."""
-    by_name = dict(module.named_parameters())
     start = 0
     with torch.no_grad():
-        for name in trained_names(module):
-            parameter = by_name[name]
+        for parameter in trained(module).values():
             part = step[start : start + parameter.numel()].reshape(tuple(parameter.shape))
             parameter.sub_(torch.from_numpy(part).to(parameter.dtype))
             start += parameter.numel()
 
 
-def _chunks(sample: Sequence[Sampled], views: int) -> list[list[Sampled]]:
+def _chunks(sample: Sequence[Sampled], views: int, at_once: int) -> list[list[Sampled]]:
     """Cut a sample into parts that fit the cache; a patient is never divided."""
     chunks: list[list[Sampled]] = []
     room = 0
@@ -219,66 +230,27 @@ def _chunks(sample: Sequence[Sampled], views: int) -> list[list[Sampled]]:
         size = len(one.rows) * views
         if room < size:
             chunks.append([])
-            room = max(_IMAGES_AT_ONCE, size)
+            room = max(at_once, size)
         chunks[-1].append(one)
         room -= size
     return chunks
 
 
-def _patient_gradients(
-    per_sample: GradSampleModule,
+def _batch(
     images: torch.Tensor,
     labels: torch.Tensor,
     chunk: Sequence[Sampled],
-    plan: StepPlan,
+    augmentations: int,
     augment: Augment | None,
-) -> torch.Tensor:
-    """Leave each image's share of its patient's gradient in grad_sample; number the patients."""
-    views = max(plan.augmentations, 1)
-    inputs = torch.cat([_views(images, one, plan.augmentations, augment) for one in chunk])
+) -> PatientBatch:
+    """Put the patients' images, or views of them, behind one another."""
+    views = max(augmentations, 1)
+    inputs = []
+    for one in chunk:
+        own = images[torch.from_numpy(one.rows)]
+        if augment is not None and augmentations > 0:
+            own = augment(own.repeat_interleave(views, dim=0), one.stream())
+        inputs.append(own)
     rows = torch.from_numpy(np.concatenate([one.rows for one in chunk]))
     sizes = torch.tensor([len(one.rows) * views for one in chunk])
-    position = torch.repeat_interleave(torch.arange(len(chunk)), sizes)
-    targets = labels[rows].repeat_interleave(views)
-    loss = nn.functional.cross_entropy(per_sample(inputs), targets, reduction="none")
-    _backward((loss / sizes[position]).sum())
-    return position
-
-
-def _views(
-    images: torch.Tensor, one: Sampled, augmentations: int, augment: Augment | None
-) -> torch.Tensor:
-    own = images[torch.from_numpy(one.rows)]
-    if augmentations == 0 or augment is None:
-        return own
-    return augment(own.repeat_interleave(augmentations, dim=0), one.stream())
-
-
-def _backward(loss: torch.Tensor) -> None:
-    with warnings.catch_warnings():
-        # Images need no gradient of their own, which torch mentions once a hook sees it.
-        warnings.filterwarnings("ignore", message="Full backward hook is firing")
-        torch.autograd.backward(loss)
-
-
-def _clipped(
-    parameters: Sequence[nn.Parameter],
-    position: torch.Tensor,
-    num_patients: int,
-    clip_norm: float,
-) -> FloatArray:
-    """Add the images' gradients up within each patient, clip each patient, and sum."""
-    sums = []
-    for parameter in parameters:
-        by_image: torch.Tensor = getattr(parameter, "grad_sample")  # noqa: B009  # set by Opacus
-        total = torch.zeros((num_patients, *by_image.shape[1:]), dtype=by_image.dtype)
-        sums.append(total.index_add_(0, position, by_image).flatten(1))
-        setattr(parameter, "grad_sample", None)  # noqa: B010  # the next part writes its own
-    squares = sum(torch.linalg.vector_norm(s, dim=1, dtype=torch.float64) ** 2 for s in sums)
-    norms = torch.sqrt(torch.as_tensor(squares))
-    factors = torch.from_numpy(clip_factors(norms.numpy(), clip_norm))
-    clipped = []
-    for rows in sums:
-        rows[~norms.isfinite()] = 0
-        clipped.append(factors.to(rows.dtype) @ rows)
-    return torch.cat(clipped).double().numpy()
+    return PatientBatch(torch.cat(inputs), labels[rows].repeat_interleave(views), sizes)

@@ -1,76 +1,93 @@
-"""End-to-end training: each clinic takes noisy local steps, the coordinator averages weights.
+"""End-to-end training by DP-SGD, in one of two ways that the trust model decides.
 
-The average gives every clinic the same weight: a weight by cohort size would publish the size.
+Where each clinic adds its own noise in full (trust local, or none at all), it takes several local
+steps a round and the coordinator averages the weights: every clinic has the same weight, for a
+weight by cohort size would publish the size. Where the noise is shared between the clinics or is
+the coordinator's (distributed, central), a round is one global step: each clinic's sum of clipped
+gradients leaves it, and the coordinator divides the total by a public number.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import nn
 
-from skinml.errors import ConfigError
+from skinml.errors import ConfigError, require_one_of
 from skinml.models.networks import input_tensor, load_network_arrays, network_arrays
-from skinml.privacy.dpsgd import StepPlan, require_supported, train_steps
+from skinml.privacy.dpsgd import StepPlan, clipped_sum, train_steps
+from skinml.privacy.dpsgd_sampling import draw_sample, rows_by_patient
+from skinml.privacy.gradient_modes import fastest_mode, trained
+from skinml.privacy.losses import LOSSES
 from skinml.privacy.mechanism import Mechanism
+from skinml.privacy.network_checks import require_isolated, require_supported
 from skinml.privacy.plan import Release, sampled_releases
+from skinml.privacy.quantise import GRID
 from skinml.privacy.settings import PrivacySettings
-from skinml.records import Arrays, Samples
+from skinml.records import Arrays, FloatArray, Samples
+from skinml.training.augment import random_views
 from skinml.training.learner import Round
 from skinml.training.settings import NetworkSettings
 
 LOCAL_STEPS = "local_steps"
+GLOBAL_STEP = "global_step"
 WEIGHTS = "weights"
+GRADIENT = "gradient"
 
 
 class NetworkLearner:
-    """Trains a network by local DP-SGD and equal averaging.
+    """Trains a network by local DP-SGD and equal averaging, or by one global step a round.
 
     Args:
         settings: The recipe.
-        privacy: Budget, clip and trust model ("local" or "none").
+        privacy: Budget, clip and trust model.
         build: Builds the network with the run's initial weights.
 
     Raises:
-        ConfigError: If the trust model needs sums of clipped gradients, which local steps hide.
-        UnsupportedModelError: If the network normalises over the batch.
+        ConfigError: If the trust model needs one step a round and the recipe has more; or, under
+            it, a gradient mode in which patients share their rounding.
+        UnsupportedModelError: If the network mixes or remembers samples.
 
     Guarantees:
-        A clinic's weights after a round are the outcome of Poisson-sampled Gaussian steps on
-        clipped patient gradients: what leaves the clinic costs what the round's release says.
+        What leaves a clinic is the outcome of Poisson-sampled Gaussian steps on clipped gradients
+        of patients and costs what the round's release says. Amplification by sampling rests on
+        samples that only the clinic knows; which clinics take part is never counted as sampling.
     """
 
     def __init__(
         self, settings: NetworkSettings, privacy: PrivacySettings, build: Callable[[], nn.Module]
     ) -> None:
-        if privacy.trust not in ("none", "local"):
-            raise ConfigError(
-                rule="privacy.trust=local (or none) for end-to-end training",
-                got=f"privacy.trust={privacy.trust}",
-                do="Set privacy.trust=local: each clinic adds its own noise at every step.",
-            )
         self._settings = settings
         self._privacy = privacy
         self._build = build
+        self._global = privacy.trust in ("central", "distributed")
+        if self._global:
+            _require_one_step(settings, privacy)
         network = build()
         require_supported(network)
-        size = sum(array.size for array in network_arrays(network).values())
+        self._names = tuple(trained(network))
+        self.rounds = self._plan(network_arrays(network))
+
+    def _plan(self, arrays: Arrays) -> tuple[Round, ...]:
+        settings, privacy = self._settings, self._privacy
+        names = self._names if self._global else tuple(arrays)
         release = Release(
-            WEIGHTS,
+            GRADIENT if self._global else WEIGHTS,
             "training",
             "train",
             privacy.clip_norm,
             0.0,
-            (size,),
+            (sum(arrays[name].size for name in names),),
             sampling_prob=settings.sampling_prob,
             steps=settings.steps_per_round,
+            grid=GRID if self._global else 0.0,
         )
         planned = sampled_releases(privacy, release, settings.rounds)
-        self.rounds = tuple(
-            Round(number, LOCAL_STEPS, (planned,)) for number in range(1, settings.rounds + 1)
-        )
+        kind = GLOBAL_STEP if self._global else LOCAL_STEPS
+        return tuple(Round(number, kind, (planned,)) for number in range(1, settings.rounds + 1))
 
     def start(self) -> Arrays:
         """Make the initial weights.
@@ -101,24 +118,32 @@ class NetworkLearner:
 
         Returns:
             The clinic's side.
+
+        Raises:
+            UnsupportedModelError: If the network mixes images of a batch.
         """
-        clip = self._privacy.clip_norm / self._privacy.max_clinics_per_patient
-        return NetworkContributor(samples, self._settings, clip, self._build)
+        return NetworkContributor(samples, self._settings, self._privacy, self._build)
 
     def advance(self, round_: Round, state: Arrays, total: Arrays, num_clinics: int) -> Arrays:
-        """Average the clinics' weights.
+        """Average the clinics' weights, or take one step along the sum of their gradients.
 
         Args:
             round_: The round.
             state: The network's arrays before the round.
-            total: Sums over the clinics of their flat weights under "weights".
+            total: Sums over the clinics of their flat weights under "weights", or of their
+                clipped gradients under "gradient".
             num_clinics: How many clinics are in the sums.
 
         Returns:
-            The averaged arrays.
+            The next arrays.
         """
-        del round_
-        return unflatten(total[WEIGHTS] / num_clinics, state)
+        if round_.kind == LOCAL_STEPS:
+            return unflatten(total[WEIGHTS] / num_clinics, state)
+        settings = self._settings
+        divisor = settings.sampling_prob * settings.expected_patients * num_clinics
+        old = {name: state[name] for name in self._names}
+        moved = flatten(old) - total[GRADIENT] * (settings.learning_rate / divisor)
+        return dict(state) | dict(unflatten(moved, old))
 
     def model(self, state: Arrays) -> Arrays:
         """Read the network from the final state.
@@ -133,67 +158,125 @@ class NetworkLearner:
 
 
 class NetworkContributor:
-    """A clinic's side of end-to-end training.
+    """A clinic's side of end-to-end training; between rounds it keeps nothing but its samples.
 
     Args:
         samples: Training images.
         settings: The recipe.
-        clip_norm: Greatest norm of one patient's averaged gradient at this clinic.
+        privacy: Budget, clip and trust model.
         build: Builds the network.
+
+    Raises:
+        UnsupportedModelError: If the network mixes images of a batch.
     """
 
     def __init__(
         self,
         samples: Samples,
         settings: NetworkSettings,
-        clip_norm: float,
+        privacy: PrivacySettings,
         build: Callable[[], nn.Module],
     ) -> None:
         self._images = input_tensor(samples.inputs)
         self._labels = torch.from_numpy(samples.labels.astype(np.int64))
         self._patients = samples.patients
-        self._settings = settings
-        self._clip_norm = clip_norm
         self._network = build()
+        require_isolated(self._network, self._images.shape[1:])
+        shared = privacy.trust in ("central", "distributed")
+        self._plan = StepPlan(
+            steps=settings.steps_per_round,
+            sampling_prob=settings.sampling_prob,
+            divisor=settings.sampling_prob * settings.expected_patients,
+            clip_norm=privacy.clip_norm / privacy.max_clinics_per_patient,
+            noise_multiplier=0.0,
+            learning_rate=settings.learning_rate,
+            max_images=settings.max_images_per_patient,
+            augmentations=settings.augmentations,
+            loss=settings.loss,
+            mode=self._mode(settings, privacy),
+            grid=shared,
+        )
+
+    def _mode(self, settings: NetworkSettings, privacy: PrivacySettings) -> str:
+        if privacy.trust in ("central", "distributed"):
+            return "alone"
+        if settings.gradient_mode != "auto":
+            return settings.gradient_mode
+        if not privacy.private:
+            return "hooks"
+        return fastest_mode(
+            self._network,
+            self._images.shape[1:],
+            LOSSES[settings.loss],
+            images=max(settings.augmentations, 1),
+        )
 
     def contribute(
         self, round_: Round, query: Arrays, mechanism: Mechanism, sampling: np.random.Generator
     ) -> Arrays:
-        """Take the round's local steps.
+        """Take the round's local steps, or sum up the gradients of one global step.
 
         Args:
             round_: The round.
             query: The network's arrays.
-            mechanism: This clinic's part of the noise, in full or not at all.
+            mechanism: This clinic's part of the noise.
             sampling: The clinic's secret stream for sampling patients.
 
         Returns:
-            The network's flat weights after the steps under "weights".
+            The network's flat weights after the steps under "weights", or the noisy sum of
+            clipped gradients under "gradient".
         """
         (release,) = round_.releases
+        # Each patient's draw is keyed by this, the step and the patient's id.
+        secret = sampling.bytes(32)
+        if round_.kind == GLOBAL_STEP:
+            return {GRADIENT: mechanism.privatize(release, self.exact(query, secret))}
         load_network_arrays(self._network, query)
-        plan = StepPlan(
-            steps=release.steps,
-            sampling_prob=release.sampling_prob,
-            divisor=release.sampling_prob * self._settings.expected_patients,
-            clip_norm=self._clip_norm,
-            # With the clip split over k clinics the noise keeps its size, not its multiple.
-            noise_multiplier=mechanism.std(release) / self._clip_norm,
-            learning_rate=self._settings.learning_rate,
-            max_images=self._settings.max_images_per_patient,
-        )
-        self._network.train()
         train_steps(
             self._network,
             self._images,
             self._labels,
             self._patients,
-            plan,
-            # Each patient's draw is keyed by this, the step and the patient's id.
-            sampling.bytes(32),
+            # With the clip split over k clinics the noise keeps its size, not its multiple.
+            replace(self._plan, noise_multiplier=mechanism.std(release) / self._plan.clip_norm),
+            secret,
             mechanism.open_source(),
+            random_views,
         )
         return {WEIGHTS: flatten(network_arrays(self._network))}
+
+    def exact(self, query: Arrays, secret: bytes) -> FloatArray:
+        """Compute the clipped sum of one step without noise: it never leaves the clinic.
+
+        Args:
+            query: The network's arrays.
+            secret: The clinic's secret for sampling, fresh for each release.
+
+        Returns:
+            (size,) the sum, of multiples of the grid where the noise is shared or central.
+        """
+        load_network_arrays(self._network, query)
+        sample = draw_sample(
+            rows_by_patient(self._patients),
+            secret=secret,
+            step=0,
+            sampling_prob=self._plan.sampling_prob,
+            max_images=self._plan.max_images,
+        )
+        return clipped_sum(
+            self._network, self._images, self._labels, sample, self._plan, random_views
+        )
+
+
+def _require_one_step(settings: NetworkSettings, privacy: PrivacySettings) -> None:
+    if settings.steps_per_round != 1:
+        raise ConfigError(
+            rule=f"training.network.steps_per_round=1 under privacy.trust={privacy.trust}",
+            got=f"steps_per_round={settings.steps_per_round}",
+            do="Set it to 1 and raise rounds: only sums can share their noise, and local steps are "
+            "none. Or set privacy.trust=local.",
+        )
+    require_one_of(("auto", "alone"), gradient_mode=settings.gradient_mode)
 
 
 def flatten(arrays: Arrays) -> np.ndarray[tuple[int], np.dtype[np.float64]]:

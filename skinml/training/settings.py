@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from skinml.errors import ConfigError
 
 
 class HeadSettings(BaseModel):
@@ -42,7 +46,12 @@ class NetworkSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     rounds: int = Field(10, ge=1, le=10_000, description="Rounds of averaging.")
-    steps_per_round: int = Field(5, ge=1, description="Local noisy steps in each round.")
+    steps_per_round: int = Field(
+        5,
+        ge=1,
+        description="Local noisy steps in each round; 1 where the noise is shared or central: the "
+        "clinics' clipped sums then make one global step.",
+    )
     sampling_prob: float = Field(
         0.2, gt=0, le=1, description="Chance of each training patient to be in a step's sample."
     )
@@ -56,6 +65,37 @@ class NetworkSettings(BaseModel):
     max_images_per_patient: int = Field(
         4, ge=1, description="Images of a patient that are averaged before the clip."
     )
+    augmentations: int = Field(
+        0,
+        ge=0,
+        le=64,
+        description="Random flips, turns and shifts of each sampled image that are averaged before "
+        "the clip, at no cost in privacy; 0 takes the image as it is.",
+    )
+    loss: Literal["cross_entropy", "focal"] = Field(
+        "cross_entropy", description="Loss of an image; focal turns to the rare and difficult."
+    )
+    clipping: str = Field(
+        "flat", description="How a patient's gradient is clipped: flat, by one public norm."
+    )
+    gradient_mode: Literal["auto", "hooks", "functorch", "ew", "ghost", "alone"] = Field(
+        "auto",
+        description="How clipped sums are computed; all give the same. auto tries them on drawn "
+        "images and takes the fastest; without a promise it is hooks, so that seeds repeat. Noise "
+        "shared by clinics needs alone, one patient at a time.",
+    )
+
+    @field_validator("clipping", mode="before")
+    @classmethod
+    def _clipping_is_charged(cls, value: Any) -> Any:
+        if value != "flat":
+            raise ConfigError(
+                rule="training.network.clipping=flat",
+                got=f"clipping={value}",
+                do="Keep it flat: an adaptive norm is read from the patients, and no event of the "
+                "ledger records what that costs.",
+            )
+        return value
 
 
 class TrainingSettings(BaseModel):
