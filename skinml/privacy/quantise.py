@@ -125,8 +125,10 @@ def clipped_factor(rows: FloatArray, others: NDArray[np.int64], bound: float) ->
     second = factor_of(rows)
     limit = int(bound / GRID) ** 2
     # Below 2**63: two norms of at most 2 make 2**30 units each, and are far below in truth.
-    while len(over := np.flatnonzero(others * squared_norms(second) > limit)):
-        second[over] -= np.sign(second[over])
+    while len(over := np.flatnonzero((squares := others * squared_norms(second)) > limit)):
+        # Whatever a number is multiplied by that is below 1, what is cut down is smaller by one.
+        shrink = np.minimum(np.sqrt(limit / squares[over]), 1 - 2.0**-40)
+        second[over] = np.trunc(second[over] * shrink[:, None])
     return second
 
 

@@ -1,0 +1,100 @@
+"""Clips that hold in integers: the oracle is Python's own unbounded integers."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from skinml.errors import ConfigError
+from skinml.privacy.quantise import (
+    GRID,
+    clipped_factor,
+    counts_on_grid,
+    factor_of,
+    from_factor,
+    on_grid,
+    squared_norms,
+    summed_products,
+)
+
+ROWS = hnp.arrays(
+    np.float64,
+    hnp.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=6),
+    elements=st.floats(allow_nan=True, allow_infinity=True),
+)
+
+
+def exact_square(row):
+    """The squared norm of multiples of the grid, as a fraction."""
+    return sum(Fraction(float(value)) ** 2 for value in row)
+
+
+@given(rows=ROWS, bound=st.floats(1e-3, 4.0))
+@settings(max_examples=150, deadline=None)
+def test_no_row_on_the_grid_is_longer_than_the_bound(rows, bound):
+    clipped = on_grid(rows, bound)
+    assert np.array_equal(clipped / GRID, np.trunc(clipped / GRID))
+    for row in clipped:
+        assert exact_square(row) <= Fraction(bound) ** 2
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_becomes_zeros(bad):
+    """P5: and only that patient's row does."""
+    rows = np.array([[0.5, bad], [0.25, 0.25]])
+    assert on_grid(rows, 1.0).tolist() == [[0.0, 0.0], [0.25, 0.25]]
+    assert from_factor(factor_of(rows)).tolist() == [[0.5, 0.0], [0.25, 0.25]]
+
+
+def test_a_short_row_is_cut_by_less_than_one_unit():
+    rows = np.array([[0.1, -0.2, 0.3]])
+    cut = rows - on_grid(rows, 1.0)
+    assert (np.abs(cut) < GRID).all()
+    assert (np.sign(cut) * np.sign(rows) >= 0).all()
+
+
+@pytest.mark.parametrize("bound", [0.0, -1.0, float("nan")])
+def test_a_bound_that_is_none_is_refused(bound):
+    with pytest.raises(ConfigError):
+        on_grid(np.ones((1, 2)), bound)
+    with pytest.raises(ConfigError):
+        clipped_factor(np.ones((1, 2)), np.ones(1, np.int64), bound)
+
+
+@given(seed=st.integers(0, 2**32), bound=st.floats(0.01, 2.0), stretch=st.floats(0.5, 3.0))
+@settings(max_examples=60, deadline=None)
+def test_no_outer_product_is_longer_than_the_bound(seed, bound, stretch):
+    """Also where the rows handed over were clipped badly."""
+    rng = np.random.default_rng(seed)
+    first = factor_of(rng.normal(size=(8, 40)) / 6)
+    errors = rng.normal(size=(8, 3))
+    lengths = np.linalg.norm(from_factor(first), axis=1) * np.linalg.norm(errors, axis=1)
+    errors *= np.minimum(stretch * bound / lengths, 1.9 / np.abs(errors).max())[:, None]
+    second = clipped_factor(errors, squared_norms(first), bound)
+    for z, e in zip(first.tolist(), second.tolist(), strict=True):
+        product = sum(v * v for v in z) * sum(v * v for v in e)
+        assert Fraction(product) * Fraction(GRID) ** 2 <= Fraction(bound) ** 2
+
+
+def test_the_sum_of_products_is_exact_in_any_order_and_any_blocks():
+    rng = np.random.default_rng(1)
+    first, second = (rng.integers(-(2**14), 2**14, (500, n)).astype(np.int16) for n in (20, 3))
+    exact = np.zeros((20, 3), dtype=object)
+    for z, e in zip(first, second, strict=True):
+        exact += np.outer(z.astype(object), e.astype(object))
+    found = summed_products(first, second)
+    assert (found / GRID).astype(object).tolist() == exact.tolist()
+    order = rng.permutation(500)
+    assert np.array_equal(found, summed_products(first[order], second[order], rows_at_once=7))
+
+
+def test_one_patient_moves_a_count_by_its_share_and_no_more():
+    counts = np.array([[3, 0], [2, 7]])
+    assert np.array_equal(counts_on_grid(counts, 1.0), counts)
+    third = counts_on_grid(np.array([1]), 1 / 3)[0]
+    assert Fraction(third) <= Fraction(1, 3) < Fraction(third) + Fraction(GRID)
