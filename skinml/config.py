@@ -27,6 +27,7 @@ from skinml.training.settings import TrainingSettings
 # In a checkout the configs lie beside the package, in a wheel inside it.
 _PLACES = (Path(__file__).parent / "configs", Path(__file__).parents[1] / "configs")
 _OWN_CONFIGS = Path("configs")
+_ADMISSIONS_SHARE = 0.02
 
 
 class RunConfig(BaseModel):
@@ -55,6 +56,18 @@ class RunConfig(BaseModel):
             "research" if self.federation.mode == "centralised" else "federated_training"
         )
         return self.data.purpose or usual
+
+    @model_validator(mode="before")
+    @classmethod
+    def _admissions_share(cls, values: Any) -> Any:
+        """Let a run with consents release noised counts of them, where the config is silent."""
+        if not isinstance(values, dict):
+            return values
+        data, privacy = values.get("data"), values.get("privacy")
+        asks = isinstance(data, dict) and data.get("consents") is not None
+        if asks and isinstance(privacy, dict) and "admissions_share" not in privacy:
+            return values | {"privacy": privacy | {"admissions_share": _ADMISSIONS_SHARE}}
+        return values
 
     @model_validator(mode="after")
     def _sections_agree(self) -> RunConfig:

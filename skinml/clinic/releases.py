@@ -35,7 +35,8 @@ class Contribution:
         attempt: The attempt at it.
         entries: Positions of its releases in the ledger.
         patients: Pseudonyms by split, sorted. Where a recipe samples, these are the patients that
-            could have been in the sample.
+            could have been in the sample. Under `records.EVERY_SPLIT` all who asked at the gate,
+            the refused among them, if the round counted those.
     """
 
     round: int
@@ -61,18 +62,25 @@ class ReleaseRecord:
         # Of the last round: whose data are read changes rarely, and naming them takes a while.
         self._names: dict[str, tuple[Sequence[str], list[str]]] = {}
 
-    def note(self, entries: Sequence[Entry], patients: Mapping[str, Sequence[str]]) -> None:
+    def note(
+        self,
+        entries: Sequence[Entry],
+        patients: Mapping[str, Sequence[str]],
+        named: Mapping[str, Sequence[str]] | None = None,
+    ) -> None:
         """Write down a round's releases, which are in the ledger by now, before they are computed.
 
         Args:
             entries: Their entries.
             patients: The patients whose data are read, by split, as the clinic itself names them.
+            named: The same for splits whose patients are known by pseudonym only.
 
         Raises:
             EnvironmentProblem: If the record cannot be written.
             IntegrityError: If the record, the ledger or the audit log was changed.
         """
         read = {split: self._pseudonyms(split, ids) for split, ids in patients.items()}
+        read |= {split: sorted(set(names)) for split, names in (named or {}).items()}
         binding = entries[0].binding
         body = {
             "attempt": binding.attempt,

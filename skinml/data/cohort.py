@@ -89,8 +89,10 @@ class Cohort:
         labels: The classes.
         unit: What patient_id stands for.
         root: The folder that the images are in.
-        flow: From the manifest to the splits, with what was left out and why.
-        table: Patients and malignant items of each group in each split.
+        flow: From the manifest to the splits, with what was left out and why; only "test" where
+            the cohort is private.
+        table: Patients and malignant items of each group in each split; only of "test" where the
+            cohort is private, for those are what a simulation's figures tell anyway.
         name: The data's name.
         digest: SHA-256 over the manifest and the settings that choose from it; public data only.
         tone_scale: The scale of skin_tone; None where no image used has a tone.
@@ -184,6 +186,8 @@ def build_cohort(
         raise _nothing_left(f"lesions with the views {', '.join(settings.views)}")
     items = _items(images, views, settings, classes)
     flow += [_stage(name, images[images["split"] == name]) for name in SPLITS]
+    if private:
+        flow = flow[-1:]  # exact counts of other splits stay in the clinics' own logs
     if split:
         _require_classes(items, classes)
         _require_trainable(items, settings, classes, private=private)
@@ -195,7 +199,7 @@ def build_cohort(
         unit=manifest.unit,
         root=manifest.root,
         flow=tuple(flow),
-        table=_table(items, settings, classes),
+        table=_table(items, settings, classes, SPLITS[-1:] if private else SPLITS),
         name=manifest.name,
         digest=_digest(manifest, settings, classes, purpose),
         tone_scale=tone_scale,
@@ -379,13 +383,16 @@ def _stage(name: str, frame: pd.DataFrame, note: object = "") -> CohortStage:
     return CohortStage(name, len(frame), int(frame["patient_id"].nunique()), str(note))
 
 
-def _table(items: pd.DataFrame, settings: DataSettings, classes: Labels) -> tuple[CohortCell, ...]:
+def _table(
+    items: pd.DataFrame, settings: DataSettings, classes: Labels, splits: Sequence[str]
+) -> tuple[CohortCell, ...]:
     """Count patients and malignant items of each group in each split (Table 1)."""
+    items = items[items["split"].isin(splits)]
     named = items.assign(label=np.asarray(classes.names)[items["label"]])
     cells = []
     for attribute in dict.fromkeys(("clinic", "label", *settings.groups)):
         for group, rows in named.groupby(attribute):
-            parts = {split: rows[rows["split"] == split] for split in SPLITS}
+            parts = {split: rows[rows["split"] == split] for split in splits}
             cells.append(
                 CohortCell(
                     attribute=attribute,

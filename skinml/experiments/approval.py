@@ -12,7 +12,7 @@ from skinml.data.cohort import MALIGNANCY
 from skinml.experiments.learners import build_learner, split_key_id, validation_release
 from skinml.federated.clinic import planned_entries, schedule
 from skinml.privacy.ledger import Entry, entries_of_year, spent
-from skinml.privacy.plan import Release
+from skinml.privacy.plan import Release, admissions_release
 from skinml.records import Labels
 from skinml.stewardship.policy import KEPT_FIELDS
 from skinml.stewardship.policy_terms import Proposal
@@ -55,8 +55,10 @@ def drafted(config: RunConfig, classes: Labels, *, num_clinics: int, run: str) -
     """
     # Noise and events do not depend on the features' number: any will do for a plan.
     learner = build_learner(config, classes, 1, num_clinics)
-    validation = validation_release(config)
-    releases = tuple(r for round_ in schedule(learner, validation) for r in round_.releases)
+    validation, admissions = validation_release(config), admissions_release(config.privacy)
+    releases = tuple(
+        r for round_ in schedule(learner, validation, admissions) for r in round_.releases
+    )
     entries = planned_entries(
         learner, validation, config.privacy, run=run, split_key_id=split_key_id(config.data)
     )

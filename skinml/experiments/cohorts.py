@@ -132,6 +132,8 @@ def public_digest(digest: str, key: bytes | None) -> str:
 
 def _with_audit(cohort: Cohort, audit: LeakageReport) -> tuple[CohortStage, ...]:
     """Put what the audit let pass on record, before the splits that it looked at."""
+    if cohort.private:
+        return cohort.flow
     pairs = "1 pair" if audit.num_near_duplicates == 1 else f"{audit.num_near_duplicates} pairs"
     stage = CohortStage(
         "audited for leakage",

@@ -131,6 +131,7 @@ def evaluate_run(
             "patients": str(overall.num_patients),
         },
         wall_s=round(time.monotonic() - clock, 3),
+        admissions=None,
     )
     place = folder / "evaluations" / f"{began:%Y%m%d-%H%M%S-%f}"
     files = write_report(record, place)

@@ -9,6 +9,7 @@ from datetime import datetime
 from importlib.metadata import version
 
 from skinml.config import RunConfig
+from skinml.experiments.admissions import noised_counts
 from skinml.experiments.cohorts import Gathered
 from skinml.experiments.guarantee import guarantee
 from skinml.experiments.learners import model_spec
@@ -19,11 +20,19 @@ from skinml.fairness.groups import evaluate_groups
 from skinml.fairness.thresholds import ThresholdChoice
 from skinml.models.bundle import Bundle
 from skinml.privacy.plan import Release
-from skinml.records import Participation, Predictions, RunRecord, Samples
+from skinml.records import (
+    ADMISSION_CELLS,
+    NoisedCounts,
+    Participation,
+    Predictions,
+    RunRecord,
+    Samples,
+)
 from skinml.seeding import Seeds
 from skinml.stewardship.admissibility import under_licence
 from skinml.training.learner import Learner
 
+_NOT_SHOWN = "not shown: exact counts stay at the clinics"
 _DRAWN = " (drawn pictures, no real patient)"
 _VERSIONS = ("skinml", "torch", "torchvision", "flwr", "opacus", "dp-accounting", "scikit-learn")
 
@@ -80,6 +89,12 @@ def run_record(
         rng=seeds.stream("bootstrap"),
     )
     present = outcome.participation[-1].took_part
+    admissions = noised_counts(
+        config,
+        outcome.trained.admissions,
+        num_clinics=len(gathered.folders),
+        num_present=len(present),
+    )
     beside = yardsticks(outcome.samples, present, cohort.labels, config.fairness, seeds)
     promised = guarantee(config, outcome.run, gathered.folders, outcome.learner, outcome.validation)
     return RunRecord(
@@ -99,11 +114,12 @@ def run_record(
         participation=outcome.participation,
         cohort_flow=cohort.flow,
         cohort_table=cohort.table,
-        data=_data_words(config, gathered),
+        data=_data_words(config, gathered, admissions),
         config=config.model_dump(mode="json"),
         versions={package: version(package) for package in _VERSIONS},
         history=outcome.trained.fitted.history,
         complete=all(not each.missing for each in outcome.participation),
+        admissions=admissions,
     )
 
 
@@ -165,8 +181,16 @@ def _threshold_source(config: RunConfig, threshold: ThresholdChoice) -> str:
     return f"{threshold.source}; from the validation patients' scores, released {how}"
 
 
-def _data_words(config: RunConfig, gathered: Gathered) -> dict[str, str]:
+def _data_words(
+    config: RunConfig, gathered: Gathered, admissions: NoisedCounts | None
+) -> dict[str, str]:
     cohort = gathered.cohort
+    images, patients = str(len(cohort.images)), str(cohort.items["patient_id"].nunique())
+    if cohort.private:
+        images = patients = _NOT_SHOWN
+    if cohort.private and admissions is not None:
+        about = admissions.counts[ADMISSION_CELLS[0]]
+        patients = f"about {about} admitted (noise with standard deviation {admissions.std:.1f})"
     # What else stands in that column is a clinic's own note.
     known = cohort.images["licence"][under_licence(cohort.images)]
     return {
@@ -177,6 +201,6 @@ def _data_words(config: RunConfig, gathered: Gathered) -> dict[str, str]:
         "basis": cohort.basis,
         "tone_scale": cohort.tone_scale or "none",
         "taxonomy": gathered.taxonomy_version,
-        "images": str(len(cohort.images)),
-        "patients": str(cohort.items["patient_id"].nunique()),
+        "images": images,
+        "patients": patients,
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,7 @@ def result_json(
             for each in record.participation
         ],
         "complete": record.complete,
+        "admissions": None if record.admissions is None else asdict(record.admissions),
         "artifacts": {
             "report": str(report),
             "model": str(folder / "model"),

@@ -22,7 +22,7 @@ from skinml.federated.coordinator import (
 )
 from skinml.federated.messages import Reply, Request
 from skinml.federated.simulation import simulate
-from skinml.privacy.plan import Release
+from skinml.privacy.plan import Release, admissions_release
 from skinml.records import FloatArray
 from skinml.training.fit import Fitted, fit
 from skinml.training.learner import Learner
@@ -37,10 +37,13 @@ class Trained:
     Attributes:
         fitted: The model and its history.
         scores: (2, bins) noisy histogram of validation scores; row 1 is malignant.
+        admissions: (cells,) noisy sum of what became of patients at the clinics' gates, in the
+            order of `records.ADMISSION_CELLS`; None where the run releases none.
     """
 
     fitted: Fitted
     scores: FloatArray
+    admissions: FloatArray | None
 
 
 def train(
@@ -62,12 +65,13 @@ def train(
         on_round: Called after each training round.
 
     Returns:
-        The model and the released validation scores.
+        The model, the released validation scores and counts of admissions.
 
     Raises:
         BudgetExceededError, PolicyError, IntegrityError: If a clinic refused.
         IncompleteRunError: If more clinics were missing than allowed.
     """
+    admissions = admissions_release(config.privacy)
     held_to = RunTerms(
         run=terms.run,
         clinics=terms.clinics,
@@ -80,9 +84,10 @@ def train(
     def through(ask: Ask) -> Trained:
         exchange = partial(exchange_with, ask, held_to, record)
         fitted = fit(learner, exchange, on_round)
-        last = schedule(learner, validation)[-1]
-        answer = exchange(last, fitted.arrays)
-        return Trained(fitted, answer.total[validation.name])
+        last = schedule(learner, validation, admissions)[-1]
+        total = exchange(last, fitted.arrays).total
+        counts = total[admissions.name] if admissions else None
+        return Trained(fitted, total[validation.name], counts)
 
     if config.federation.mode == "centralised":
         return through(partial(_ask_directly, open_clinic(terms, {"partition-id": 0})))

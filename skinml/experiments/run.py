@@ -14,6 +14,7 @@ from typing import Any
 from skinml.clinic.gate import logged_run
 from skinml.config import RunConfig, load_config
 from skinml.errors import SkinmlError
+from skinml.experiments.admissions import store_standings
 from skinml.experiments.cohorts import Gathered, gather
 from skinml.experiments.learners import build_learner, validation_release
 from skinml.experiments.outcome import Outcome, run_bundle, run_record
@@ -34,6 +35,7 @@ from skinml.fairness.thresholds import choose_threshold, score_edges
 from skinml.federated.clinic import SCORE_BINS
 from skinml.federated.coordinator import Record
 from skinml.models.bundle import Bundle, save_bundle
+from skinml.privacy.plan import admissions_release
 from skinml.records import RunRecord, Samples
 from skinml.reports.report import ReportFiles, write_report
 from skinml.tracking.tracker import DatasetRef, Tracker, make_tracker
@@ -143,6 +145,7 @@ def _work(
     terms = _terms(config, name, gathered, samples)
     learner = build_learner(config, terms.classes, terms.num_features, len(terms.clinics))
     validation, rounds = validation_release(config), Record()
+    counted = admissions_release(config.privacy) is not None
     progress.begin("rounds", num_rounds(learner))
 
     def on_round(number: int, figures: Mapping[str, float]) -> None:
@@ -154,6 +157,9 @@ def _work(
             mine = gathered.places == clinic
             grounds = grounds_by_split(gathered.cohort, mine, config.purpose)
             store_samples(folder, name, samples[clinic], grounds)
+            if counted:
+                admissions, mode = gathered.cohort.admissions, config.federation.mode
+                store_standings(folder, name, admissions, mode)
         trained = train(config, terms, learner, validation, rounds, on_round)
         samples = {
             clinic: still_admitted(folder, name, config.purpose)
@@ -198,5 +204,5 @@ def _dataset(gathered: Gathered) -> DatasetRef:
         name=cohort.name,
         digest=gathered.digest,
         source=cohort.name,
-        num_patients=int(cohort.items["patient_id"].nunique()),
+        num_patients=None if cohort.private else int(cohort.items["patient_id"].nunique()),
     )

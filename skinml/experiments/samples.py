@@ -18,6 +18,7 @@ from skinml.data.feature_store import FeatureStore, store_path
 from skinml.data.sealed_arrays import read_patient_arrays, write_patient_arrays
 from skinml.durable import make_folder
 from skinml.errors import ConfigError
+from skinml.experiments.admissions import drop_standings
 from skinml.experiments.cohorts import Gathered, image_positions
 from skinml.experiments.progress import Progress
 from skinml.models.backbones import Backbone, load_backbone
@@ -278,6 +279,7 @@ def drop_samples(folder: ClinicFolder, run: str) -> None:
     """
     for split in SPLITS:
         _samples_file(folder.run(run), split).unlink(missing_ok=True)
+    drop_standings(folder, run)
     with suppress(OSError):  # a folder that holds predictions stays
         folder.run(run).rmdir()
 

@@ -14,6 +14,7 @@ from skinml.clinic.gate import policy_ceilings, require_role
 from skinml.clinic.releases import ReleaseRecord
 from skinml.config import RunConfig, parse_config
 from skinml.errors import ConfigError
+from skinml.experiments.admissions import Standings, read_standings
 from skinml.experiments.approval import terms_of
 from skinml.experiments.learners import (
     build_learner,
@@ -26,7 +27,8 @@ from skinml.experiments.samples import Grounds, admitted, keep_predictions, open
 from skinml.federated.clinic import Clinic, ClinicSetup, schedule
 from skinml.journal import Mark
 from skinml.privacy.ledger import Ceilings, Entry
-from skinml.records import SPLITS, BoolArray, Labels, Samples
+from skinml.privacy.plan import admissions_release
+from skinml.records import EVERY_SPLIT, SPLITS, BoolArray, Labels, Samples
 from skinml.seeding import Seeds
 from skinml.stewardship.policy_terms import Proposal, require_within
 
@@ -85,6 +87,24 @@ def open_clinic(terms: Terms, node: Mapping[str, object]) -> Clinic:
         IntegrityError: If its folder or its samples were changed.
         PolicyError: If this user may not run trainings there.
     """
+    return Clinic(clinic_setup(terms, node))
+
+
+def clinic_setup(terms: Terms, node: Mapping[str, object]) -> ClinicSetup:
+    """Gather everything that the clinic of one node brings to a run.
+
+    Args:
+        terms: What every node of the run knows.
+        node: The node's config: its partition's number, or its clinic's name.
+
+    Returns:
+        What `Clinic` asks for.
+
+    Raises:
+        ConfigError: If the node belongs to no clinic of the run.
+        IntegrityError: If its folder or its samples were changed.
+        PolicyError: If this user may not run trainings there.
+    """
     config = parse_config(json.loads(terms.config))
     folder = open_folder(Path(terms.clinics_root) / _clinic_of(terms, node))
     actor, count = require_role(folder, "run.train"), len(terms.clinics)
@@ -93,28 +113,30 @@ def open_clinic(terms: Terms, node: Mapping[str, object]) -> Clinic:
     record = ReleaseRecord(folder, terms.run, actor)
     learner = build_learner(config, terms.classes, terms.num_features, count)
     validation = validation_release(config)
-    releases = [r for round_ in schedule(learner, validation) for r in round_.releases]
-    return Clinic(
-        ClinicSetup(
-            name=folder.name,
-            run=terms.run,
-            participants=terms.clinics,
-            learner=learner,
-            validation=validation,
-            samples=samples,
-            predict=predictor(config, terms.classes),
-            keep=partial(keep_predictions, folder, terms.run),
-            admitted=_admissions(folder, config.purpose, opened),
-            note=partial(_note, record, samples),
-            ledger=folder.ledger,
-            ceilings=partial(_ceilings, folder, terms_of(config, releases, num_clinics=count)),
-            least_patients=folder.policy.least_patients,
-            mechanism=clinic_mechanism(config, count),
-            privacy=config.privacy,
-            split_key_id=split_key_id(config.data),
-            sampling_root=sampling_root(config, folder),
-            simulated=True,
-        )
+    counts = admissions_release(config.privacy)
+    standings = read_standings(folder, terms.run) if counts else Standings({})
+    rounds = schedule(learner, validation, counts)
+    releases = [release for round_ in rounds for release in round_.releases]
+    return ClinicSetup(
+        name=folder.name,
+        run=terms.run,
+        participants=terms.clinics,
+        learner=learner,
+        validation=validation,
+        samples=samples,
+        predict=predictor(config, terms.classes),
+        keep=partial(keep_predictions, folder, terms.run),
+        admitted=_admissions(folder, config.purpose, opened),
+        note=partial(_note, record, samples, standings),
+        ledger=folder.ledger,
+        ceilings=partial(_ceilings, folder, terms_of(config, releases, num_clinics=count)),
+        least_patients=folder.policy.least_patients,
+        mechanism=clinic_mechanism(config, count),
+        privacy=config.privacy,
+        split_key_id=split_key_id(config.data),
+        sampling_root=sampling_root(config, folder),
+        simulated=True,
+        admissions=standings.counts if counts else None,
     )
 
 
@@ -174,9 +196,10 @@ def _admissions(
 def _note(
     record: ReleaseRecord,
     samples: Mapping[str, Samples],
+    standings: Standings,
     entries: tuple[Entry, ...],
     masks: Mapping[str, BoolArray],
 ) -> None:
-    record.note(
-        entries, {split: samples[split].patients[mask].tolist() for split, mask in masks.items()}
-    )
+    read = {split: samples[split].patients[mask].tolist() for split, mask in masks.items()}
+    everybody = any(entry.split == EVERY_SPLIT for entry in entries)
+    record.note(entries, read, {EVERY_SPLIT: list(standings.cells)} if everybody else {})

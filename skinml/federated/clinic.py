@@ -19,9 +19,10 @@ from skinml.fairness.thresholds import score_histogram
 from skinml.federated.messages import Request, require_sums
 from skinml.privacy.ledger import Binding, Ceilings, Entry, Ledger, require_affordable
 from skinml.privacy.mechanism import Mechanism
-from skinml.privacy.plan import Release
+from skinml.privacy.plan import Release, admissions_release
+from skinml.privacy.quantise import counts_on_grid
 from skinml.privacy.settings import PrivacySettings
-from skinml.records import Arrays, BoolArray, Predictions, Samples
+from skinml.records import Arrays, BoolArray, FloatArray, IntArray, Predictions, Samples
 from skinml.seeding import Seeds
 from skinml.training.learner import Contributor, Learner, Round
 
@@ -56,6 +57,8 @@ class ClinicSetup:
         split_key_id: Short public digest of the split key.
         sampling_root: Secret seed of its sampling streams.
         simulated: Whether one machine sees everything.
+        admissions: How many patients its gate put into each of `records.ADMISSION_CELLS`, each
+            patient into one; None where the run releases no noised counts of them.
     """
 
     name: str
@@ -76,19 +79,25 @@ class ClinicSetup:
     split_key_id: str
     sampling_root: int
     simulated: bool
+    admissions: IntArray | None = None
 
 
-def schedule(learner: Learner, validation: Release) -> tuple[Round, ...]:
+def schedule(
+    learner: Learner, validation: Release, admissions: Release | None = None
+) -> tuple[Round, ...]:
     """Append the evaluation to a recipe's rounds.
 
     Args:
         learner: The recipe.
         validation: The release of validation scores.
+        admissions: The release of counts of admissions, `privacy.plan.admissions_release`, which
+            the last round makes too.
 
     Returns:
         All rounds of the run.
     """
-    return (*learner.rounds, Round(len(learner.rounds) + 1, VALIDATION, (validation,)))
+    last = (validation, *((admissions,) if admissions else ()))
+    return (*learner.rounds, Round(len(learner.rounds) + 1, VALIDATION, last))
 
 
 class Clinic:
@@ -106,7 +115,8 @@ class Clinic:
 
     def __init__(self, setup: ClinicSetup) -> None:
         self._setup = setup
-        self._rounds = schedule(setup.learner, setup.validation)
+        admissions = admissions_release(setup.privacy)
+        self._rounds = schedule(setup.learner, setup.validation, admissions)
         self._contributor: tuple[bytes, Contributor] | None = None
         self._queries: dict[str, Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]] = {}
 
@@ -150,7 +160,9 @@ class Clinic:
         )
         setup.note(entries, masks)
         if round_.kind == VALIDATION:
-            sums = self._validate(round_.releases[0], request.query, masks)
+            scores, *others = round_.releases
+            counted = {release.name: self._count_admissions(release) for release in others}
+            sums: Arrays = self._validate(scores, request.query, masks) | counted
         else:
             # Keyed by the ledger's position: no sample is ever drawn twice under one ledger.
             sampling = Seeds(setup.sampling_root).stream(f"sampling/{entries[0].index}")
@@ -215,6 +227,7 @@ class Clinic:
         planned = _planned(
             setup.learner,
             setup.validation,
+            setup.privacy,
             self._binding(request),
             from_round=request.round,
         )
@@ -241,7 +254,21 @@ class Clinic:
             self._contributor = known, self._setup.learner.contributor(samples)
         return self._contributor[1]
 
-    def _validate(self, release: Release, model: Arrays, masks: Mapping[str, BoolArray]) -> Arrays:
+    def _count_admissions(self, release: Release) -> FloatArray:
+        """Count what became of whom at the gate; each patient is in one cell."""
+        setup = self._setup
+        if setup.admissions is None:
+            raise IntegrityError(
+                rule=f"counts of who was admitted at clinic {setup.name}, which the run releases",
+                got="none",
+                do="Start the run anew.",
+            )
+        share = 1 / setup.privacy.max_clinics_per_patient
+        return setup.mechanism.privatize(release, counts_on_grid(setup.admissions, share))
+
+    def _validate(
+        self, release: Release, model: Arrays, masks: Mapping[str, BoolArray]
+    ) -> dict[str, FloatArray]:
         """Keep the predictions here; let only a noisy histogram of validation scores leave."""
         setup = self._setup
         predictions = {
@@ -255,7 +282,7 @@ class Clinic:
             held_out.malignancy_scores, held_out.malignant, held_out.patients, SCORE_BINS
         )
         share = 1 / setup.privacy.max_clinics_per_patient
-        noisy = setup.mechanism.privatize(release, share * exact.astype(np.float64))
+        noisy = setup.mechanism.privatize(release, counts_on_grid(exact, share))
         return {release.name: noisy}
 
 
@@ -280,7 +307,7 @@ def planned_entries(
         Entries like those of a ledger.
     """
     binding = Binding(run, 1, 1, (), privacy.trust, privacy.unit, split_key_id, True)
-    return _planned(learner, validation, binding, from_round=1)
+    return _planned(learner, validation, privacy, binding, from_round=1)
 
 
 def require_budget(
@@ -311,13 +338,18 @@ def require_budget(
 
 
 def _planned(
-    learner: Learner, validation: Release, binding: Binding, *, from_round: int
+    learner: Learner,
+    validation: Release,
+    privacy: PrivacySettings,
+    binding: Binding,
+    *,
+    from_round: int,
 ) -> list[Entry]:
     """Write down what a round and all later ones will release, as if they had."""
     now = datetime.now(UTC).isoformat(timespec="seconds")
     return [
         Entry(0, now, binding, r.name, r.purpose, r.split, r.event, guarantee=True)
-        for round_ in schedule(learner, validation)
+        for round_ in schedule(learner, validation, admissions_release(privacy))
         if round_.number >= from_round
         for r in round_.releases
     ]

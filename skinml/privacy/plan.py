@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from math import prod, sqrt
 
 from skinml.privacy.accounting import calibrate_noise, divergence, epsilon, gaussian_mu_for
@@ -126,6 +127,7 @@ def _slack(release: Release) -> float:
     return 3 * divergence(event) if isinstance(event, DiscreteGaussianEvent) else 0.0
 
 
+@lru_cache(maxsize=32)  # asked for in each round of each clinic
 def admissions_release(settings: PrivacySettings) -> Release | None:
     """Plan the release of how many patients a gate admitted, and refused for which reason.
 

@@ -13,6 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from skinml.errors import EnvironmentProblem
 from skinml.records import RunRecord
 from skinml.reports import numbers, view
+from skinml.reports.admissions import admission_tables
 from skinml.reports.derived import Derived, derive
 from skinml.reports.document import record_to_json
 from skinml.reports.sections import history_plots, sections
@@ -121,7 +122,7 @@ def _context(record: RunRecord, derived: Derived) -> dict[str, Any]:
         "words": [words for name, words in METRICS.items() if name in shown],
         "yardsticks": view.yardstick_table(record),
         "flow": view.flow_table(record, people),
-        "cohort": view.cohort_tables(record, people),
+        "cohort": [*admission_tables(record, people), *view.cohort_tables(record, people)],
         "clinics": view.clinic_table(record, derived),
         "readings": view.readings_table(record, derived),
         "missing_rounds": view.participation_table(record, missing_only=True),

@@ -17,7 +17,7 @@ import pandas as pd
 
 from skinml.errors import PolicyError
 from skinml.records import BoolArray, StrArray
-from skinml.stewardship.consent_rules import USUAL_DATA
+from skinml.stewardship.consent_rules import REASONS, USUAL_DATA
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -110,6 +110,8 @@ class Admission:
         refused: Patients with a row left out, by reason; who has rows refused for two reasons
             counts for both.
         admitted: Patients with a row that may be used, by basis: "licence", "consent".
+        standings: For each patient "" where one of the rows may be used, otherwise the first of
+            the reasons why not, in the order of `consent_rules.REASONS`.
     """
 
     frame: pd.DataFrame
@@ -117,6 +119,7 @@ class Admission:
     num_refused: int
     refused: Mapping[str, int] = field(default_factory=dict)
     admitted: Mapping[str, int] = field(default_factory=dict)
+    standings: Mapping[str, str] = field(default_factory=dict)
 
 
 def admissible(
@@ -183,7 +186,15 @@ def assess(
         num_refused=int((~allowed).sum()),
         refused=refused,
         admitted={basis: count for basis, count in counts.items() if count},
+        standings=_standings(patients, reasons),
     )
+
+
+def _standings(patients: pd.Series[str], reasons: StrArray) -> dict[str, str]:
+    order = (*REASONS, NO_LICENCE)
+    ranks = pd.Series(reasons, index=patients.index).map({word: n for n, word in enumerate(order)})
+    best = ranks.groupby(patients.astype(str)).min()
+    return {str(patient): order[rank] for patient, rank in best.items()}
 
 
 def row_reasons(

@@ -52,7 +52,7 @@ def entries(releases: list[Release], *, key: str = "k") -> list[Entry]:
 
 
 def test_the_cells_are_the_words_of_the_register() -> None:
-    assert ADMISSION_CELLS == ("admitted", *(word for word in REASONS if word))
+    assert ("admitted", *(word for word in REASONS if word)) == ADMISSION_CELLS
 
 
 def test_a_run_with_noised_admissions_costs_what_its_config_says() -> None:
