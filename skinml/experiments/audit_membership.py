@@ -10,13 +10,13 @@ Shapes in this file: m models, n images, p patients.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf, isfinite, sqrt
 
 import numpy as np
 
 from skinml.config import RunConfig
-from skinml.errors import require_positive
+from skinml.errors import require_in_range, require_positive
 from skinml.experiments.learners import build_learner, predictor
 from skinml.experiments.progress import Progress, Silence
 from skinml.privacy.accounting import gaussian_mu_for
@@ -73,7 +73,8 @@ class Game:
     targets: int = 16
 
     def __post_init__(self) -> None:
-        require_positive(references=self.references, targets=self.targets)
+        require_positive(targets=self.targets)
+        require_in_range(2, 10_000, references=self.references)
 
 
 @dataclass(frozen=True, repr=False)
@@ -148,47 +149,64 @@ def audit_membership(
         charged: the heads are forgotten, and the figures are the clinics' own to see.
     """
     game, everybody = game or Game(), crowd(samples)
-    coins = (
-        Seeds(config.seed)
-        .stream("audit/coins")
-        .random((game.references + game.targets, everybody.size))
-    )
+    members = draw_members(game, everybody.size, Seeds(config.seed).stream("audit/coins"))
     kinds = [(config.privacy, epsilon)] if config.privacy.private else []
     kinds.append((config.privacy.model_copy(update={"trust": "none"}), inf))
     watcher, done = progress or Silence(), 0
-    watcher.begin("training reference heads", len(kinds) * len(coins))
+    watcher.begin("training reference heads", len(kinds) * len(members))
     found: list[MembershipFinding] = []
     for privacy, promised in kinds:
+        train = _trainer(config, privacy, everybody, classes, len(samples))
         probabilities = []
-        for mine in coins < 0.5:
-            probabilities.append(_head(config, privacy, everybody, mine, classes, len(samples)))
+        for number, mine in enumerate(members):
+            probabilities.append(train(mine, number < game.references))
             done += 1
             watcher.reached(done)
         claim = Claim(privacy.trust, promised, privacy.delta)
         rng = Seeds(config.seed).stream(f"audit/resamples/{privacy.trust}")
-        found += attack(np.stack(probabilities), coins < 0.5, everybody, claim, game, rng)
+        found += attack(np.stack(probabilities), members, everybody, claim, game, rng)
     return tuple(found)
 
 
-def _head(
+def draw_members(game: Game, num_patients: int, rng: np.random.Generator) -> BoolArray:
+    """Draw who is in the training of which model.
+
+    Args:
+        game: How many models there are.
+        num_patients: p.
+        rng: A stream.
+
+    Returns:
+        (m, p), references first. Each patient is in half of the references, rounded down, so that
+        the attacker knows both sides of everybody; for the targets each pair has a fair coin of
+        its own, which the bound needs.
+    """
+    places = rng.random((game.references, num_patients)).argsort(axis=0)
+    known = places < game.references // 2
+    return np.concatenate([known, rng.random((game.targets, num_patients)) < 0.5])
+
+
+def _trainer(
     config: RunConfig,
     privacy: PrivacySettings,
     everybody: Crowd,
-    members: BoolArray,
     classes: Labels,
     num_clinics: int,
-) -> FloatArray:
-    own = config.model_copy(update={"privacy": privacy})
+) -> Callable[[BoolArray, bool], FloatArray]:
+    """Prepare the training of heads of one kind."""
+    config = config.model_copy(update={"privacy": privacy})
     num_features = everybody.samples.inputs.shape[1]
-    learner = build_learner(own, classes, num_features, num_clinics)
+    learner = build_learner(config, classes, num_features, num_clinics)
     mechanism = Mechanism(share_of_sum(privacy, num_clinics))
-    predict = predictor(own, classes)
+    predict = predictor(config, classes)
 
     def of_true_class(arrays: Arrays, images: Samples) -> FloatArray:
         made = predict(arrays, images).probabilities
         return np.asarray(made[np.arange(len(images)), images.labels])
 
-    return train_head(learner, mechanism, everybody, members, of_true_class, num_clinics)
+    return lambda members, own: train_head(
+        learner, mechanism, everybody, members, of_true_class, num_clinics, own=own
+    )
 
 
 def share_of_sum(privacy: PrivacySettings, num_clinics: int) -> float:
@@ -212,6 +230,8 @@ def train_head(
     members: BoolArray,
     predict: Predict,
     num_clinics: int,
+    *,
+    own: bool = False,
 ) -> FloatArray:
     """Train one head on some of the patients and ask it about all.
 
@@ -222,6 +242,8 @@ def train_head(
         members: (p,) who is in training.
         predict: Scores images.
         num_clinics: Clinics in the run that the head stands for.
+        own: Whether it is one of the attacker's own. Those get continuous noise, which is drawn
+            faster and has the same spread.
 
     Returns:
         (n,) the head's probability of each image's true class.
@@ -230,9 +252,14 @@ def train_head(
     nobody = np.random.default_rng(0)  # heads take all patients: nothing is drawn from it
 
     def exchange(round_: Round, query: Arrays) -> Exchanged:
-        return Exchanged(contributor.contribute(round_, query, mechanism, nobody), num_clinics)
+        asked = _continuous(round_) if own else round_
+        return Exchanged(contributor.contribute(asked, query, mechanism, nobody), num_clinics)
 
     return predict(fit(learner, exchange).arrays, everybody.samples)
+
+
+def _continuous(round_: Round) -> Round:
+    return replace(round_, releases=tuple(replace(each, grid=0.0) for each in round_.releases))
 
 
 @dataclass(frozen=True)
