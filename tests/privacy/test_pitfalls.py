@@ -1,7 +1,7 @@
 """Pitfalls of privacy accounting, each by its number: P7, P10, P14 and P15.
 
 P1 to P6, P9 and P11 to P13 are in test_pitfalls_dpsgd.py, P8 and P16 in
-tests/federated/test_pitfalls_federated.py.
+tests/federated/test_pitfalls_federated.py. The last test here holds the list together.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import itertools
 import json
+import re
 import warnings
 from dataclasses import replace
 from math import inf
@@ -306,3 +307,18 @@ def test_p15_discrete_noise_is_never_cheaper_than_continuous():
         discrete, continuous = epsilon([event], DELTA), epsilon([GaussianEvent(5.0, 4)], DELTA)
         assert continuous <= discrete
     assert discrete == pytest.approx(continuous, abs=1e-3)
+
+
+# All of them
+
+
+def test_every_pitfall_has_a_test_that_carries_its_number():
+    tests = Path(__file__).parents[1].glob("**/test_*.py")
+    found = {
+        int(number)
+        for path in tests
+        for number in re.findall(
+            r"^def test_p(\d+)_", path.read_text(encoding="utf-8"), re.MULTILINE
+        )
+    }
+    assert found >= set(range(1, 17))
