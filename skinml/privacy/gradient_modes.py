@@ -158,7 +158,8 @@ def _wrapped(module: nn.Module, mode: str) -> AbstractGradSampleModule:
     if mode == "ew":
         return GradSampleModuleExpandedWeights(module, loss_reduction="sum")
     if mode == "ghost":
-        return _PatientNorms(module, loss_reduction="sum")
+        # Opacus' own ghost norms are of images, and refuse repeated layers in words for developers.
+        return _PatientNorms(module, loss_reduction="sum", use_ghost_clipping=False)
     return GradSampleModule(module, loss_reduction="sum", force_functorch=mode == "functorch")
 
 
