@@ -15,7 +15,7 @@ from rich.console import Console, JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
-from skinml.cli import privacy_spent
+from skinml.cli import privacy_audit, privacy_spent
 from skinml.cli.options import AsJson
 from skinml.errors import InputError
 
@@ -34,6 +34,7 @@ _SPANS = {"run": "one run", "year": "365 days", "life": "in all"}
 
 app = typer.Typer(no_args_is_help=True, help="What runs cost in privacy, ahead and so far.")
 app.command()(privacy_spent.spent)
+app.command()(privacy_audit.audit)
 
 
 @app.callback()

@@ -1,8 +1,8 @@
 """Gradient inversion through the real contributors: raw updates against what leaves a clinic.
 
 The worst case for the patient: a clinic whose only patient it is, and a coordinator that sends
-weights of its own choice and knows in which steps the patient was. Updates come from the recipe's own contributor; only the share
-of the noise differs between the views.
+weights of its own choice and knows in which steps the patient was. Updates come from the recipe's
+own contributor; only the share of the noise differs between the views.
 """
 
 from __future__ import annotations

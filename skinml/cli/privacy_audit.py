@@ -1,0 +1,86 @@
+"""`skinml privacy audit`: attacks on an experiment's own promise."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from skinml.cli.clinic_ledger import narrow_console, plain_table
+from skinml.cli.options import AsJson
+from skinml.cli.progress import Bars
+from skinml.errors import IntegrityError
+
+if TYPE_CHECKING:
+    from skinml.experiments.audit import Audited
+
+_ALL = "all"
+
+
+def audit(
+    experiment: Annotated[str, typer.Argument(help="One of configs/experiment/*.yaml.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Changes such as privacy.epsilon=1.")
+    ] = None,
+    tiers: Annotated[
+        str, typer.Option(help="Of T0, T1, T2, T3, inversion, with commas between; or all.")
+    ] = "T0,T1",
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the page; by default one below WORK_DIR/audits."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Attack an experiment on its own data and write what came of it into audit.html.
+
+    Exit code 5 where a finding contradicts the promise. Nothing flagged proves no guarantee.
+
+    Example: skinml privacy audit quickstart --tiers T0,T3
+    """
+    from skinml.experiments.audit import ALL_TIERS
+    from skinml.experiments.audit import audit as audit_experiment
+
+    wanted = ALL_TIERS if tiers == _ALL else tuple(word.strip() for word in tiers.split(","))
+    with Bars(quiet=as_json) as bars:
+        done = audit_experiment(experiment, overrides or [], tiers=wanted, out=out, progress=bars)
+    if as_json:
+        _print_json(done)
+    else:
+        _show(done)
+    if done.record.flagged:
+        raise typer.Exit(IntegrityError.exit_code)
+
+
+def _print_json(done: Audited) -> None:
+    from skinml.reports.audit_page import audit_to_json
+
+    told = audit_to_json(done.record) | {"report": str(done.files.html)}
+    print(json.dumps(told, allow_nan=False), flush=True)
+
+
+def _show(done: Audited) -> None:
+    from skinml.reports.audit_tables import verdicts
+
+    record, console = done.record, narrow_console()
+    console.print(Text(f"Audit of {record.experiment}, trust {record.trust}"), style="bold")
+    if record.private:
+        console.print(Text(f"promised: epsilon {record.epsilon:.3f} at delta {record.delta:g}"))
+    table = plain_table(
+        "tier", "tried", "found", "promised", "", words=("tier", "tried", "found", "")
+    )
+    for each in verdicts(record):
+        mark = Text("FLAGGED", style="bold") if each.flagged else Text("ok" if each.allowed else "")
+        words = (each.tier, each.what, each.found, each.allowed)
+        table.add_row(*(Text(word) for word in words), mark)
+    console.print(table)
+    for missing in dict.fromkeys(record.not_audited):
+        console.print(Text(f"Not audited: {missing.tier}, {missing.what}. {missing.why}"))
+    if record.flagged:
+        console.print(Text("FLAGGED: a finding contradicts the promise."), style="bold")
+    else:
+        console.print(Text("Nothing flagged. That proves no guarantee."))
+    Console(soft_wrap=True).print(Text(f"Page: {done.files.html}"))
