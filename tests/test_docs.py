@@ -8,6 +8,7 @@ passing them; a server is asked for its page and stopped.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shlex
@@ -31,7 +32,14 @@ from skinml.privacy.plan import epsilon_across_clinics
 from skinml.records import Labels
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("README.md", "docs/privacy.md", "docs/clinic.md", "docs/design.md", "CONTRIBUTING.md")
+PAGES = (
+    "README.md",
+    "docs/privacy.md",
+    "docs/guarantee.md",
+    "docs/clinic.md",
+    "docs/design.md",
+    "CONTRIBUTING.md",
+)
 SCRIPTS = ("scripts/", ".ci/")
 GROUPS = {"data": (), "clinic": ("policy", "consent", "log", "keys")}
 BLOCK = re.compile(r"^```(bash|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -227,11 +235,17 @@ def test_the_privacy_page_states_the_plan_that_is_run() -> None:
     page = (ROOT / "docs/privacy.md").read_text()
     mu = sum(1 / release.noise_multiplier**2 for release in training) ** 0.5
     assert f"\\mu = {mu:.3f}" in page
+    other = (ROOT / "docs/guarantee.md").read_text()
     for alpha in (0.01, 0.10):
         assert f"{norm.cdf(norm.ppf(alpha) + mu):.1%}" in page
+    for each in (page, other):
+        # The validation release spends the whole budget, so that its limit is the run's.
+        assert f"{math.ceil(1000 * norm.cdf(0.5 / held_out.noise_multiplier)) / 10}%" in each
     for clinics, digits in ((2, 2), (6, 1)):
         across = epsilon_across_clinics(training, config.privacy, clinics)
         assert f"{across:.{digits}f}" in page
+        assert f"{across:.{digits}f}" in other
+    assert f"{(math.exp(3) + 1e-5) / (1 + math.exp(3)):.1%}" in other
 
 
 def privacy_table() -> list[str]:
