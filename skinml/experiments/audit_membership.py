@@ -360,5 +360,11 @@ def _finding(
         most_auc=most_area(claim.mu),
         caught=tuple(CaughtAt(rate, each, most_found(rate, claim.mu)) for rate, each in pairs),
         roc=() if bound is None else measured.roc,
+        most_roc=() if bound is None or claim.mu is None else _most_roc(claim.mu),
         lower_limit=bound or 0.0,
     )
+
+
+def _most_roc(mu: float) -> tuple[tuple[float, float], ...]:
+    rates = np.geomspace(1e-3, 1.0, 60).tolist()
+    return tuple((rate, most_found(rate, mu)) for rate in rates)

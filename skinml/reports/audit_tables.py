@@ -304,6 +304,9 @@ def roc_plots(record: AuditRecord) -> tuple[Plot, ...]:
         lines = [Line("chance", diagonal, "currentColor", "2 4")]
         for each in (one for one in curves if one.attack == attack):
             bare = each.trust == "none"
+            if each.most_roc:
+                title = "most that epsilon allows"
+                lines.append(Line(title, each.most_roc, "var(--green)", "1 0"))
             lines.append(
                 Line(
                     "without privacy" if bare else f"trust {each.trust}",

@@ -150,18 +150,20 @@ def reconstruct(
 
 def _by_layer(observed: Observed) -> list[torch.Tensor]:
     """Cut a flat gradient into the layers' and give each the length 1."""
+    parameters = list(trained(observed.module).values())
+    size = sum(parameter.numel() for parameter in parameters)
+    if size != len(observed.gradient):
+        raise DataError(
+            rule=f"a gradient of {size} numbers, as the network has",
+            got=f"{len(observed.gradient)}",
+            do="Give each network with the update that it was sent for.",
+        )
     parts, start = [], 0
-    for parameter in trained(observed.module).values():
+    for parameter in parameters:
         part = observed.gradient[start : start + parameter.numel()]
         start += parameter.numel()
         tensor = torch.tensor(part.reshape(tuple(parameter.shape)), dtype=torch.float32)
         parts.append(tensor / (tensor.norm() + _TINY))
-    if start != len(observed.gradient):
-        raise DataError(
-            rule=f"a gradient of {start} numbers, as the network has",
-            got=f"{len(observed.gradient)}",
-            do="Give each network with the update that it was sent for.",
-        )
     return parts
 
 
@@ -207,10 +209,12 @@ def recover_features(gradient: FloatArray, bias_input: float) -> FloatArray:
     [0.6, 0.8]
     """
     require_positive(bias_input=bias_input)
+    if not gradient.any():
+        return np.zeros(len(gradient) - 1)
     left = np.linalg.svd(gradient, full_matrices=False)[0][:, 0]
     direction = left[:-1] * (np.sign(left[-1]) or 1.0)
     length = float(np.linalg.norm(direction))
-    return np.asarray(direction / length if length > 0 else np.zeros_like(direction))
+    return np.asarray(direction / length if length > 0 else direction)
 
 
 def psnr(picture: FloatArray, truth: FloatArray) -> float:

@@ -66,6 +66,7 @@ class MembershipFinding:
         most_auc: The greatest area that epsilon allows; 1 without a promise.
         caught: At each false-positive rate.
         roc: Pairs of false- and true-positive rate, rising; empty for groups.
+        most_roc: The same of the cleverest attack that epsilon allows; empty without a promise.
         lower_limit: Lower bound of epsilon that the guesses prove at `confidence`; 0 for groups.
         confidence: How sure the lower limit is.
     """
@@ -83,6 +84,7 @@ class MembershipFinding:
     most_auc: float
     caught: tuple[CaughtAt, ...]
     roc: tuple[tuple[float, float], ...] = ()
+    most_roc: tuple[tuple[float, float], ...] = ()
     lower_limit: float = 0.0
     confidence: float = FLAG_CONFIDENCE
 
