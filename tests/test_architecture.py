@@ -58,7 +58,8 @@ DOORS: dict[str, tuple[str, ...]] = {
     "sklearn": ("data/", "fairness/", "training/yardsticks.py"),
     "matplotlib": ("reports/",),
     "jinja2": ("reports/",),
-    "cryptography": ("stewardship/", "privacy/noise.py"),
+    "cryptography": ("stewardship/", "privacy/noise.py", "federated/secure_"),
+    "Crypto": ("federated/secure_shares.py",),
     "keyring": ("stewardship/unlocking.py",),
 }
 # Neither running strangers' code nor unpickling has a place in skinml.

@@ -1,0 +1,357 @@
+"""A clinic's side of a secure sum: five steps, each answered once an attempt.
+
+advertise   once a run: public keys
+share       shares of the attempt's two secrets, sealed to each peer
+mask        the noised sum under a self mask and pairwise masks
+agree       which clinics' sums are in it, signed
+unmask      for each clinic one share: of its self mask, or of its pair seeds, never of both
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from base64 import b64decode, b64encode
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from skinml.federated.secure_keys import (
+    Keyring,
+    PublicKeys,
+    derived,
+    sealed,
+    sealed_seeds,
+    unsealed,
+)
+from skinml.federated.secure_masks import Words, add_mask
+from skinml.federated.secure_session import (
+    Attempt,
+    Session,
+    Signed,
+    broken,
+    joined,
+    parted,
+    signed,
+    verified,
+)
+from skinml.federated.secure_shares import split
+
+SELF_MASK, SEEDS = b"self mask", b"seeds"
+
+
+class StepBook(Protocol):
+    """Where a clinic keeps, through crashes, what it has answered in the latest attempt."""
+
+    def load(self) -> bytes:
+        """Read what was saved last; empty at first."""
+
+    def save(self, content: bytes) -> None:
+        """Save it, durably, before anything leaves."""
+
+
+@dataclass(frozen=True)
+class SecureClinic:
+    """Answers the steps of one run's secure sums.
+
+    Attributes:
+        session: The terms that the clinic approved.
+        keyring: Its secrets for the run.
+        signing_key: Its registered signing key.
+        book: What it has answered.
+
+    Guarantees:
+        Each step of an attempt is answered once; asked the same again it sends the identical
+        message, asked anything else it refuses, and attempts older than the latest are over. No
+        coordinator gets both kinds of share of one clinic in one attempt from t honest clinics.
+
+    Source:
+        Bonawitz et al. 2017, "Practical secure aggregation for privacy-preserving machine
+        learning", CCS, Figure 4; the differences stand in docs/secure-aggregation.md.
+    """
+
+    session: Session
+    keyring: Keyring
+    signing_key: Ed25519PrivateKey
+    book: StepBook
+
+    @property
+    def _me(self) -> str:
+        return self.keyring.clinic
+
+    def advertise(self) -> Signed:
+        """Publish the clinic's keys; the same whenever asked in this run."""
+        start = Attempt(self.session, 0, 1)
+        keys = self.keyring.public(start)
+        payload = joined([keys.sealing, keys.masking])
+        return signed(self.signing_key, start, self._me, "keys", payload)
+
+    def share(self, attempt: Attempt, adverts: Sequence[Signed]) -> Signed:
+        """Share out the attempt's two secrets.
+
+        Args:
+            attempt: The attempt.
+            adverts: What every participant advertised.
+
+        Returns:
+            For the coordinator: the sealed pair seeds, a commitment to the self mask, and a
+            ciphertext for each peer.
+
+        Raises:
+            IntegrityError: If the keys are not those of all participants, or the step was
+                answered before on another request.
+        """
+        roster = roster_of(self.session, adverts)
+
+        def make() -> bytes:
+            own, names = self.keyring.own, self.session.participants
+            secrets = {what: own(attempt, what) for what in (SELF_MASK, SEEDS)}
+            shares = {w: split(s, self.session.threshold, names) for w, s in secrets.items()}
+            letters = [
+                sealed(
+                    self.keyring.channel(attempt, roster[name], self._me, name),
+                    joined([shares[SELF_MASK][name], shares[SEEDS][name]]),
+                    attempt.context,
+                )
+                for name in names
+            ]
+            seeds = sealed_seeds(self.keyring, attempt, roster)
+            return joined([seeds, commitment(secrets[SELF_MASK]), *letters])
+
+        return self._once(attempt, "shares", _digest(_rows(roster)), make)
+
+    def mask(
+        self,
+        attempt: Attempt,
+        adverts: Sequence[Signed],
+        letters: Mapping[str, bytes],
+        compute: Callable[[], Words],
+    ) -> Signed:
+        """Send the clinic's sum under its masks.
+
+        Args:
+            attempt: The attempt.
+            adverts: What every participant advertised.
+            letters: From each clinic of U1 the ciphertext for this one.
+            compute: Computes the noised sum modulo 2**64: called only if nothing was sent yet.
+
+        Returns:
+            The masked sum.
+
+        Raises:
+            IntegrityError: If fewer than t clinics shared, a letter is not what its sender
+                sealed, or the step was answered before on another request.
+        """
+        roster = roster_of(self.session, adverts)
+        self._opened(attempt, roster, letters)
+
+        def make() -> bytes:
+            total = compute().copy()
+            add_mask(total, self.keyring.own(attempt, SELF_MASK), plus=True)
+            for name in sorted(letters):
+                if name != self._me:
+                    seed = self.keyring.pair_seed(attempt, roster[name])
+                    add_mask(total, seed, plus=self._me < name)
+            return total.astype("<u8").tobytes()
+
+        return self._once(attempt, "masked", _digest(_names_digest(letters)), make)
+
+    def agree(
+        self, attempt: Attempt, letters: Mapping[str, bytes], survivors: Sequence[str]
+    ) -> Signed:
+        """Sign which clinics' sums are in the total.
+
+        Args:
+            attempt: The attempt.
+            letters: The same letters as for `mask`.
+            survivors: The clinics of U2.
+
+        Returns:
+            The signed list.
+
+        Raises:
+            IntegrityError: If the clinic sent no masked sum among these letters, the list is not
+                t or more of their senders with this clinic, or another list was signed before.
+        """
+        self._require_masked(attempt, letters)
+        names = list(survivors)
+        if (
+            names != sorted(set(names))
+            or not set(names) <= set(letters)
+            or self._me not in names
+            or len(names) < self.session.threshold
+        ):
+            raise broken(
+                f"{self.session.threshold} or more clinics that shared, clinic {self._me} among "
+                "them, in a sum",
+                f"{len(names)} names",
+            )
+        payload = list_of(names)
+        return self._once(attempt, "survivors", _digest([payload]), lambda: payload)
+
+    def unmask(
+        self,
+        attempt: Attempt,
+        adverts: Sequence[Signed],
+        letters: Mapping[str, bytes],
+        agreements: Sequence[Signed],
+    ) -> Signed:
+        """Give one share of each clinic: of the self mask of survivors, of the others' seeds.
+
+        Args:
+            attempt: The attempt.
+            adverts: What every participant advertised.
+            letters: The same letters as for `mask`.
+            agreements: The survivors' signatures under the list.
+
+        Returns:
+            The shares.
+
+        Raises:
+            IntegrityError: If fewer than t survivors signed the list that this clinic signed.
+        """
+        self._require_masked(attempt, letters)
+        shares = self._opened(attempt, roster_of(self.session, adverts), letters)
+        step = self._answers(attempt).get("survivors")
+        if step is None:
+            raise broken("a signed list of survivors before any share", "none")
+        agreed = step[1]
+        signers = {m.sender for m in agreements if verified(m, attempt, "survivors") == agreed}
+        survivors = names_of(agreed)
+        if len(signers & set(survivors)) < self.session.threshold:
+            raise broken(
+                f"{self.session.threshold} survivors who signed the same list",
+                f"{len(signers)} signatures",
+            )
+
+        def make() -> bytes:
+            chosen = [shares[n][0 if n in survivors else 1] for n in sorted(shares)]
+            return joined(chosen)
+
+        return self._once(attempt, "unmask", _digest([agreed]), make)
+
+    def _opened(
+        self, attempt: Attempt, roster: Mapping[str, PublicKeys], letters: Mapping[str, bytes]
+    ) -> dict[str, tuple[bytes, bytes]]:
+        """Open each peer's letter: its share of the self mask and of the seeds' key."""
+        if not set(letters) <= set(roster) or self._me not in letters:
+            raise broken("letters from clinics of the run, this one's among them", "others")
+        if len(letters) < self.session.threshold:
+            raise broken(
+                f"letters of {self.session.threshold} clinics or more", f"{len(letters)} letters"
+            )
+        opened = {}
+        for name, letter in letters.items():
+            key = self.keyring.channel(attempt, roster[name], name, self._me)
+            parts = parted(unsealed(key, letter, attempt.context, f"a letter of clinic {name}"))
+            if len(parts) != len((SELF_MASK, SEEDS)):
+                raise broken(f"two shares in the letter of clinic {name}", f"{len(parts)}")
+            opened[name] = (parts[0], parts[1])
+        return opened
+
+    def _require_masked(self, attempt: Attempt, letters: Mapping[str, bytes]) -> None:
+        done = self._answers(attempt).get("masked")
+        if done is None or done[0] != _digest(_names_digest(letters)):
+            raise broken(
+                f"the letters with which clinic {self._me} masked its sum in this attempt", "others"
+            )
+
+    def _once(self, attempt: Attempt, step: str, request: str, make: Callable[[], bytes]) -> Signed:
+        """Answer a step for the first time, or send the identical answer again."""
+        answers = self._answers(attempt)
+        if step in answers:
+            if answers[step][0] != request:
+                raise broken(
+                    f"step '{step}' of an attempt to be asked once at clinic {self._me}",
+                    "another request for the same attempt",
+                )
+            payload = answers[step][1]
+        else:
+            payload = make()
+            answers[step] = (request, payload)
+            self.book.save(_written(attempt, answers))
+        return signed(self.signing_key, attempt, self._me, step, payload)
+
+    def _answers(self, attempt: Attempt) -> dict[str, tuple[str, bytes]]:
+        """Read what was answered in this attempt; older ones are over."""
+        content = self.book.load()
+        if not content:
+            return {}
+        values = json.loads(content)
+        latest, asked = (values["round"], values["number"]), (attempt.round, attempt.number)
+        if asked < latest:
+            raise broken(
+                f"an attempt not older than the latest one that clinic {self._me} answered",
+                f"round {attempt.round}, attempt {attempt.number}",
+            )
+        if asked > latest:
+            return {}
+        return {step: (d, b64decode(p)) for step, (d, p) in values["answers"].items()}
+
+
+def roster_of(session: Session, adverts: Sequence[Signed]) -> dict[str, PublicKeys]:
+    """Check and read what the participants advertised.
+
+    Args:
+        session: The terms.
+        adverts: One message of step "keys" from each participant.
+
+    Returns:
+        Each participant's public keys.
+
+    Raises:
+        IntegrityError: If one is missing, doubled or not signed, or two share a key.
+    """
+    start = Attempt(session, 0, 1)
+    roster = {}
+    for message in adverts:
+        parts = parted(verified(message, start, "keys"))
+        if message.sender in roster or [len(part) for part in parts] != [32, 32]:
+            raise broken(f"one pair of public keys of clinic {message.sender}", "another number")
+        roster[message.sender] = PublicKeys(*parts)
+    keys = [key for pair in roster.values() for key in (pair.sealing, pair.masking)]
+    if set(roster) != set(session.participants) or len(set(keys)) != len(keys):
+        raise broken("different public keys of every clinic of the run", f"{len(roster)} clinics")
+    return roster
+
+
+def commitment(secret: bytes) -> bytes:
+    """Commit to a self mask, so that a wrong share is seen before the sum is read.
+
+    Args:
+        secret: 16 bytes.
+
+    Returns:
+        32 bytes that tell nothing of it.
+    """
+    return derived(secret, [b"commitment"], 32)
+
+
+def list_of(names: Sequence[str]) -> bytes:
+    """Write a list of clinics."""
+    return joined([name.encode() for name in names])
+
+
+def names_of(payload: bytes) -> tuple[str, ...]:
+    """Read a list of clinics."""
+    return tuple(part.decode() for part in parted(payload))
+
+
+def _names_digest(letters: Mapping[str, bytes]) -> list[bytes]:
+    return [part for name in sorted(letters) for part in (name.encode(), letters[name])]
+
+
+def _rows(roster: Mapping[str, PublicKeys]) -> list[bytes]:
+    return [key for name in sorted(roster) for key in (roster[name].sealing, roster[name].masking)]
+
+
+def _digest(parts: Sequence[bytes]) -> str:
+    return hashlib.sha256(joined(list(parts))).hexdigest()
+
+
+def _written(attempt: Attempt, answers: Mapping[str, tuple[str, bytes]]) -> bytes:
+    rows = {step: [digest, b64encode(p).decode()] for step, (digest, p) in answers.items()}
+    values = {"round": attempt.round, "number": attempt.number, "answers": rows}
+    return json.dumps(values).encode()

@@ -1,0 +1,184 @@
+"""Keys of a secure sum: one agreement a run, fresh secrets each attempt.
+
+A clinic keeps 32 secret bytes a run. Its X25519 keys follow from them, one to seal messages to
+each peer and one for the pairwise masks; so do the two secrets of each attempt. In the paper a
+clinic that drops out gives up its mask key itself; here that key serves many rounds, so it gives
+up only the pairwise seeds of that one attempt, which it had sealed under a key that is shared out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from skinml.federated.secure_session import Attempt, broken, joined, parted
+
+SECRET_BYTES = 16
+"""Bytes of each secret that is shared out: one block of the sharing's field."""
+
+_NONCE = bytes(12)  # every key seals one message
+
+
+@dataclass(frozen=True)
+class PublicKeys:
+    """What a clinic advertises.
+
+    Attributes:
+        sealing: X25519 public key for messages to this clinic, 32 bytes.
+        masking: X25519 public key for pairwise masks, 32 bytes.
+    """
+
+    sealing: bytes
+    masking: bytes
+
+
+@dataclass(frozen=True, repr=False)
+class Keyring:
+    """A clinic's secrets for one run.
+
+    Attributes:
+        clinic: The clinic.
+        secret: 32 bytes from the system's entropy, drawn for the run; never leaves the clinic.
+    """
+
+    clinic: str
+    secret: bytes
+    _agreed: dict[tuple[bytes, ...], bytes] = field(default_factory=dict, compare=False)
+
+    def public(self, attempt: Attempt) -> PublicKeys:
+        """Derive what the clinic advertises in the run of an attempt."""
+        return PublicKeys(
+            self._private(attempt, b"sealing").public_key().public_bytes_raw(),
+            self._private(attempt, b"masking").public_key().public_bytes_raw(),
+        )
+
+    def own(self, attempt: Attempt, what: bytes) -> bytes:
+        """Derive one of the attempt's own secrets, 16 bytes."""
+        return derived(self.secret, [attempt.context, what], SECRET_BYTES)
+
+    def pair_seed(self, attempt: Attempt, peer: PublicKeys) -> bytes:
+        """Derive the seed of the mask shared with a peer in this attempt, 16 bytes."""
+        common = self._common(attempt, b"masking", peer.masking)
+        return derived(common, [attempt.context, b"pair mask"], SECRET_BYTES)
+
+    def channel(self, attempt: Attempt, peer: PublicKeys, sender: str, recipient: str) -> bytes:
+        """Derive the key of the one message from a sender to a recipient in this attempt."""
+        common = self._common(attempt, b"sealing", peer.sealing)
+        return derived(
+            common, [attempt.context, b"channel", sender.encode(), recipient.encode()], 32
+        )
+
+    def _common(self, attempt: Attempt, what: bytes, peer: bytes) -> bytes:
+        """Agree on a key with a peer, once a run (X25519, RFC 7748)."""
+        known = (attempt.session.digest, what, peer)
+        if known not in self._agreed:
+            public = X25519PublicKey.from_public_bytes(peer)
+            self._agreed[known] = self._private(attempt, what).exchange(public)
+        return self._agreed[known]
+
+    def _private(self, attempt: Attempt, what: bytes) -> X25519PrivateKey:
+        # For the run as a whole: not of the round.
+        return X25519PrivateKey.from_private_bytes(
+            derived(self.secret, [attempt.session.digest, what], 32)
+        )
+
+
+def derived(secret: bytes, labels: list[bytes], length: int) -> bytes:
+    """Derive a key by HKDF-SHA256 (RFC 5869).
+
+    Args:
+        secret: Key material.
+        labels: What the key is for.
+        length: Bytes wanted.
+
+    Returns:
+        The key.
+    """
+    return HKDF(SHA256(), length, salt=None, info=joined(labels)).derive(secret)
+
+
+def sealed(key: bytes, content: bytes, context: bytes) -> bytes:
+    """Seal one message under a key that seals no other (ChaCha20-Poly1305, RFC 8439).
+
+    Args:
+        key: 32 bytes, derived for this message alone.
+        content: What it says.
+        context: What it is bound to.
+
+    Returns:
+        The ciphertext with its tag.
+    """
+    return ChaCha20Poly1305(key).encrypt(_NONCE, content, context)
+
+
+def unsealed(key: bytes, ciphertext: bytes, context: bytes, what: str) -> bytes:
+    """Open what `sealed` gave.
+
+    Args:
+        key: The same key.
+        ciphertext: The ciphertext.
+        context: The same context.
+        what: What it is, for the error.
+
+    Returns:
+        The content.
+
+    Raises:
+        IntegrityError: If key, content or context is another.
+    """
+    try:
+        return ChaCha20Poly1305(key).decrypt(_NONCE, ciphertext, context)
+    except InvalidTag:
+        raise broken(f"{what}, sealed for this attempt", "another content or key") from None
+
+
+def sealed_seeds(keyring: Keyring, attempt: Attempt, roster: Mapping[str, PublicKeys]) -> bytes:
+    """Seal a clinic's pairwise seeds of one attempt under a key that it shares out.
+
+    Args:
+        keyring: The clinic's secrets.
+        attempt: The attempt.
+        roster: Everybody's public keys.
+
+    Returns:
+        A ciphertext for the coordinator, of no use without the key.
+    """
+    seeds = [
+        keyring.pair_seed(attempt, roster[name])
+        for name in attempt.session.participants
+        if name != keyring.clinic
+    ]
+    key = derived(keyring.own(attempt, b"seeds"), [b"sealed seeds"], 32)
+    return sealed(key, joined(seeds), attempt.context + keyring.clinic.encode())
+
+
+def opened_seeds(
+    secret: bytes, ciphertext: bytes, attempt: Attempt, owner: str
+) -> dict[str, bytes]:
+    """Open the pairwise seeds of a clinic that dropped out.
+
+    Args:
+        secret: The key's 16 bytes, put together from shares.
+        ciphertext: From `sealed_seeds`.
+        attempt: The attempt.
+        owner: The clinic.
+
+    Returns:
+        A seed for each other participant.
+
+    Raises:
+        IntegrityError: If the secret or the ciphertext is another.
+    """
+    key = derived(secret, [b"sealed seeds"], 32)
+    context = attempt.context + owner.encode()
+    seeds = parted(unsealed(key, ciphertext, context, f"the mask seeds of clinic {owner}"))
+    others = [name for name in attempt.session.participants if name != owner]
+    if [len(seed) for seed in seeds] != [SECRET_BYTES] * len(others):
+        raise broken(f"a mask seed of clinic {owner} for each other clinic", "another number")
+    return dict(zip(others, seeds, strict=True))
