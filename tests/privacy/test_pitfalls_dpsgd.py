@@ -473,23 +473,26 @@ def test_p11_adaptive_clipping_is_refused_for_nobody_charges_it(way):
 # P12: in-place additions
 
 
-@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("name", NETWORKS)
-def test_p12_each_network_takes_the_same_bounded_step_in_each_mode(name, mode):
+def test_p12_each_network_takes_the_same_bounded_step_in_each_mode(name):
     network = build_network(name, 3, Seeds(0).stream("weights"))
-    images = torch.randn((3, 3, 16, 16), generator=torch.Generator().manual_seed(0))
-    labels = torch.tensor([0, 1, 2])
-    sample = [Sampled(np.array([0, 1]), 0), Sampled(np.array([2]), 1)]
-    found = clipped_sum(network, images, labels, sample, replace(PLAN, mode=mode))
-    assert 0 < np.linalg.norm(found) <= 2 * CLIP * ROUNDING
-    plain = clipped_sum(network, images, labels, sample, replace(PLAN, mode="alone"))
-    assert np.linalg.norm(found - plain) <= 1e-5 * np.linalg.norm(plain)
+    images = torch.randn((2, 3, 16, 16), generator=torch.Generator().manual_seed(0))
+    sample = [Sampled(np.arange(2), 0)]
+    plain = None
+    for mode in reversed(MODES):
+        plan = replace(PLAN, mode=mode)
+        found = clipped_sum(network, images, torch.tensor([0, 1]), sample, plan)
+        plain = found if plain is None else plain
+        assert np.linalg.norm(plain) == pytest.approx(CLIP, rel=1e-4)
+        assert np.linalg.norm(found - plain) <= 1e-5 * CLIP
 
 
 # P13: rounding between the rate and the number of steps
 
 
-@pytest.mark.parametrize("size", [93, 99, 105])
+@pytest.mark.parametrize(
+    "size", [93, *(pytest.param(size, marks=pytest.mark.slow) for size in (99, 105))]
+)
 def test_p13_calibrated_executed_and_recorded_steps_agree(size, tmp_path):
     """int(1 / (1 / n)) is not n for these: an epoch at rate 1 / n would be a step short."""
     assert int(1 / (1 / size)) == size - 1

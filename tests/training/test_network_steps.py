@@ -55,7 +55,7 @@ def test_modes_in_which_patients_share_their_rounding_are_refused(trust):
         learner(trust, gradient_mode="hooks")
 
 
-@pytest.mark.parametrize("trust", SHARED)
+@pytest.mark.parametrize("trust", ["distributed", pytest.param("central", marks=pytest.mark.slow)])
 def test_the_schedule_is_one_sampled_step_a_round_within_the_budget(trust):
     recipe = learner(trust, sampling_prob=0.2, rounds=20)
     events = [release.event for round_ in recipe.rounds for release in round_.releases]
