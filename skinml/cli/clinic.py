@@ -12,8 +12,10 @@ from skinml.cli import (
     clinic_ledger,
     clinic_log,
     clinic_policy,
+    clinic_rights,
     clinic_status,
 )
+from skinml.cli.patient_input import QuietCommand
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -28,6 +30,8 @@ app.add_typer(clinic_consent.app, name="consent")
 app.add_typer(clinic_log.app, name="log")
 app.add_typer(clinic_keys.app, name="keys")
 app.command()(clinic_keys.anchor)
+app.command(cls=QuietCommand)(clinic_rights.contributions)
+app.command(cls=QuietCommand)(clinic_rights.erase)
 
 
 @app.callback()

@@ -10,38 +10,20 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import click
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
-from typer.core import TyperCommand
 
+from skinml.cli.clinic_ledger import narrow_console
+from skinml.cli.clinic_rights import print_contributions
 from skinml.cli.options import AsJson, AtFolder
-from skinml.errors import ConfigError, DataError, InputError
+from skinml.cli.patient_input import QuietCommand, ask_patient
+from skinml.errors import ConfigError
 
 if TYPE_CHECKING:
     from skinml.clinic.consents import ConsentTable, EndingConsents, PatientAnswer
 
-_WIDTH = 80
-_MOST_LETTERS = 1024
 _STAY = "These numbers are exact and stay in the clinic."
-
-
-class _Quiet(TyperCommand):
-    """A command that does not repeat a superfluous argument: it could be a patient's id."""
-
-    allow_extra_args = True
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run the command, or refuse what is left over."""
-        if ctx.args:
-            raise InputError(
-                rule="no further argument: a patient's id is typed or piped in",
-                got=f"{len(ctx.args)} more",
-                do="Start the command without, and give the id when it asks.",
-            )
-        return super().invoke(ctx)
 
 
 app = typer.Typer(no_args_is_help=True, help="Record, withdraw, show and import consents.")
@@ -57,7 +39,7 @@ def _group() -> None:
     """Record, withdraw, show and import consents."""
 
 
-@app.command(cls=_Quiet)
+@app.command(cls=QuietCommand)
 def add(
     purpose: Purposes = None,
     data: Annotated[
@@ -93,7 +75,7 @@ def add(
         "given_by": given_by,
     }
     opened = open_at_screen(folder)
-    patient = _patient()
+    patient = ask_patient()
     if sys.stdin.isatty():
         form |= _ask(form)
     found = add_consent(opened, patient, form, now=datetime.now(UTC))
@@ -104,7 +86,7 @@ def add(
     _print_purposes(found.purposes)
 
 
-@app.command(cls=_Quiet)
+@app.command(cls=QuietCommand)
 def withdraw(
     purpose: Purposes = None,
     even_if_unknown: Annotated[
@@ -122,23 +104,24 @@ def withdraw(
     Example: skinml clinic consent withdraw --purpose federated_training
     """
     from skinml.clinic.consents import withdraw_consent
+    from skinml.clinic.contributions import contributions_of, plain_values
     from skinml.clinic.opening import open_at_screen
 
+    opened, patient, now = open_at_screen(folder), ask_patient(), datetime.now(UTC)
     found = withdraw_consent(
-        open_at_screen(folder),
-        _patient(),
-        purpose or None,
-        now=datetime.now(UTC),
-        even_if_unknown=even_if_unknown,
+        opened, patient, purpose or None, now=now, even_if_unknown=even_if_unknown
     )
     if as_json:
-        _print_json({"recorded": "withdrawal", "purposes": dict(found.purposes)})
+        told = plain_values(contributions_of(opened, patient))
+        purposes = dict(found.purposes)
+        _print_json({"recorded": "withdrawal", "purposes": purposes, "contributions": told})
         return
     print("The withdrawal is recorded. Runs leave the patient out from their next round on.")
     _print_purposes(found.purposes)
+    print_contributions(contributions_of(opened, patient))
 
 
-@app.command(cls=_Quiet)
+@app.command(cls=QuietCommand)
 def show(
     patient_from_stdin: Annotated[
         bool, typer.Option("--patient-from-stdin", help="Show one patient; asks for the id.")
@@ -155,7 +138,7 @@ def show(
 
     opened, now = open_at_screen(folder), datetime.now(UTC)
     if patient_from_stdin:
-        found = show_patient(opened, _patient(), now=now)
+        found = show_patient(opened, ask_patient(), now=now)
         if as_json:
             _print_json(asdict(found) | {"day": found.day.isoformat()})
         else:
@@ -168,7 +151,7 @@ def show(
         _print_table(table)
 
 
-@app.command(name="import", cls=_Quiet)
+@app.command(name="import", cls=QuietCommand)
 def import_list(
     file: Annotated[Path, typer.Argument(help="A CSV file in UTF-8, with commas.")],
     folder: AtFolder = Path(),
@@ -195,7 +178,7 @@ def import_list(
         print("This list was imported before; nothing was recorded again.")
 
 
-@app.command(cls=_Quiet)
+@app.command(cls=QuietCommand)
 def expiring(
     within_days: Annotated[int, typer.Option(help="How many days to look ahead.")] = 90,
     named: Annotated[
@@ -218,28 +201,6 @@ def expiring(
         _print_json(asdict(found) | {"day": found.day.isoformat(), "patients": people})
     else:
         _print_ending(found)
-
-
-def _patient() -> str:
-    """Ask for a patient's id, or read it from a pipe's first line."""
-    if sys.stdin.isatty():
-        answer: str = typer.prompt("Patient's id", err=True)
-        return answer.strip()
-    try:
-        line = sys.stdin.readline(_MOST_LETTERS + 1).strip()
-    except UnicodeDecodeError:
-        raise _no_id("bytes that are no UTF-8") from None
-    if not line or len(line) > _MOST_LETTERS:
-        raise _no_id("none" if not line else "a longer line")
-    return line
-
-
-def _no_id(got: str) -> DataError:
-    return DataError(
-        rule="a patient's id on the first line of standard input",
-        got=got,
-        do="Pipe the id in, or start the command in a terminal and type it.",
-    )
 
 
 def _ask(form: Mapping[str, Any]) -> dict[str, Any]:
@@ -283,7 +244,7 @@ def _print_purposes(purposes: Mapping[str, str]) -> None:
     table = _table("use of the data", "today")
     for purpose, word in purposes.items():
         table.add_row(purpose.replace("_", " "), word)
-    _console().print(table)
+    narrow_console().print(table)
 
 
 def _print_patient(found: PatientAnswer) -> None:
@@ -292,7 +253,7 @@ def _print_patient(found: PatientAnswer) -> None:
     for change in found.changes:
         at = str(change["at"])[:16].replace("T", " ")
         table.add_row(at, Text(str(change["actor"])), Text(_in_words(change)))
-    _console().print(table if found.changes else "Nothing is on record.")
+    narrow_console().print(table if found.changes else "Nothing is on record.")
 
 
 def _in_words(change: Mapping[str, Any]) -> str:
@@ -316,14 +277,14 @@ def _print_table(found: ConsentTable) -> None:
     for purpose, tally in found.purposes.items():
         others = [f"{reason} {number:,}" for reason, number in tally.items() if reason != COVERED]
         table.add_row(purpose.replace("_", " "), f"{tally.get(COVERED, 0):,}", ", ".join(others))
-    console = _console()
+    console = narrow_console()
     console.print(f"{found.num_patients:,} patients on record, {found.day.isoformat()}")
     console.print(table)
     console.print(_STAY)
 
 
 def _print_ending(found: EndingConsents) -> None:
-    console = _console()
+    console = narrow_console()
     number = f"{found.num_patients:,} patients' consent" if found.num_patients else "No consent"
     console.print(f"{number} ends within {found.within_days} days. {_STAY}")
     table = _table("use of the data", "patients")
@@ -338,10 +299,6 @@ def _print_ending(found: EndingConsents) -> None:
         people.add_row(each.until.isoformat(), name, words)
     if found.patients:
         console.print(people)
-
-
-def _console() -> Console:
-    return Console(width=min(Console().width, _WIDTH), highlight=False)
 
 
 def _table(*headings: str) -> Table:

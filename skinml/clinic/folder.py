@@ -8,6 +8,7 @@ FOLDER/
   audit.journal          what happened
   ledger.jsonl           what was released, one line a release
   vault/                 a key a patient, and what is sealed under it
+  erasure.sealed         an erasure that was begun and is not ended
   inspections.sealed     digests and perceptual hashes of its images
   features/VERSION.store what frozen networks made of its images
   runs/RUN/              a run's samples, predictions and record of contributions
@@ -67,6 +68,7 @@ from skinml.stewardship.vault import Vault
 
 POLICY_FILE = "policy.yaml"
 LOCKED_KEY = "clinic.locked"
+ERASURE = "erasure.sealed"
 _SIGNING = "signing.sealed"
 _OPEN_KEY = "key"
 # A run asks for the policy in each round: the same bytes are parsed once.
@@ -132,6 +134,16 @@ class ClinicFolder:
     @cached_property
     def audit(self) -> AuditLog:
         """The audit log."""
+        anchor = self.anchors.journal("audit")
+        return AuditLog(self.path / "audit.journal", self.identity.id, self.signing_key, anchor)
+
+    @cached_property
+    def signing_key(self) -> bytes:
+        """The key that signs for the clinic, 32 bytes; never logged, never sent.
+
+        Raises:
+            IntegrityError: If it is missing, or not that of the clinic's public key.
+        """
         path = self.path / "keys" / _SIGNING
         if not path.exists():
             raise _not_its_own("signing key", "no file")
@@ -142,8 +154,7 @@ class ClinicFolder:
             raise _not_its_own("signing key") from None
         if public_key_hex(signing) != self.identity.public_key:
             raise _not_its_own("signing key")
-        anchor = self.anchors.journal("audit")
-        return AuditLog(self.path / "audit.journal", self.identity.id, signing, anchor)
+        return signing
 
     @cached_property
     def ledger(self) -> Ledger:

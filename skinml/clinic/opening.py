@@ -6,7 +6,7 @@ import os
 from functools import cache
 from pathlib import Path
 
-from skinml.clinic.folder import ClinicFolder, open_folder
+from skinml.clinic.folder import ERASURE, ClinicFolder, open_folder
 from skinml.errors import ConfigError
 from skinml.stewardship.passphrases import FILE_VARIABLE, SecretSource, source_from
 from skinml.stewardship.unlocking import Unlock, by_key_file, by_keyring, by_passphrase
@@ -17,6 +17,8 @@ _NEW_FILE_VARIABLE = "SKINML_NEW_PASSPHRASE_FILE"
 def open_at_screen(path: Path) -> ClinicFolder:
     """Open a folder; where it needs a passphrase, ask at the terminal or read the private file.
 
+    An erasure that was interrupted is ended first.
+
     Args:
         path: The folder.
 
@@ -25,10 +27,16 @@ def open_at_screen(path: Path) -> ClinicFolder:
 
     Raises:
         ConfigError: If it is no clinic's folder.
-        EnvironmentProblem: If others can open it, or its key cannot be unlocked.
+        EnvironmentProblem: If others can open it, its key cannot be unlocked, or an interrupted
+            erasure cannot be ended.
         IntegrityError: If the passphrase is wrong or anything in the folder was changed.
     """
-    return open_folder(path, secret_source())
+    folder = open_folder(path, secret_source())
+    if (path / ERASURE).exists():
+        from skinml.clinic.erasure import finish_erasure  # rare, and slow to load
+
+        finish_erasure(folder)
+    return folder
 
 
 def secret_source() -> SecretSource:

@@ -142,7 +142,7 @@ def read_all(
         PolicyError: If the user may not read one of the ledgers; its audit log says so.
     """
     folders = [open_folder(path) for path in _folders(root)]
-    common = min(map(_delta_of, folders)) if delta is None else delta
+    common = min(map(usual_delta, folders)) if delta is None else delta
     found = [_read(folder, now=now, at=at, delta=common) for folder in folders]
     return Spending(
         clinics=tuple(told for told, _ in found),
@@ -176,7 +176,7 @@ def _read(
     delta: float | None,
     mark: Mark | None = None,
 ) -> tuple[LedgerStatement, Sequence[Entry]]:
-    chosen = _delta_of(folder) if delta is None else delta
+    chosen = usual_delta(folder) if delta is None else delta
     require_in_range(1e-300, 1 - 1e-12, delta=chosen)
     today = now.astimezone(UTC).date()
     day = today if at is None else at
@@ -231,7 +231,15 @@ def _allowance(
     return Allowance(spent, ceiling, left)
 
 
-def _delta_of(folder: ClinicFolder) -> float:
+def usual_delta(folder: ClinicFolder) -> float:
+    """Choose where epsilon is read where nobody says: the policy's greatest delta, or 1e-5.
+
+    Args:
+        folder: The clinic's folder.
+
+    Returns:
+        Delta.
+    """
     return folder.policy.privacy.max_delta or USUAL_DELTA
 
 

@@ -55,6 +55,7 @@ KINDS = (
     "predictions",
     "pseudonyms",
     "consents",
+    "contributions",
     "model",
     "report",
     "ledger",

@@ -85,6 +85,8 @@ def settings(data: Path, place: Path, *more: str) -> RunConfig:
         f"privacy.epsilon={EPSILON}",
         "training.network.rounds=1",
         "training.network.steps_per_round=1",
+        "training.network.sampling_prob=1",
+        "training.network.gradient_mode=hooks",
         "fairness.replicates=100",
         f"work_dir={place}",
     )

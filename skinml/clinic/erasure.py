@@ -1,0 +1,148 @@
+"""Erasing a patient from a clinic's folder: asked for once, finished whatever interrupts it.
+
+The order: what is to be erased is written down, sealed; consent is withdrawn; the key is destroyed
+and what it opened removed; the audit log says so; what was written down is removed. A process that
+was killed in between leaves the first, and the next command at the clinic's desk does the rest.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from skinml.clinic.consents import log_changes
+from skinml.clinic.contributions import Contributions, contributions_of, is_known, unknown_patient
+from skinml.clinic.folder import ERASURE, ClinicFolder
+from skinml.clinic.gate import require_role
+from skinml.durable import locked, read_whole, remove, write_whole
+from skinml.stewardship.consent import USUALLY_WITHDRAWN, PatientState, Withdrawal
+from skinml.stewardship.encryption import derive_key, seal, unseal
+from skinml.stewardship.pseudonyms import pseudonym
+
+_WHAT = "erasure"
+_CONTEXT = b"skinml erasure 1"
+
+
+@dataclass(frozen=True)
+class Erased:
+    """What came of an erasure. Per patient: never log.
+
+    Attributes:
+        key: Whether the patient had a key, which is destroyed now.
+        objects: Files of the vault that were removed.
+        contributions: Which released models the patient's data are in, and what bounds it.
+    """
+
+    key: bool
+    objects: int
+    contributions: Contributions
+
+
+def erase_patient(
+    folder: ClinicFolder, patient: str, *, now: datetime, even_if_unknown: bool = False
+) -> Erased:
+    """Erase a patient's data from the folder, and let no run use them again.
+
+    Args:
+        folder: The clinic's folder.
+        patient: The patient's id.
+        now: The time, with its zone.
+        even_if_unknown: Record the no also of somebody of whom nothing is known.
+
+    Returns:
+        What was erased, and which models were trained before.
+
+    Raises:
+        DataError: If nothing is known of the patient; most likely the id is mistyped.
+        EnvironmentProblem: If a file cannot be written or removed.
+        IntegrityError: If something in the folder was changed.
+        PolicyError: If the user may not.
+
+    Guarantees:
+        Killed at any moment after it began, the next command at the clinic's desk ends it: the
+        consent is withdrawn, the key gone, and the audit log has one line of it. What the audit
+        log, the register and the records of contributions say of the patient's pseudonym stays.
+    """
+    actor = require_role(folder, "erase")
+    finish_erasure(folder)
+    found = contributions_of(folder, patient)
+    if not (found.runs or found.erased or even_if_unknown or is_known(folder, patient)):
+        raise unknown_patient()
+    key, objects = False, 0
+    with locked(folder.path / ".erasure.lock", _WHAT):
+        _finish(folder)  # of somebody else's, begun since
+        asked = {"patient": patient, "at": now.isoformat(), "actor": actor}
+        sealed = seal(_key(folder), json.dumps(asked).encode(), context=_CONTEXT)
+        write_whole(folder.path / ERASURE, sealed, _WHAT)
+        key, objects = _erase(folder, asked)
+    return Erased(key, objects, contributions_of(folder, patient))
+
+
+def finish_erasure(folder: ClinicFolder) -> bool:
+    """End an erasure that was interrupted.
+
+    Args:
+        folder: The clinic's folder.
+
+    Returns:
+        Whether there was one.
+
+    Raises:
+        EnvironmentProblem: If a file cannot be written or removed.
+        IntegrityError: If something in the folder was changed.
+    """
+    if not (folder.path / ERASURE).exists():
+        return False
+    with locked(folder.path / ".erasure.lock", _WHAT):
+        return _finish(folder)
+
+
+def _finish(folder: ClinicFolder) -> bool:
+    path = folder.path / ERASURE
+    if not path.exists():
+        return False
+    _erase(folder, json.loads(unseal(_key(folder), read_whole(path, _WHAT), context=_CONTEXT)))
+    return True
+
+
+def _erase(folder: ClinicFolder, asked: Mapping[str, str]) -> tuple[bool, int]:
+    """Do all that is not done yet."""
+    patient, actor = asked["patient"], asked["actor"]
+    now, name = datetime.fromisoformat(asked["at"]), pseudonym(folder.key, patient)
+    if not _is_withdrawn(folder.consents.state_of(patient), now):
+        folder.consents.withdraw(patient, now=now, actor=actor)
+    log_changes(folder)
+    done = folder.vault.erase([patient])
+    if not _is_logged(folder, name, now):
+        folder.audit.write(
+            "erasure", actor, now=now, patients=1, patient=name, objects=done.objects
+        )
+    remove(folder.path / ERASURE, _WHAT)
+    return done.patients > 0, done.objects
+
+
+def _is_withdrawn(state: PatientState, now: datetime) -> bool:
+    return any(
+        isinstance(change.entry, Withdrawal)
+        and set(change.entry.purposes) >= set(USUALLY_WITHDRAWN)
+        and _is_at(change.at, now)
+        for change in state.changes
+    )
+
+
+def _is_logged(folder: ClinicFolder, name: str, now: datetime) -> bool:
+    return any(
+        entry.event == "erasure" and entry.fields.get("patient") == name and _is_at(entry.at, now)
+        for entry in folder.audit.entries()
+    )
+
+
+def _is_at(written: str, now: datetime) -> bool:
+    """Whether a journal's time, which is to the second, is that of a moment."""
+    return datetime.fromisoformat(written).replace(microsecond=0) == now.replace(microsecond=0)
+
+
+def _key(folder: ClinicFolder) -> bytes:
+    return derive_key(folder.key, "erasure")

@@ -1,0 +1,150 @@
+"""Erasing a patient: what is gone, what stays, and that `kill -9` leaves nothing half-done."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from skinml.clinic.consents import add_consent
+from skinml.clinic.erasure import erase_patient, finish_erasure
+from skinml.clinic.folder import ERASURE, ClinicFolder, open_folder
+from skinml.clinic.opening import open_at_screen
+from skinml.errors import DataError, PolicyError
+from skinml.privacy.events import GaussianEvent
+from skinml.stewardship.consent import Withdrawal
+from skinml.stewardship.pseudonyms import pseudonym
+from tests.clinic.rights import FORM, NOW, enrol, make, release
+from tests.stewardship.test_vault_killed import die_at
+
+PATIENT, OTHER = "Ada-4711", "Bo-4712"
+GRADIENT = ("gradient", "training", "train", GaussianEvent(8.0))
+
+
+@pytest.fixture
+def clinic(tmp_path: Path) -> ClinicFolder:
+    folder = make(tmp_path / "made")
+    enrol(folder, PATIENT, OTHER)
+    release(folder, "run-1", 1, [GRADIENT], {"train": [PATIENT, OTHER]})
+    return folder
+
+
+def pictures(folder: ClinicFolder, patient: str) -> list[bytes]:
+    return [content for _, content in folder.vault.find(folder.vault.objects(patient))]
+
+
+def verdict(folder: ClinicFolder, patient: str, purpose: str) -> str:
+    return str(folder.consents.verdicts([patient], purpose, NOW.date())[0])
+
+
+def state(folder: ClinicFolder) -> tuple[int, int, str, int, int]:
+    """Pictures, keys, consent, withdrawals on record, erasures in the log."""
+    changes = folder.consents.state_of(PATIENT).changes
+    return (
+        len(pictures(folder, PATIENT)),
+        len(folder.patient_keys),
+        verdict(folder, PATIENT, "federated_training"),
+        sum(isinstance(change.entry, Withdrawal) for change in changes),
+        sum(entry.event == "erasure" for entry in folder.audit.entries()),
+    )
+
+
+BEFORE, AFTER = (1, 2, "", 0, 0), (0, 1, "withdrawn", 1, 1)
+
+
+def test_the_patient_is_gone_and_the_others_stay(clinic: ClinicFolder) -> None:
+    assert state(clinic) == BEFORE
+    done = erase_patient(clinic, PATIENT, now=NOW)
+    folder = open_folder(clinic.path)
+    assert state(folder) == AFTER
+    assert (done.key, done.objects, done.contributions.models) == (True, 1, 1)
+    assert pictures(folder, OTHER) == [b"picture of " + OTHER.encode()]
+    assert verdict(folder, OTHER, "federated_training") == ""
+    assert verdict(folder, PATIENT, "care") == ""
+    (told,) = (entry for entry in folder.audit.entries() if entry.event == "erasure")
+    name = pseudonym(folder.key, PATIENT)
+    assert told.fields == {"patients": 1, "patient": name, "objects": 1}
+    assert not (folder.path / ERASURE).exists()
+
+
+def test_no_file_holds_the_patients_name(clinic: ClinicFolder) -> None:
+    erase_patient(clinic, PATIENT, now=NOW)
+    files = [path for path in clinic.path.parent.rglob("*") if path.is_file()]
+    assert len(files) > 8
+    assert not [path.name for path in files if PATIENT.encode() in path.read_bytes()]
+
+
+def test_erasing_twice_changes_nothing_more(clinic: ClinicFolder) -> None:
+    erase_patient(clinic, PATIENT, now=NOW)
+    again = erase_patient(clinic, PATIENT, now=NOW)
+    assert (again.key, again.objects) == (False, 0)
+    assert state(open_folder(clinic.path)) == AFTER
+    assert again.contributions.erased
+
+
+def test_a_patient_who_comes_back_is_used_again_but_nothing_of_old_opens(
+    clinic: ClinicFolder,
+) -> None:
+    old = clinic.vault.objects(PATIENT)
+    erase_patient(clinic, PATIENT, now=NOW)
+    add_consent(clinic, PATIENT, FORM | {"valid_from": NOW.date().isoformat()}, now=NOW)
+    assert verdict(clinic, PATIENT, "federated_training") == ""
+    clinic.vault.put(PATIENT, b"a new picture", kind="image")
+    assert len(pictures(clinic, PATIENT)) == len(old) == 1
+    assert not set(old) & set(clinic.vault.objects(PATIENT))
+
+
+def test_a_mistyped_id_erases_nothing(clinic: ClinicFolder) -> None:
+    with pytest.raises(DataError, match="nothing was done") as refusal:
+        erase_patient(clinic, "Ada-4712", now=NOW)
+    assert "4712" not in str(refusal.value)
+    assert state(clinic) == BEFORE
+    erase_patient(clinic, "Ada-4712", now=NOW, even_if_unknown=True)
+    assert verdict(clinic, "Ada-4712", "federated_training") == "withdrawn"
+
+
+@pytest.mark.parametrize("role", ["clinician", "operator", "auditor"])
+def test_only_the_steward_may(tmp_path: Path, role: str) -> None:
+    roles = dict.fromkeys(("clinician", "operator", "auditor"), "[]") | {role: "['*']"}
+    words = ", ".join(f"{name}: {who}" for name, who in roles.items())
+    folder = make(tmp_path, roles=f"{{steward: [nobody], {words}}}")
+    folder.consents.withdraw(PATIENT, now=NOW, actor="tester")
+    with pytest.raises(PolicyError, match="erase"):
+        erase_patient(folder, PATIENT, now=NOW)
+    assert not (folder.path / ERASURE).exists()
+
+
+def deaths(clinic: ClinicFolder, step: int) -> Iterator[tuple[Path, bool]]:
+    """Kill an erasure before things that it does to the disk; at last let it live."""
+    place = clinic.path.parent
+    for number in range(1, 100, step):
+        copy = place.with_name("copy")
+        shutil.rmtree(copy, ignore_errors=True)
+        shutil.copytree(place, copy, symlinks=True)
+        path = copy / clinic.path.name
+        died = die_at(number, lambda path=path: erase_patient(open_folder(path), PATIENT, now=NOW))
+        yield path, died
+        if not died:
+            assert number > 8
+            return
+    pytest.fail("the erasure never came to its end")
+
+
+@pytest.mark.parametrize("step", [7, pytest.param(1, marks=pytest.mark.slow)])
+def test_killed_at_any_moment_nothing_is_lost_and_the_desk_ends_what_was_begun(
+    clinic: ClinicFolder, step: int
+) -> None:
+    begun = set()
+    for path, died in deaths(clinic, step):
+        asked = (path / ERASURE).exists()
+        begun.add(asked)
+        found = open_at_screen(path)
+        assert not (path / ERASURE).exists()
+        assert state(found) in ([AFTER] if asked or not died else [BEFORE, AFTER])
+        assert pictures(found, OTHER) == [b"picture of " + OTHER.encode()]
+        assert not finish_erasure(found)
+        erase_patient(found, PATIENT, now=NOW)
+        assert state(open_folder(path)) == AFTER
+    assert begun == {True, False}
