@@ -23,6 +23,7 @@ from skinml.stewardship.purposes import Purpose
 from skinml.stewardship.settings import VirtualClinicSettings
 from skinml.tracking.settings import TrackingSettings
 from skinml.training.settings import TrainingSettings
+from skinml.training.step_rules import require_fitting_steps
 
 # In a checkout the configs lie beside the package, in a wheel inside it.
 _PLACES = (Path(__file__).parent / "configs", Path(__file__).parents[1] / "configs")
@@ -81,12 +82,8 @@ class RunConfig(BaseModel):
                 do="Raise privacy.tolerated_dropouts to the same number.",
             )
         # The recipe refuses this too, but only once all images have been read.
-        if self.model.kind == "network" and self.privacy.trust not in ("none", "local"):
-            raise ConfigError(
-                rule="privacy.trust=local (or none) for end-to-end training",
-                got=f"model.kind=network, privacy.trust={self.privacy.trust}",
-                do="Set privacy=local: each clinic adds its own noise at every step.",
-            )
+        if self.model.kind == "network":
+            require_fitting_steps(self.training.network, self.privacy.trust)
         return self
 
 

@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from skinml.errors import ConfigError, require_one_of
 from skinml.models.networks import input_tensor, load_network_arrays, network_arrays
 from skinml.privacy.dpsgd import StepPlan, clipped_sum, train_steps
 from skinml.privacy.dpsgd_sampling import draw_sample, rows_by_patient
@@ -31,6 +30,7 @@ from skinml.records import Arrays, FloatArray, Samples
 from skinml.training.augment import random_views
 from skinml.training.learner import Round
 from skinml.training.settings import NetworkSettings
+from skinml.training.step_rules import ONE_STEP, require_fitting_steps
 
 LOCAL_STEPS = "local_steps"
 GLOBAL_STEP = "global_step"
@@ -63,9 +63,8 @@ class NetworkLearner:
         self._settings = settings
         self._privacy = privacy
         self._build = build
-        self._global = privacy.trust in ("central", "distributed")
-        if self._global:
-            _require_one_step(settings, privacy)
+        require_fitting_steps(settings, privacy.trust)
+        self._global = privacy.trust in ONE_STEP
         network = build()
         require_supported(network)
         self._names = tuple(trained(network))
@@ -182,7 +181,6 @@ class NetworkContributor:
         self._patients = samples.patients
         self._network = build()
         require_isolated(self._network, self._images.shape[1:])
-        shared = privacy.trust in ("central", "distributed")
         self._plan = StepPlan(
             steps=settings.steps_per_round,
             sampling_prob=settings.sampling_prob,
@@ -194,11 +192,11 @@ class NetworkContributor:
             augmentations=settings.augmentations,
             loss=settings.loss,
             mode=self._mode(settings, privacy),
-            grid=shared,
+            grid=privacy.trust in ONE_STEP,
         )
 
     def _mode(self, settings: NetworkSettings, privacy: PrivacySettings) -> str:
-        if privacy.trust in ("central", "distributed"):
+        if privacy.trust in ONE_STEP:
             return "alone"
         if settings.gradient_mode != "auto":
             return settings.gradient_mode
@@ -266,17 +264,6 @@ class NetworkContributor:
         return clipped_sum(
             self._network, self._images, self._labels, sample, self._plan, random_views
         )
-
-
-def _require_one_step(settings: NetworkSettings, privacy: PrivacySettings) -> None:
-    if settings.steps_per_round != 1:
-        raise ConfigError(
-            rule=f"training.network.steps_per_round=1 under privacy.trust={privacy.trust}",
-            got=f"steps_per_round={settings.steps_per_round}",
-            do="Set it to 1 and raise rounds: only sums can share their noise, and local steps are "
-            "none. Or set privacy.trust=local.",
-        )
-    require_one_of(("auto", "alone"), gradient_mode=settings.gradient_mode)
 
 
 def flatten(arrays: Arrays) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
