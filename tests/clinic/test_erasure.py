@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -116,6 +117,10 @@ def test_only_the_steward_may(tmp_path: Path, role: str) -> None:
     assert not (folder.path / ERASURE).exists()
 
 
+def _erase_at(path: Path) -> None:
+    erase_patient(open_folder(path), PATIENT, now=NOW)
+
+
 def deaths(clinic: ClinicFolder, step: int) -> Iterator[tuple[Path, bool]]:
     """Kill an erasure before things that it does to the disk; at last let it live."""
     place = clinic.path.parent
@@ -124,7 +129,7 @@ def deaths(clinic: ClinicFolder, step: int) -> Iterator[tuple[Path, bool]]:
         shutil.rmtree(copy, ignore_errors=True)
         shutil.copytree(place, copy, symlinks=True)
         path = copy / clinic.path.name
-        died = die_at(number, lambda path=path: erase_patient(open_folder(path), PATIENT, now=NOW))
+        died = die_at(number, partial(_erase_at, path))
         yield path, died
         if not died:
             assert number > 8
