@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from skinml.errors import IntegrityError
 from skinml.journal import Journal, KeyedSeal, Mark
-from skinml.privacy.accounting import _greatest, calibrate_noise, epsilon
-from skinml.privacy.events import GaussianEvent
+from skinml.privacy.accounting import _greatest, calibrate_noise, epsilon, only_gaussians
+from skinml.privacy.events import (
+    DiscreteGaussianEvent,
+    GaussianEvent,
+    SampledGaussianEvent,
+    UnprotectedEvent,
+)
 from skinml.privacy.ledger import Binding, Ledger
+from skinml.privacy.noise import NoiseSource
 
 KEY = bytes(range(32))
 BINDING = Binding("run-1", 1, 1, ("a",), "local", "patient_within_clinic", "k", True)
@@ -28,6 +36,7 @@ def ledger(tmp_path):
 def test_a_ledger_went_past_each_of_its_own_marks_and_no_other(ledger):
     marks = [ledger.mark_at(count) for count in (1, 2, 3)]
     assert ledger.mark() == marks[-1]
+    assert ledger.marks() == tuple(marks)
     assert len({mark.head for mark in marks}) == 3
     ledger.reserve(BINDING, [RELEASE])
     assert all(ledger.passed(mark) for mark in marks)
@@ -89,3 +98,19 @@ def test_noise_on_a_coarse_grid_is_enough_on_every_grid():
     assert epsilon(events_at(coarse), 1e-5) <= 1.0
     assert fine <= coarse * 1.001
     assert coarse == pytest.approx(fine, rel=5e-3)
+
+
+def test_on_a_grid_no_noise_draws_no_words():
+    def words(count):
+        raise AssertionError(count)
+
+    drawn = NoiseSource(words, guarantee=True).on_grid((2, 3), 0.0, 2.0**-28)
+    assert np.array_equal(drawn, np.zeros((2, 3)))
+
+
+def test_what_is_not_a_plain_sum_has_no_closed_form():
+    grid = DiscreteGaussianEvent(5.0, 1e6, 6, 10)
+    assert only_gaussians([GaussianEvent(5.0), grid]) is not None
+    sampled = replace(grid, sampling_prob=0.5)
+    for other in (SampledGaussianEvent(5.0, 0.5), sampled, UnprotectedEvent()):
+        assert only_gaussians([GaussianEvent(5.0), other]) is None

@@ -10,8 +10,13 @@ from scipy.optimize import brentq
 from scipy.stats import norm
 
 from skinml.errors import ConfigError
-from skinml.privacy.accounting import epsilon
-from skinml.privacy.events import GaussianEvent, SampledGaussianEvent, UnprotectedEvent
+from skinml.privacy.accounting import delta, epsilon
+from skinml.privacy.events import (
+    DiscreteGaussianEvent,
+    GaussianEvent,
+    SampledGaussianEvent,
+    UnprotectedEvent,
+)
 from skinml.privacy.ledger import Binding, Entry
 from skinml.privacy.readings import advantage, recognised, replace_one_epsilon
 
@@ -105,3 +110,27 @@ def test_splits_are_told_apart_and_the_greatest_counts():
 def test_a_share_of_false_alarms_is_a_share(false_alarms):
     with pytest.raises(ConfigError, match="false_alarms"):
         recognised(entries(GaussianEvent(1.0)), false_alarms)
+
+
+@pytest.mark.parametrize("grid_std", [8.0, 1e6])
+def test_noise_on_a_grid_allows_hardly_more_than_continuous_noise(grid_std):
+    """Also at epsilon 0, where the slack of the discrete bounds leaves no delta below 1."""
+    continuous = entries(GaussianEvent(2.0))
+    for shares in (1, 6):
+        released = entries(DiscreteGaussianEvent(2.0, grid_std, shares, 50))
+        assert delta([released[0].event], 0.0) == 1
+        for read, slack in (
+            (advantage, 0.04),
+            (lambda held: recognised(held, 0.01), 0.01),
+            (lambda held: replace_one_epsilon(held, DELTA), 0.2),
+        ):
+            assert read(continuous) - 1e-4 <= read(released) <= read(continuous) + slack
+
+
+def test_a_sample_on_a_grid_is_read_like_one_off_it():
+    plain = entries(SampledGaussianEvent(2.0, 0.1, 9))
+    grid = entries(DiscreteGaussianEvent(2.0, 1e6, 1, 5, sampling_prob=0.1, count=9))
+    assert advantage(grid) == pytest.approx(advantage(plain), abs=1e-4)
+    assert replace_one_epsilon(grid, DELTA) == pytest.approx(
+        replace_one_epsilon(plain, DELTA), abs=1e-2
+    )
