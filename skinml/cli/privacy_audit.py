@@ -47,6 +47,19 @@ def audit(
     wanted = ALL_TIERS if tiers == _ALL else tuple(word.strip() for word in tiers.split(","))
     with Bars(quiet=as_json) as bars:
         done = audit_experiment(experiment, overrides or [], tiers=wanted, out=out, progress=bars)
+    tell(done, as_json=as_json)
+
+
+def tell(done: Audited, *, as_json: bool) -> None:
+    """Print a finished audit and leave with its exit code.
+
+    Args:
+        done: The audit.
+        as_json: Whether to print one JSON object instead of a table.
+
+    Raises:
+        typer.Exit: With code 5 if a finding contradicts the promise.
+    """
     if as_json:
         _print_json(done)
     else:

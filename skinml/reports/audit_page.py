@@ -136,6 +136,7 @@ def _context(record: AuditRecord) -> dict[str, Any]:
         "titles": audit_tables.TITLES,
         "summary": audit_tables.summary_table(record),
         "shown": [tier for tier in TIERS if record.of_tier(tier)],
+        "direct": record.of_tier("T0") and record.of_tier("T1"),
         "tables": {tier: audit_tables.tier_tables(record, tier) for tier in TIERS},
         "roc": audit_tables.roc_plots(record),
         "rows": audit_tables.picture_rows(record),

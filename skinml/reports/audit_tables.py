@@ -24,7 +24,12 @@ TITLES = {
     "T3": "T3: who was in training?",
     "inversion": "Getting a patient back from an update",
 }
-_OK, _FLAGGED, _NO_RULE = "within", "FLAGGED", "no promise to hold it to"
+_OK, _FLAGGED, _NO_RULE, _SHOWN = (
+    "within",
+    "FLAGGED",
+    "no promise to hold it to",
+    "shown, not judged",
+)
 _PERCENT = 100
 
 
@@ -49,7 +54,16 @@ class Verdict:
     @property
     def words(self) -> str:
         """The outcome in a word or two."""
+        if self.tier == "inversion":
+            return _SHOWN
         return _FLAGGED if self.flagged else _OK if self.allowed else _NO_RULE
+
+    @property
+    def promised(self) -> str:
+        """What the promise allows, in words where it is no number."""
+        if self.tier == "inversion":
+            return "says nothing of it"
+        return self.allowed or "nothing"
 
 
 def verdicts(record: AuditRecord) -> tuple[Verdict, ...]:
@@ -129,7 +143,7 @@ def summary_table(record: AuditRecord) -> Table:
     rows = tuple(
         Row(
             f"{each.tier}: {each.what}",
-            (Cell(each.found), Cell(each.allowed or "nothing promised"), Cell(each.words)),
+            (Cell(each.found), Cell(each.promised), Cell(each.words)),
         )
         for each in verdicts(record)
     )
@@ -192,7 +206,7 @@ def _canary_table(findings: Sequence[CanaryFinding]) -> Table:
                 Cell(f"{each.one_run_bound:.2f}", f"refined {each.refined_bound:.2f}"),
                 Cell(f"{each.estimate:.2f}" if isfinite(each.estimate) else "none"),
                 Cell(f"{each.lower_limit:.2f}", f"{each.confidence:.1%} sure"),
-                Cell(_promised(each.epsilon) or "nothing promised"),
+                Cell(_promised(each.epsilon) or "nothing"),
                 Cell(_FLAGGED if each.flagged else _OK, f"AUC {each.auc:.3f}"),
             ),
             f"{count(each.num_canaries)} planted patients; seen: {each.seen}",
