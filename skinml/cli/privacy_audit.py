@@ -61,23 +61,14 @@ def tell(done: Audited, *, as_json: bool) -> None:
         typer.Exit: With code 5 if a finding contradicts the promise.
     """
     if as_json:
-        _print_json(done)
+        print(json.dumps(done.result, allow_nan=False), flush=True)
     else:
         _show(done)
     if done.record.flagged:
         raise typer.Exit(IntegrityError.exit_code)
 
 
-def _print_json(done: Audited) -> None:
-    from skinml.reports.audit_page import audit_to_json
-
-    told = audit_to_json(done.record) | {"report": str(done.files.html)}
-    print(json.dumps(told, allow_nan=False), flush=True)
-
-
 def _show(done: Audited) -> None:
-    from skinml.reports.audit_tables import verdicts
-
     record, console = done.record, narrow_console()
     console.print(Text(f"Audit of {record.experiment}, trust {record.trust}"), style="bold")
     if record.private:
@@ -85,7 +76,7 @@ def _show(done: Audited) -> None:
     table = plain_table(
         "tier", "tried", "found", "promised", "", words=("tier", "tried", "found", "")
     )
-    for each in verdicts(record):
+    for each in done.verdicts:
         mark = Text("FLAGGED", style="bold") if each.flagged else Text("ok" if each.allowed else "")
         words = (each.tier, each.what, each.found, each.allowed)
         table.add_row(*(Text(word) for word in words), mark)

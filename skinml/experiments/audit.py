@@ -14,6 +14,7 @@ from functools import cached_property
 from importlib.metadata import version
 from math import inf
 from pathlib import Path
+from typing import Any
 
 from skinml.config import RunConfig, load_config
 from skinml.errors import require_one_of
@@ -30,7 +31,8 @@ from skinml.privacy.audit.inversion import Picture
 from skinml.privacy.audit.record import TIERS, AuditRecord, Finding
 from skinml.privacy.ledger import spent
 from skinml.records import Samples
-from skinml.reports.audit_page import AuditFiles, write_audit
+from skinml.reports.audit_page import AuditFiles, audit_to_json, write_audit
+from skinml.reports.audit_tables import Verdict, verdicts
 
 QUICK = ("T0", "T1")
 ALL_TIERS = TIERS
@@ -49,6 +51,16 @@ class Audited:
 
     record: AuditRecord
     files: AuditFiles
+
+    @property
+    def result(self) -> dict[str, Any]:
+        """The object of `--json`."""
+        return audit_to_json(self.record) | {"report": str(self.files.html)}
+
+    @property
+    def verdicts(self) -> tuple[Verdict, ...]:
+        """The lines that a reader needs first."""
+        return verdicts(self.record)
 
 
 @dataclass

@@ -61,8 +61,9 @@ def test_views_tell_who_sees_what_under_every_trust_model() -> None:
 
 @pytest.mark.parametrize("shown", [True, False])
 def test_pictures_leave_only_where_the_data_may_be_shown(shown: bool) -> None:
-    words = ("training.network.rounds=4", "training.network.sampling_prob=1", "privacy.trust=none")
-    config = load_config("quickstart_end_to_end", [*words, "model.image_size=32"])
+    recipe = [f"training.network.{each}" for each in ("rounds=3", "steps_per_round=1")]
+    words = ["training.network.sampling_prob=1", "privacy.trust=none", "model.image_size=32"]
+    config = load_config("quickstart_end_to_end", [*recipe, *words])
     made = invert_pictures(
         config, pictures(3), CLASSES, may_be_shown=shown, num_attacked=1, effort=Effort(steps=2)
     )
