@@ -68,6 +68,7 @@ class NetworkLearner:
         network = build()
         require_supported(network)
         self._names = tuple(trained(network))
+        self._modes: dict[tuple[int, ...], str] = {}
         self.rounds = self._plan(network_arrays(network))
 
     def _plan(self, arrays: Arrays) -> tuple[Round, ...]:
@@ -121,7 +122,38 @@ class NetworkLearner:
         Raises:
             UnsupportedModelError: If the network mixes images of a batch.
         """
-        return NetworkContributor(samples, self._settings, self._privacy, self._build)
+        images = input_tensor(samples.inputs)
+        network = self._build()
+        require_isolated(network, images.shape[1:])
+        plan = StepPlan(
+            steps=self._settings.steps_per_round,
+            sampling_prob=self._settings.sampling_prob,
+            divisor=self._settings.sampling_prob * self._settings.expected_patients,
+            clip_norm=self._privacy.clip_norm / self._privacy.max_clinics_per_patient,
+            noise_multiplier=0.0,
+            learning_rate=self._settings.learning_rate,
+            max_images=self._settings.max_images_per_patient,
+            augmentations=self._settings.augmentations,
+            loss=self._settings.loss,
+            mode=self._mode(network, images.shape[1:]),
+            grid=self._global,
+        )
+        return NetworkContributor(network, images, samples, plan)
+
+    def _mode(self, network: nn.Module, image_shape: tuple[int, ...]) -> str:
+        """Choose how sums are computed, once for each shape of images."""
+        settings = self._settings
+        if self._global:
+            return "alone"
+        if settings.gradient_mode != "auto":
+            return settings.gradient_mode
+        if not self._privacy.private:
+            return "hooks"
+        if image_shape not in self._modes:
+            views = max(settings.augmentations, 1)
+            loss = LOSSES[settings.loss]
+            self._modes[image_shape] = fastest_mode(network, image_shape, loss, images=views)
+        return self._modes[image_shape]
 
     def advance(self, round_: Round, state: Arrays, total: Arrays, num_clinics: int) -> Arrays:
         """Average the clinics' weights, or take one step along the sum of their gradients.
@@ -160,54 +192,20 @@ class NetworkContributor:
     """A clinic's side of end-to-end training; between rounds it keeps nothing but its samples.
 
     Args:
-        samples: Training images.
-        settings: The recipe.
-        privacy: Budget, clip and trust model.
-        build: Builds the network.
-
-    Raises:
-        UnsupportedModelError: If the network mixes images of a batch.
+        network: A network of the run's kind; its weights are changed.
+        images: (n, channels, height, width) training images.
+        samples: Their labels and patients.
+        plan: The public schedule of a round, its noise left open.
     """
 
     def __init__(
-        self,
-        samples: Samples,
-        settings: NetworkSettings,
-        privacy: PrivacySettings,
-        build: Callable[[], nn.Module],
+        self, network: nn.Module, images: torch.Tensor, samples: Samples, plan: StepPlan
     ) -> None:
-        self._images = input_tensor(samples.inputs)
+        self._network = network
+        self._images = images
         self._labels = torch.from_numpy(samples.labels.astype(np.int64))
         self._patients = samples.patients
-        self._network = build()
-        require_isolated(self._network, self._images.shape[1:])
-        self._plan = StepPlan(
-            steps=settings.steps_per_round,
-            sampling_prob=settings.sampling_prob,
-            divisor=settings.sampling_prob * settings.expected_patients,
-            clip_norm=privacy.clip_norm / privacy.max_clinics_per_patient,
-            noise_multiplier=0.0,
-            learning_rate=settings.learning_rate,
-            max_images=settings.max_images_per_patient,
-            augmentations=settings.augmentations,
-            loss=settings.loss,
-            mode=self._mode(settings, privacy),
-            grid=privacy.trust in ONE_STEP,
-        )
-
-    def _mode(self, settings: NetworkSettings, privacy: PrivacySettings) -> str:
-        if privacy.trust in ONE_STEP:
-            return "alone"
-        if settings.gradient_mode != "auto":
-            return settings.gradient_mode
-        if not privacy.private:
-            return "hooks"
-        return fastest_mode(
-            self._network,
-            self._images.shape[1:],
-            LOSSES[settings.loss],
-            images=max(settings.augmentations, 1),
-        )
+        self._plan = plan
 
     def contribute(
         self, round_: Round, query: Arrays, mechanism: Mechanism, sampling: np.random.Generator
