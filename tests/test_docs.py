@@ -36,12 +36,13 @@ PAGES = (
     "README.md",
     "docs/privacy.md",
     "docs/guarantee.md",
+    "docs/privacy-audit.md",
     "docs/clinic.md",
     "docs/design.md",
     "CONTRIBUTING.md",
 )
 SCRIPTS = ("scripts/", ".ci/")
-GROUPS = {"data": (), "clinic": ("policy", "consent", "log", "keys")}
+GROUPS = {"data": (), "privacy": (), "clinic": ("policy", "consent", "log", "keys")}
 BLOCK = re.compile(r"^```(bash|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 ENVIRONMENT = Path(sys.prefix)
 

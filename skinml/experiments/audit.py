@@ -19,6 +19,7 @@ from typing import Any
 from skinml.config import RunConfig, load_config
 from skinml.errors import require_one_of
 from skinml.experiments.approval import drafted, expected_classes
+from skinml.experiments.audit_canaries import black_box, white_box
 from skinml.experiments.audit_inversion import invert_heads, invert_pictures
 from skinml.experiments.audit_membership import Game, audit_membership
 from skinml.experiments.audit_replay import replay
@@ -180,6 +181,14 @@ def _replay(work: _Work) -> None:
     work.keep(replay(work.config, progress=work.progress))
 
 
+def _white_box(work: _Work) -> None:
+    work.keep(white_box(work.config, progress=work.progress))
+
+
+def _black_box(work: _Work) -> None:
+    work.keep(black_box(work.config, progress=work.progress))
+
+
 def _membership(work: _Work) -> None:
     if work.config.model.kind != "linear_head":
         why = (
@@ -217,14 +226,10 @@ def _inversion(work: _Work) -> None:
     work.pictures = done.pictures
 
 
-def _canaries(work: _Work) -> None:
-    work.keep([NotAudited("T1", "canaries", "They are not part of this release yet.")])
-
-
 _RUN: Mapping[str, Callable[[_Work], None]] = {
     "T0": _replay,
-    "T1": _canaries,
-    "T2": _canaries,
+    "T1": _white_box,
+    "T2": _black_box,
     "T3": _membership,
     "inversion": _inversion,
 }
