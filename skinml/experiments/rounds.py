@@ -9,18 +9,12 @@ from threading import Event
 
 from skinml.config import RunConfig
 from skinml.experiments.learners import coordinator_mechanism
-from skinml.experiments.sites import Opener, Terms, open_clinic
+from skinml.experiments.sites import Opener, Terms, open_clinic, secure_session
 from skinml.federated.client_app import client_app, close_clinics
 from skinml.federated.clinic import Clinic, schedule
-from skinml.federated.coordinator import (
-    Ask,
-    Grid,
-    Record,
-    RunTerms,
-    exchange_with,
-    grid_asker,
-)
+from skinml.federated.coordinator import Grid, exchanger, grid_asker
 from skinml.federated.messages import Reply, Request
+from skinml.federated.roll_call import Ask, Record, RunTerms
 from skinml.federated.simulation import simulate
 from skinml.privacy.plan import Release, admissions_release
 from skinml.records import FloatArray
@@ -79,10 +73,11 @@ def train(
         deadline_s=config.federation.round_deadline_s,
         least_survivors=_least_survivors(config, len(terms.clinics)),
         mechanism=coordinator_mechanism(config, len(terms.clinics)),
+        session=secure_session(config, terms),
     )
 
     def through(ask: Ask) -> Trained:
-        exchange = partial(exchange_with, ask, held_to, record)
+        exchange = exchanger(ask, held_to, record)
         fitted = fit(learner, exchange, on_round)
         last = schedule(learner, validation, admissions)[-1]
         total = exchange(last, fitted.arrays).total
@@ -110,8 +105,9 @@ def _least_survivors(config: RunConfig, num_clinics: int) -> int:
     return num_clinics - config.privacy.tolerated_dropouts
 
 
-def _ask_directly(clinic: Clinic, request: Request) -> Mapping[str, Reply | str]:
+def _ask_directly(clinic: Clinic, requests: Mapping[str, Request]) -> Mapping[str, Reply | str]:
     """Ask without a wire: what the clinic raises is raised here."""
+    request = requests[clinic.name]
     return {clinic.name: Reply(clinic.name, request.round, clinic.answer(request), {})}
 
 

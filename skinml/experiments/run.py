@@ -29,11 +29,12 @@ from skinml.experiments.samples import (
     still_admitted,
     store_samples,
 )
+from skinml.experiments.sealed_book import SealedBook
 from skinml.experiments.sites import Terms
 from skinml.experiments.workspace import Workspace, new_run_id, run_folder
 from skinml.fairness.thresholds import choose_threshold, score_edges
 from skinml.federated.clinic import SCORE_BINS
-from skinml.federated.coordinator import Record
+from skinml.federated.roll_call import Record
 from skinml.models.bundle import Bundle, save_bundle
 from skinml.privacy.plan import admissions_release
 from skinml.records import RunRecord, Samples
@@ -167,6 +168,7 @@ def _work(
         }
     finally:
         for folder in gathered.folders.values():
+            SealedBook(folder, name).drop()
             drop_samples(folder, name)
     progress.begin("comparing groups", 1)
     return Outcome(
@@ -195,7 +197,15 @@ def _terms(
         clinics_root=str(Workspace(config.work_dir).clinics.resolve()),
         classes=gathered.cohort.labels,
         num_features=inputs.shape[1] if inputs.ndim == 2 else 0,
+        registered=_registered(config, gathered),
     )
+
+
+def _registered(config: RunConfig, gathered: Gathered) -> tuple[tuple[str, str], ...]:
+    """Collect the clinics' public signing keys where their sums leave under masks."""
+    if config.privacy.trust != "distributed" or config.federation.mode == "centralised":
+        return ()
+    return tuple((name, f.identity.public_key) for name, f in gathered.folders.items())
 
 
 def _dataset(gathered: Gathered) -> DatasetRef:

@@ -24,12 +24,17 @@ from skinml.experiments.learners import (
     validation_release,
 )
 from skinml.experiments.samples import Grounds, admitted, keep_predictions, open_samples
+from skinml.experiments.sealed_book import SealedBook
 from skinml.federated.clinic import Clinic, ClinicSetup, schedule
+from skinml.federated.secure_clinic import SecureClinic, secure_clinic
+from skinml.federated.secure_rounds import session_for
+from skinml.federated.secure_session import Session
 from skinml.journal import Mark
 from skinml.privacy.ledger import Ceilings, Entry
 from skinml.privacy.plan import admissions_release
 from skinml.records import EVERY_SPLIT, SPLITS, BoolArray, Labels, Samples
 from skinml.seeding import Seeds
+from skinml.stewardship.encryption import derive_key
 from skinml.stewardship.policy_terms import Proposal, require_within
 
 
@@ -44,6 +49,7 @@ class Terms:
         clinics_root: The folder of all clinics of this machine.
         classes: What the model tells apart.
         num_features: Features of an item; 0 for networks.
+        registered: Each clinic with its public signing key, where sums leave under masks.
     """
 
     run: str
@@ -52,6 +58,7 @@ class Terms:
     clinics_root: str
     classes: Labels
     num_features: int
+    registered: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -136,7 +143,39 @@ def clinic_setup(terms: Terms, node: Mapping[str, object]) -> ClinicSetup:
         split_key_id=split_key_id(config.data),
         sampling_root=sampling_root(config, folder),
         simulated=True,
+        secure=_secure(config, terms, folder),
         admissions=standings.counts if counts else None,
+    )
+
+
+def secure_session(config: RunConfig, terms: Terms) -> Session | None:
+    """Write down the terms of a run's secure sums.
+
+    Args:
+        config: The run's config.
+        terms: What every node knows.
+
+    Returns:
+        The terms; None where clinics' sums leave as they are.
+
+    Raises:
+        ConfigError: If clinics, dropouts and colluding clinics do not fit together.
+    """
+    if not terms.registered:
+        return None
+    privacy = config.privacy
+    return session_for(
+        terms.run, terms.registered, privacy.tolerated_dropouts, privacy.colluding_clinics
+    )
+
+
+def _secure(config: RunConfig, terms: Terms, folder: ClinicFolder) -> SecureClinic | None:
+    session = secure_session(config, terms)
+    if session is None:
+        return None
+    secret = derive_key(folder.key, f"secure sums of run {terms.run}")
+    return secure_clinic(
+        session, folder.name, secret, folder.signing_key, SealedBook(folder, terms.run)
     )
 
 

@@ -13,7 +13,8 @@ from flwr.clientapp import ClientApp
 
 from skinml.errors import SkinmlError
 from skinml.federated.clinic import Clinic
-from skinml.federated.messages import Reply, pack_reply, problem_of, unpack_request
+from skinml.federated.messages import SUMS, Reply, pack_reply, problem_of, unpack_request
+from skinml.federated.secure_session import packed
 
 OpenClinic = Callable[[Mapping[str, object]], Clinic]
 NODE_KEYS = ("partition-id", "clinic")
@@ -65,7 +66,9 @@ def _clinic(open_clinic: OpenClinic, context: Context) -> Clinic:
 
 def _answer(clinic: Clinic, message: Message) -> Reply:
     request = unpack_request(message.content)
-    return Reply(clinic.name, request.round, clinic.answer(request), {})
+    if request.step == SUMS:
+        return Reply(clinic.name, request.round, clinic.answer(request), {})
+    return Reply(clinic.name, request.round, {}, {}, packed(clinic.step(request)))
 
 
 def _guarded(message: Message, answer: Callable[[], Reply]) -> Message:

@@ -17,6 +17,10 @@ import numpy as np
 from skinml.errors import IntegrityError, PolicyError
 from skinml.fairness.thresholds import score_histogram
 from skinml.federated.messages import Request, require_sums
+from skinml.federated.secure_clinic import SecureClinic
+from skinml.federated.secure_masks import Words, to_ring
+from skinml.federated.secure_session import Signed
+from skinml.federated.secure_steps import answer_step
 from skinml.privacy.ledger import Binding, Ceilings, Entry, Ledger, require_affordable
 from skinml.privacy.mechanism import Mechanism
 from skinml.privacy.plan import Release, admissions_release
@@ -57,6 +61,7 @@ class ClinicSetup:
         split_key_id: Short public digest of the split key.
         sampling_root: Secret seed of its sampling streams.
         simulated: Whether one machine sees everything.
+        secure: Its side of the run's secure sums; None where sums leave as they are.
         admissions: How many patients its gate put into each of `records.ADMISSION_CELLS`, each
             patient into one; None where the run releases no noised counts of them.
     """
@@ -79,6 +84,7 @@ class ClinicSetup:
     split_key_id: str
     sampling_root: int
     simulated: bool
+    secure: SecureClinic | None = None
     admissions: IntArray | None = None
 
 
@@ -125,8 +131,39 @@ class Clinic:
         """The clinic's name."""
         return self._setup.name
 
+    def step(self, request: Request) -> Signed:
+        """Do one step of a round's secure sum.
+
+        Args:
+            request: What the coordinator asks; with the step "masked" the round is done as
+                `answer` does it, once an attempt.
+
+        Returns:
+            This clinic's signed message.
+
+        Raises:
+            IntegrityError: If the run has no secure sums, or the step breaks their rules.
+            SkinmlError: Whatever keeps the clinic from its round, as in `answer`.
+        """
+        secure = self._setup.secure
+        if secure is None:
+            raise IntegrityError(
+                rule=f"a run with secure sums at clinic {self._setup.name}",
+                got=f"step={request.step}",
+                do="Ask for plain sums.",
+            )
+        if request.step == "keys":
+            return secure.advertise()
+        round_ = self._round(request)
+
+        def compute() -> Words:
+            sums = self._sums(round_, request)
+            return np.concatenate([to_ring(sums[r.name], r.grid) for r in round_.releases])
+
+        return answer_step(secure, request, compute)
+
     def answer(self, request: Request) -> Arrays:
-        """Do one round.
+        """Do one round and give the clinic's sums as they are, with its own noise.
 
         Args:
             request: What the coordinator asks.
@@ -145,7 +182,16 @@ class Clinic:
                 clinic's sums, and so many withdrew that fewer patients are left to train on than
                 the policy asks for.
         """
-        round_ = self._round(request)
+        if self._setup.secure is not None:
+            raise IntegrityError(
+                rule=f"the sums of clinic {self._setup.name} to leave under masks alone",
+                got="a request for plain sums",
+                do="Run the same release of skinml at the coordinator and at every clinic.",
+            )
+        return self._sums(self._round(request), request)
+
+    def _sums(self, round_: Round, request: Request) -> Arrays:
+        """Compute what the round releases, after the ledger has it."""
         self._require_query(round_, request.query)
         setup = self._setup
         read = ("validation", "test") if round_.kind == VALIDATION else ("train",)

@@ -7,119 +7,76 @@ answered; here a missing clinic is named and ends the run unless the config allo
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from functools import partial
 from threading import Event
 
 import numpy as np
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid as Grid  # others name the type through this door
 
-from skinml.errors import (
-    BudgetExceededError,
-    IncompleteRunError,
-    IntegrityError,
-    PolicyError,
-    SkinmlError,
-)
+from skinml.errors import IncompleteRunError, IntegrityError
 from skinml.federated.messages import Reply, Request, pack_request, require_sums, unpack_reply
+from skinml.federated.roll_call import Ask, Record, RollCall, RunTerms
+from skinml.federated.secure_rounds import SecureRounds
 from skinml.privacy.mechanism import Mechanism
-from skinml.records import Arrays, FloatArray, Participation
-from skinml.training.fit import Exchanged
+from skinml.records import Arrays, FloatArray
+from skinml.training.fit import Exchange, Exchanged
 from skinml.training.learner import Round
 
 _POLL_S = 0.01
 _DIED = "the clinic's process died"
-_REFUSALS: Mapping[int, type[SkinmlError]] = {3: PolicyError, 5: IntegrityError}
-
-
-@dataclass(frozen=True)
-class RunTerms:
-    """What the coordinator holds a run to.
-
-    Attributes:
-        run: The run's id.
-        clinics: The clinics expected, in order.
-        allowed_missing: Clinics that a round may go on without.
-        least_survivors: Clinics whose shares of the noise a sum needs, whatever is allowed.
-        deadline_s: Seconds to wait for an answer.
-        mechanism: The coordinator's part of the noise; none but under central trust.
-    """
-
-    run: str
-    clinics: tuple[str, ...]
-    allowed_missing: int
-    least_survivors: int
-    deadline_s: float
-    mechanism: Mechanism
-
-
-@dataclass
-class Record:
-    """What has happened so far; grows by one entry a round.
-
-    Attributes:
-        participation: Who took part in each round.
-    """
-
-    participation: list[Participation] = field(default_factory=list)
-
-
-Ask = Callable[[Request], Mapping[str, Reply | str]]
 
 
 def exchange_with(
     ask: Ask, terms: RunTerms, record: Record, round_: Round, query: Arrays
 ) -> Exchanged:
-    """Run one round: ask all clinics, check their answers, sum them in the order of their names.
+    """Run one round of plain sums: ask all clinics, check their answers, add them up.
 
     Args:
-        ask: Sends a request to the clinics and brings back, for each clinic, its reply or in
-            words why there is none.
+        ask: Sends requests to the clinics and brings back their replies.
         terms: What the run is held to.
         record: Where the round's participation is written, before anything is raised.
         round_: The round.
         query: What the clinics are sent.
 
     Returns:
-        The sums with all their noise.
+        The sums with all their noise, added in the order of the clinics' names.
 
     Raises:
         BudgetExceededError, PolicyError, IntegrityError: If a clinic refused for that reason.
         IncompleteRunError: If more clinics are missing than allowed.
     """
+    roll = RollCall(terms, round_)
     request = Request(terms.run, round_.number, 1, terms.clinics, query)
-    replies = ask(request)
-    sums: dict[str, Arrays] = {}
-    missing: dict[str, str] = {}
-    refused: list[Reply] = []
-    for clinic in terms.clinics:
-        reply = replies.get(clinic, "no answer")
-        if isinstance(reply, str):
-            missing[clinic] = reply
-        elif reply.problem:
-            missing[clinic] = f"expected {reply.problem['rule']}; got {reply.problem['got']}"
-            refused.append(reply)
-        elif problem := _defect(reply, round_, clinic):
-            missing[clinic] = problem
-        else:
-            sums[clinic] = reply.sums
-    record.participation.append(
-        Participation(round_.number, terms.clinics, tuple(sums), dict(missing))
-    )
-    if len(missing) > terms.allowed_missing or len(sums) < max(terms.least_survivors, 1):
-        raise _why_incomplete(round_, missing, refused)
+
+    def defect(reply: Reply, clinic: str) -> str:
+        try:
+            require_sums(reply.sums, {r.name: r.shape for r in round_.releases}, clinic)
+        except IntegrityError as error:
+            return f"expected {error.rule}; got {error.got}"
+        return ""
+
+    replies = roll.call(ask, dict.fromkeys(terms.clinics, request), defect)
+    roll.close(record, tuple(replies))
+    sums = {clinic: reply.sums for clinic, reply in replies.items()}
     return Exchanged(_total(sums, round_, terms.mechanism), len(sums))
 
 
-def _defect(reply: Reply, round_: Round, clinic: str) -> str:
-    if reply.round != round_.number or reply.clinic != clinic:
-        return "an answer to another question"
-    try:
-        require_sums(reply.sums, {r.name: r.shape for r in round_.releases}, clinic)
-    except IntegrityError as error:
-        return f"expected {error.rule}; got {error.got}"
-    return ""
+def exchanger(ask: Ask, terms: RunTerms, record: Record) -> Exchange:
+    """Choose how the rounds of a run are summed.
+
+    Args:
+        ask: Sends requests to the clinics and brings back their replies.
+        terms: What the run is held to.
+        record: Where each round's participation is written.
+
+    Returns:
+        Secure sums where the terms have a session, plain ones otherwise.
+    """
+    if terms.session is None:
+        return partial(exchange_with, ask, terms, record)
+    return SecureRounds(ask, terms, terms.session, record).exchange
 
 
 def _total(sums: Mapping[str, Arrays], round_: Round, mechanism: Mechanism) -> Arrays:
@@ -128,24 +85,6 @@ def _total(sums: Mapping[str, Arrays], round_: Round, mechanism: Mechanism) -> A
         exact = np.sum([sums[clinic][release.name] for clinic in sorted(sums)], axis=0)
         total[release.name] = mechanism.privatize(release, exact)
     return total
-
-
-def _why_incomplete(
-    round_: Round, missing: Mapping[str, str], refused: Sequence[Reply]
-) -> SkinmlError:
-    for reply in refused:
-        code = int(reply.problem["code"])
-        if code in _REFUSALS:
-            words = {key: str(reply.problem[key]) for key in ("rule", "got", "do")}
-            budget = code == 3 and "epsilon" in words["rule"]
-            kind = BudgetExceededError if budget else _REFUSALS[code]
-            return kind(**words)
-    return IncompleteRunError(
-        rule="every clinic to take part, or federation.allowed_missing to allow for it",
-        got=f"in round {round_.number} without {', '.join(missing)}",
-        do="Mend the clinics named, or allow for missing ones in the config.",
-        details=[f"{clinic}: {reason}" for clinic, reason in missing.items()],
-    )
 
 
 def grid_asker(grid: Grid, terms: RunTerms, stop: Event) -> Ask:
@@ -178,18 +117,15 @@ def grid_asker(grid: Grid, terms: RunTerms, stop: Event) -> Ask:
             words = reply if isinstance(reply, str) else str(reply.problem.get("got", ""))
             faults[f"a node ({len(faults) + 1})"] = words
 
-    def ask(request: Request) -> Mapping[str, Reply | str]:
+    def ask(requests: Mapping[str, Request]) -> Mapping[str, Reply | str]:
         contents = {
             places[clinic]: pack_request(request)
-            for clinic in request.participants
+            for clinic, request in requests.items()
             if clinic in places
         }
         answers = _send(grid, contents, "train", terms.deadline_s, stop)
         why = "; ".join(faults.values()) or "no node of this clinic"
-        return {
-            clinic: answers[places[clinic]] if clinic in places else why
-            for clinic in request.participants
-        }
+        return {clinic: answers[places[clinic]] if clinic in places else why for clinic in requests}
 
     return ask
 

@@ -1,14 +1,15 @@
 """The closed schema of what travels between coordinator and clinics.
 
-A request names the run, the round, the attempt and the participants, and carries the public query.
-A reply carries one array a planned release, or a problem in words. Nothing else may be in either;
-both sides check.
+A request names the run, the round, the attempt, the step and the participants, and carries the
+public query and what the clinics post to each other. A reply carries one array a planned release,
+or a signed message of a secure sum, or a problem in words. Nothing else may be in either; both
+sides check.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
@@ -18,6 +19,18 @@ from skinml.records import Arrays
 
 # What reading the records of a stranger may raise: missing, wrong type, no array, no memory.
 _MALFORMED = (KeyError, TypeError, ValueError, EOFError, OverflowError, MemoryError)
+_HEADER = {"run", "round", "attempt", "participants", "step"}
+
+SUMS = "sums"
+POSTS: Mapping[str, frozenset[str]] = {
+    SUMS: frozenset(),
+    "keys": frozenset(),
+    "shares": frozenset({"adverts"}),
+    "masked": frozenset({"adverts", "letters"}),
+    "survivors": frozenset({"letters", "survivors"}),
+    "unmask": frozenset({"adverts", "letters", "agreements"}),
+}
+"""What is posted with each step: "sums" is the plain one, the others make a secure sum."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +43,8 @@ class Request:
         attempt: The attempt at the round, from 1.
         participants: The clinics asked in this attempt.
         query: Public arrays such as the current weights.
+        step: One of `POSTS`.
+        post: What other clinics sent for this one, by the names that belong to the step.
     """
 
     run: str
@@ -37,6 +52,8 @@ class Request:
     attempt: int
     participants: tuple[str, ...]
     query: Arrays
+    step: str = SUMS
+    post: Mapping[str, bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -48,12 +65,14 @@ class Reply:
         round: The round that it answers.
         sums: One array for each release; empty where there is a problem.
         problem: Empty, or rule, got, do and code of what went wrong, free of private data.
+        signed: A signed message of a secure sum; empty with the step "sums".
     """
 
     clinic: str
     round: int
     sums: Arrays
     problem: Mapping[str, str | int]
+    signed: bytes = b""
 
 
 def pack_request(request: Request) -> RecordDict:
@@ -63,7 +82,7 @@ def pack_request(request: Request) -> RecordDict:
         request: The request.
 
     Returns:
-        Two records: "request" and "query".
+        Three records: "request", "query" and "post".
     """
     header = ConfigRecord(
         {
@@ -71,9 +90,11 @@ def pack_request(request: Request) -> RecordDict:
             "round": request.round,
             "attempt": request.attempt,
             "participants": list(request.participants),
+            "step": request.step,
         }
     )
-    return RecordDict({"request": header, "query": _pack_arrays(request.query)})
+    post = ConfigRecord(dict(request.post))
+    return RecordDict({"request": header, "query": _pack_arrays(request.query), "post": post})
 
 
 def unpack_request(records: RecordDict) -> Request:
@@ -95,11 +116,13 @@ def unpack_request(records: RecordDict) -> Request:
 
 
 def _request_of(records: RecordDict) -> Request:
-    _require_keys(set(records), {"request", "query"}, "a request")
+    _require_keys(set(records), {"request", "query", "post"}, "a request")
     header = dict(records.config_records["request"])
-    _require_keys(set(header), {"run", "round", "attempt", "participants"}, "a request's header")
+    _require_keys(set(header), _HEADER, "a request's header")
     participants = header["participants"]
     typed = isinstance(header["round"], int) and isinstance(header["attempt"], int)
+    step, post = str(header["step"]), dict(records.config_records["post"])
+    _require_keys(set(post), set(POSTS[step]), f"what is posted with step '{step}'")
     if not (typed and isinstance(participants, list)):
         raise _foreign("a request's header with numbers and a list of clinics")
     return Request(
@@ -108,6 +131,8 @@ def _request_of(records: RecordDict) -> Request:
         attempt=int(str(header["attempt"])),
         participants=tuple(str(name) for name in participants),
         query=_unpack_arrays(records.array_records["query"]),
+        step=step,
+        post={name: _bytes(value) for name, value in post.items()},
     )
 
 
@@ -122,7 +147,9 @@ def pack_reply(reply: Reply) -> RecordDict:
     """
     return RecordDict(
         {
-            "reply": ConfigRecord({"clinic": reply.clinic, "round": reply.round}),
+            "reply": ConfigRecord(
+                {"clinic": reply.clinic, "round": reply.round, "signed": reply.signed}
+            ),
             "sums": _pack_arrays(reply.sums),
             "problem": ConfigRecord(dict(reply.problem)),
         }
@@ -150,7 +177,7 @@ def unpack_reply(records: RecordDict) -> Reply:
 def _reply_of(records: RecordDict) -> Reply:
     _require_keys(set(records), {"reply", "sums", "problem"}, "a reply")
     header = dict(records.config_records["reply"])
-    _require_keys(set(header), {"clinic", "round"}, "a reply's header")
+    _require_keys(set(header), {"clinic", "round", "signed"}, "a reply's header")
     problem = dict(records.config_records["problem"])
     if problem:
         _require_keys(set(problem), {"code", "rule", "got", "do"}, "a problem")
@@ -160,6 +187,7 @@ def _reply_of(records: RecordDict) -> Reply:
         round=int(str(header["round"])),
         sums=_unpack_arrays(records.array_records["sums"]),
         problem={key: v if isinstance(v, int) else str(v) for key, v in problem.items()},
+        signed=_bytes(header["signed"]),
     )
 
 
@@ -203,6 +231,12 @@ def require_sums(sums: Arrays, shapes: Mapping[str, tuple[int, ...]], clinic: st
         array = sums[name]
         if array.dtype != np.float64 or array.shape != shape or not np.isfinite(array).all():
             raise _foreign(f"a finite float64 '{name}' of shape {shape} from clinic {clinic}")
+
+
+def _bytes(value: object) -> bytes:
+    if not isinstance(value, bytes):
+        raise _foreign("bytes where a clinic's message stands")
+    return value
 
 
 def _pack_arrays(arrays: Arrays) -> ArrayRecord:

@@ -291,6 +291,25 @@ class SecureClinic:
         return {step: (d, b64decode(p)) for step, (d, p) in values["answers"].items()}
 
 
+def secure_clinic(
+    session: Session, clinic: str, secret: bytes, signing_key: bytes, book: StepBook
+) -> SecureClinic:
+    """Open a clinic's side from plain bytes.
+
+    Args:
+        session: The terms that the clinic approved.
+        clinic: Its name.
+        secret: 32 secret bytes, for this run alone.
+        signing_key: Its registered Ed25519 private key, 32 bytes.
+        book: What it has answered.
+
+    Returns:
+        The clinic's side.
+    """
+    key = Ed25519PrivateKey.from_private_bytes(signing_key)
+    return SecureClinic(session, Keyring(clinic, secret), key, book)
+
+
 def roster_of(session: Session, adverts: Sequence[Signed]) -> dict[str, PublicKeys]:
     """Check and read what the participants advertised.
 

@@ -157,6 +157,34 @@ def verified(message: Signed, attempt: Attempt, step: str) -> bytes:
     return message.payload
 
 
+def packed(message: Signed) -> bytes:
+    """Write a signed message as bytes."""
+    return joined(
+        [message.sender.encode(), message.step.encode(), message.payload, message.signature]
+    )
+
+
+def unpacked(content: bytes) -> Signed:
+    """Read what `packed` wrote.
+
+    Args:
+        content: The bytes.
+
+    Returns:
+        The message, not yet verified.
+
+    Raises:
+        IntegrityError: If it is none.
+    """
+    parts = parted(content)
+    if len(parts) != 4:
+        raise broken("a signed message of four parts", f"{len(parts)} parts")
+    try:
+        return Signed(parts[0].decode(), parts[1].decode(), parts[2], parts[3])
+    except UnicodeDecodeError:
+        raise broken("names in a signed message that can be read", "others") from None
+
+
 def broken(rule: str, got: str) -> IntegrityError:
     """Describe a step that was not followed.
 

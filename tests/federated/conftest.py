@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, replace
 from functools import partial
 from threading import Event
@@ -15,16 +16,21 @@ from skinml.errors import (
 )
 from skinml.federated.client_app import client_app, close_clinics
 from skinml.federated.clinic import Clinic, ClinicSetup, schedule
-from skinml.federated.coordinator import Record, RunTerms, exchange_with, grid_asker
+from skinml.federated.coordinator import exchanger, grid_asker
 from skinml.federated.local_grid import LocalGrid
 from skinml.federated.messages import Request
+from skinml.federated.roll_call import Record, RunTerms
+from skinml.federated.secure_clinic import secure_clinic
+from skinml.federated.secure_session import Session
 from skinml.models.linear_head import LinearHead
 from skinml.privacy.ledger import Ceilings, Ledger
 from skinml.privacy.mechanism import Mechanism
 from skinml.privacy.plan import Release, gaussian_releases
+from skinml.privacy.quantise import GRID
 from skinml.privacy.settings import PrivacySettings
 from skinml.privacy.trust import noise_rule
 from skinml.records import Labels, Predictions, Samples
+from skinml.stewardship.audit_log import public_key_hex
 from skinml.training.evaluate import evaluate
 from skinml.training.fit import fit
 from skinml.training.head import HeadLearner
@@ -51,6 +57,32 @@ def predict(arrays, items) -> Predictions:
     return evaluate(lambda x: (head.probabilities(x), head.decisions(x)), CLASSES, items)
 
 
+class FileBook:
+    """What a clinic answered, in a file: as durable as a test needs it."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def load(self):
+        return self.path.read_bytes() if self.path.exists() else b""
+
+    def save(self, content):
+        self.path.write_bytes(content)
+
+
+def signing_key(name):
+    return name.encode().ljust(32, b".")
+
+
+def secure_side(privacy, name, root):
+    """A clinic's side of the secure sums, with signing keys that follow from the names."""
+    registered = {n: bytes.fromhex(public_key_hex(signing_key(n))) for n in NAMES}
+    threshold = len(NAMES) - privacy.tolerated_dropouts
+    session = Session(RUN, registered, threshold, privacy.colluding_clinics)
+    secret = hashlib.sha256(name.encode()).digest()
+    return secure_clinic(session, name, secret, signing_key(name), FileBook(root / name / "book"))
+
+
 @dataclass
 class World:
     """Clinics, their ledgers, and one coordinator."""
@@ -66,7 +98,9 @@ class World:
 
     def terms(self, **changes):
         coordinator = Mechanism(noise_rule(self.privacy, len(NAMES)).coordinator)
-        return replace(RunTerms(RUN, NAMES, 0, 1, 5.0, coordinator), **changes)
+        secure = self.setups[NAMES[0]].secure
+        session = secure.session if secure else None
+        return replace(RunTerms(RUN, NAMES, 0, 1, 5.0, coordinator, session), **changes)
 
     def open(self, node):
         name = NAMES[node["partition-id"]]
@@ -100,7 +134,7 @@ class World:
         """All rounds; gives the model and the released validation scores."""
         terms = self.terms(**changes)
         ask = grid_asker(self.grid(), terms, Event())
-        exchange = partial(exchange_with, ask, terms, self.record)
+        exchange = exchanger(ask, terms, self.record)
         fitted = fit(self.learner, exchange)
         last = schedule(self.learner, self.validation)[-1]
         return fitted, exchange(last, fitted.arrays).total[self.validation.name]
@@ -111,12 +145,14 @@ class World:
 
 @pytest.fixture
 def make(tmp_path):
-    def build(trust="distributed", kept=None, **changes):
+    def build(trust="local", kept=None, **changes):
         privacy = PrivacySettings(trust=trust, **changes)
         learner = HeadLearner(
             HeadSettings(rounds=ROUNDS, learning_rate=1.0), privacy, CLASSES, FEATURES, len(NAMES)
         )
-        score = Release("validation_scores", "validation", "validation", 1.0, 0.0, (2, 64))
+        score = Release(
+            "validation_scores", "validation", "validation", 1.0, 0.0, (2, 64), grid=GRID
+        )
         validation = gaussian_releases(privacy, [(score, 1.0)])[0]
         stored = {} if kept is None else kept
         for name in NAMES:
@@ -148,6 +184,7 @@ def make(tmp_path):
                 split_key_id="k",
                 sampling_root=1,
                 simulated=True,
+                secure=secure_side(privacy, name, tmp_path) if trust == "distributed" else None,
             )
             for place, name in enumerate(NAMES)
         }

@@ -148,7 +148,7 @@ def composed(mus: list[float]) -> float:
 @pytest.fixture
 def place(make, tmp_path):
     def at(name="place"):
-        world = make("distributed", epsilon=EPSILON)
+        world = make("local", epsilon=EPSILON)
         folder = tmp_path / name
         folder.mkdir()
         return Place(folder, world.setups["north"])

@@ -13,7 +13,7 @@ from torch import nn
 
 from skinml.errors import EnvironmentProblem, IncompleteRunError, IntegrityError
 from skinml.federated.clinic import Clinic
-from skinml.federated.coordinator import exchange_with, grid_asker
+from skinml.federated.coordinator import exchanger, grid_asker
 from skinml.models.networks import input_tensor, load_network_arrays
 from skinml.privacy.accounting import epsilon
 from skinml.privacy.events import SampledGaussianEvent
@@ -102,7 +102,7 @@ def test_all_rounds_are_in_one_account_that_holds_the_budget(end_to_end, trust):
         assert 2.9 < total <= 3.0
 
 
-@pytest.mark.parametrize("trust", ["none", "local", "distributed"])
+@pytest.mark.parametrize("trust", ["none", "local"])
 def test_the_same_round_asked_twice_is_another_sample_and_another_charge(end_to_end, trust):
     world = end_to_end(trust)
     clinic = Clinic(world.setups["north"])
@@ -133,7 +133,7 @@ def test_an_interrupted_round_is_resumed_and_charged_again(end_to_end, tmp_path)
         ask = grid_asker(world.grid(), world.terms(), Event())
         return fit(
             world.learner,
-            partial(exchange_with, ask, world.terms(), world.record),
+            exchanger(ask, world.terms(), world.record),
             resume=load_progress(path, "run-1", rounds),
             keep=partial(save_progress, path, "run-1", rounds),
         )
@@ -148,8 +148,10 @@ def test_an_interrupted_round_is_resumed_and_charged_again(end_to_end, tmp_path)
     assert load_progress(path, "run-1", rounds).rounds_done == ROUNDS
     for name in world.setups:
         entries = training(world.ledger(name))
-        assert [entry.binding.round for entry in entries] == [1, 2, 2, 3]
-        once_more = SampledGaussianEvent(entries[0].event.noise_multiplier, PROB, ROUNDS + 1)
+        # The others had sent their masked sums, which are sent again as they were.
+        charged = [1, 2, 2, 3] if name == "south" else [1, 2, 3]
+        assert [entry.binding.round for entry in entries] == charged
+        once_more = SampledGaussianEvent(entries[0].event.noise_multiplier, PROB, len(charged))
         assert spent(entries, 1e-5) == pytest.approx(epsilon([once_more], 1e-5), abs=1e-3)
 
 
@@ -161,7 +163,7 @@ def test_a_checkpoint_of_another_run_or_schedule_or_a_changed_one_is_refused(end
 
     def exchange(round_, query):
         ask = grid_asker(world.grid(), world.terms(), Event())
-        return exchange_with(ask, world.terms(), world.record, round_, query)
+        return exchanger(ask, world.terms(), world.record)(round_, query)
 
     fit(world.learner, exchange, keep=kept.append)
     save_progress(path, "run-1", rounds, kept[-1])

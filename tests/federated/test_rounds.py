@@ -358,7 +358,7 @@ def test_a_sum_that_the_coordinator_reads_never_holds_fewer_patients_than_the_po
 
 
 def test_where_noise_protects_who_is_left_a_withdrawal_does_not_show(make):
-    world = make(trust="distributed")
+    world = make(trust="local")
     one = np.zeros(40, dtype=bool)
     one[0] = True
     world.change("north", admitted=lambda split: one, least_patients=3)

@@ -1,0 +1,201 @@
+"""A round whose sums leave the clinics under masks: the coordinator drives the steps.
+
+Messages of one round: shares, masked sums, the signed list of survivors, unmasking; the keys were
+advertised before the first round. Whoever falls out before its masked sum arrived is missing;
+whoever falls out later has taken part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from math import prod
+
+from skinml.errors import IncompleteRunError, SkinmlError
+from skinml.federated.messages import Reply, Request
+from skinml.federated.roll_call import Ask, Record, RollCall, RunTerms
+from skinml.federated.secure_aggregation import Posted, SecureSum, posted
+from skinml.federated.secure_clinic import list_of, roster_of
+from skinml.federated.secure_masks import Words, from_ring
+from skinml.federated.secure_session import Attempt, Session, Signed, unpacked, verified
+from skinml.federated.secure_steps import write_letters, write_messages
+from skinml.records import Arrays, FloatArray
+from skinml.training.fit import Exchanged
+from skinml.training.learner import Round
+
+_RUN_START = Round(0, "keys", ())
+
+
+@dataclass
+class SecureRounds:
+    """Runs the rounds of one run.
+
+    Attributes:
+        ask: Sends requests to the clinics and brings back their replies.
+        terms: What the run is held to.
+        session: The terms of its secure sums.
+        record: Where each round's participation is written, before anything is raised.
+    """
+
+    ask: Ask
+    terms: RunTerms
+    session: Session
+    record: Record
+    _adverts: list[Signed] = field(default_factory=list)
+
+    def exchange(self, round_: Round, query: Arrays) -> Exchanged:
+        """Run one round.
+
+        Args:
+            round_: The round; each of its releases has a grid.
+            query: What the clinics are sent with the masked step.
+
+        Returns:
+            The sums of the clinics that took part, with all their noise.
+
+        Raises:
+            BudgetExceededError, PolicyError, IntegrityError: If a clinic refused for that reason,
+                or a message was changed.
+            IncompleteRunError: If fewer clinics than the threshold stayed, or more are missing
+                than allowed. Nothing was opened then.
+
+        Guarantees:
+            What is opened is the sum over the clinics of the record, all of it or none.
+        """
+        attempt, roll = Attempt(self.session, round_.number, 1), RollCall(self.terms, round_)
+        steps = _Steps(self, attempt, roll, query)
+        try:
+            shared = steps.share()
+            total = steps.mask(shared, sum(prod(r.shape) for r in round_.releases))
+        except IncompleteRunError as error:
+            roll.close(self.record, ())
+            raise error
+        roll.close(self.record, total.survivors)
+        words = steps.open(shared, total)
+        return Exchanged(_sums(words, round_), len(total.survivors))
+
+    def adverts(self) -> list[Signed]:
+        """Fetch everybody's public keys, once a run.
+
+        Raises:
+            IncompleteRunError, PolicyError, IntegrityError: If a clinic's keys are missing.
+        """
+        if not self._adverts:
+            roll = RollCall(self.terms, _RUN_START)
+            request = Request(self.terms.run, 0, 1, self.terms.clinics, {}, "keys")
+            requests = dict.fromkeys(self.session.participants, request)
+            replies = roll.call(self.ask, requests, _no_sums)
+            if len(replies) < len(requests):
+                raise roll.why()
+            found = [unpacked(reply.signed) for reply in replies.values()]
+            roster_of(self.session, found)
+            self._adverts = found
+        return self._adverts
+
+
+@dataclass
+class _Steps:
+    """The steps of one attempt, each with who is still there."""
+
+    rounds: SecureRounds
+    attempt: Attempt
+    roll: RollCall
+    query: Arrays
+
+    def share(self) -> Posted:
+        names = self.rounds.session.participants
+        post = {"adverts": write_messages(self.rounds.adverts())}
+        return posted(self.attempt, self._call("shares", dict.fromkeys(names, post)))
+
+    def mask(self, shared: Posted, size: int) -> SecureSum:
+        adverts = write_messages(self.rounds.adverts())
+        posts = {
+            name: {"adverts": adverts, "letters": write_letters(shared.letters[name])}
+            for name in shared.senders
+        }
+        total = SecureSum(self.attempt, shared, size)
+        for message in self._call("masked", posts, self.query).values():
+            total.add(message)
+        total.require_enough()
+        return total
+
+    def open(self, shared: Posted, total: SecureSum) -> Words:
+        letters = {name: write_letters(shared.letters[name]) for name in total.survivors}
+        survivors = list_of(total.survivors)
+        posts = {n: {"letters": each, "survivors": survivors} for n, each in letters.items()}
+        agreed = self._call("survivors", posts)
+        adverts = write_messages(self.rounds.adverts())
+        signatures = write_messages(agreed.values())
+        last = {
+            name: {"adverts": adverts, "letters": letters[name], "agreements": signatures}
+            for name in agreed
+        }
+        self._require_enough(agreed)
+        unmasked = self._call("unmask", last)
+        self._require_enough(unmasked)
+        return total.open(unmasked)
+
+    def _require_enough(self, found: Mapping[str, Signed]) -> None:
+        if len(found) < self.rounds.session.threshold:
+            raise self.roll.why()
+
+    def _call(
+        self, step: str, posts: Mapping[str, Mapping[str, bytes]], query: Arrays | None = None
+    ) -> dict[str, Signed]:
+        """Take a step with some clinics; gives the verified messages of those who answered."""
+        terms, attempt = self.rounds.terms, self.attempt
+        requests = {
+            name: Request(
+                terms.run, attempt.round, attempt.number, terms.clinics, query or {}, step, post
+            )
+            for name, post in posts.items()
+        }
+
+        def defect(reply: Reply, clinic: str) -> str:
+            try:
+                message = unpacked(reply.signed)
+                verified(message, attempt, step)
+            except SkinmlError as error:
+                return f"expected {error.rule}; got {error.got}"
+            return "" if message.sender == clinic and not reply.sums else "another clinic's message"
+
+        replies = self.roll.call(self.rounds.ask, requests, defect)
+        return {name: unpacked(reply.signed) for name, reply in replies.items()}
+
+
+def _no_sums(reply: Reply, clinic: str) -> str:
+    del clinic
+    return "sums in the clear" if reply.sums else ""
+
+
+def _sums(words: Words, round_: Round) -> dict[str, FloatArray]:
+    """Cut the opened words into the round's releases."""
+    sums, start = {}, 0
+    for release in round_.releases:
+        size = prod(release.shape)
+        sums[release.name] = from_ring(words[start : start + size], release.grid).reshape(
+            release.shape
+        )
+        start += size
+    return sums
+
+
+def session_for(
+    run: str, registered: Sequence[tuple[str, str]], dropouts: int, colluding: int
+) -> Session:
+    """Write down the terms of a run's secure sums.
+
+    Args:
+        run: The run's id.
+        registered: Each clinic with its public signing key in hexadecimal digits.
+        dropouts: Clinics that may drop out of a sum: t = k - dropouts.
+        colluding: Clinics c that may collude.
+
+    Returns:
+        The terms.
+
+    Raises:
+        ConfigError: If k, t and c do not fit together.
+    """
+    keys = {name: bytes.fromhex(key) for name, key in registered}
+    return Session(run, keys, len(keys) - dropouts, colluding)
