@@ -113,8 +113,9 @@ TRUST = {
     "distributed": (
         "Each clinic adds a share of the noise, which suffices once the updates are summed up.",
         (
-            "This model is meant for sums under encryption (secure aggregation), which this "
-            "release does not have yet: until then whoever adds the updates up must be trusted."
+            "Each clinic's part leaves it under masks that cancel out in the total: whoever adds the "
+            "parts up sees the total alone, as long as no more clinics than planned pool what they "
+            "know."
         ),
     ),
     "local": (
