@@ -7,7 +7,6 @@ tests/federated/test_pitfalls_federated.py. The last test here holds the list to
 from __future__ import annotations
 
 import ast
-import itertools
 import json
 import re
 import warnings
@@ -270,9 +269,9 @@ def test_p15_everybody_sampled_is_no_sampling(name, noise, count):
 @every_accountant
 def test_p15_the_order_of_events_does_not_matter(name):
     cost, _ = ACCOUNTANTS[name]
-    events = [SampledGaussianEvent(s, q, n) for s, q, n in ((1.0, 0.01, 20), (2.0, 0.2, 5))]
+    events = [SampledGaussianEvent(s, q, n) for s, q, n in ((2.0, 0.05, 20), (3.0, 0.2, 5))]
     events.append(SampledGaussianEvent(4.0, 1.0, 3))
-    found = [cost(list(order)) for order in itertools.permutations(events)]
+    found = [cost(order) for order in (events, events[::-1], events[1:] + events[:1])]
     assert max(found) - min(found) < 1e-6
 
 

