@@ -99,9 +99,6 @@ def stepped(data, plan=PLAN, *, module=None, source=None, augment=None, secret=S
     return flatten(network_arrays(network)) - before
 
 
-# P1: losses that couple the samples of a batch
-
-
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("loss", sorted(LOSSES))
 def test_p1_every_loss_and_mode_keeps_a_patient_within_the_clip(loss, mode):
@@ -158,9 +155,6 @@ def test_p1_control_a_mean_weighted_by_the_batch_moves_more_than_ten_clips(mode)
     assert distances[1] <= ROUNDING
     # One patient at a time, there is nobody to be coupled with: the mean is over one image.
     assert (distances[0] > 10) == (mode != "alone")
-
-
-# P2: layers that mix or remember samples
 
 
 def frozen(layer):
@@ -236,19 +230,13 @@ def test_p2_frozen_weights_are_bit_identical_after_a_step(mode):
     assert moved.any()
 
 
-# P3: the cohort's size inside the mechanism
-
-
-def contributor(patients, trust="none", q=0.4, seed=0, **settings):
-    rng = np.random.default_rng(seed)
+def contributor(patients):
+    rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (64, 8, 8, 3), dtype=np.uint8)[: len(patients)]
     labels = rng.integers(0, 2, 64)[: len(patients)]
     recipe = NetworkLearner(
-        NetworkSettings(
-            **{"rounds": 2, "steps_per_round": 3, "expected_patients": 10, "sampling_prob": q}
-            | settings
-        ),
-        PrivacySettings(trust=trust),
+        NetworkSettings(rounds=2, steps_per_round=3, expected_patients=10, sampling_prob=0.4),
+        PrivacySettings(trust="none"),
         lambda: build_network("small_cnn", 2, Seeds(0).stream("weights")),
     )
     return recipe, recipe.contributor(Samples(images, labels, np.array(patients)))
@@ -281,9 +269,6 @@ def test_p3_a_patient_who_is_not_drawn_changes_not_one_bit():
         assert (release.steps, release.sampling_prob) == (3, 0.4)
     assert np.array_equal(moved[0], moved[1])
     assert not np.array_equal(moved[0], moved[2])
-
-
-# P4: an abandoned logical batch
 
 
 class Stopped(Exception):
@@ -358,9 +343,6 @@ def test_p4_control_opacus_counts_an_abandoned_part_twice():
     assert moved(True) / moved(False) == pytest.approx(1.72, abs=0.05)
 
 
-# P5: NaN, infinity, zero
-
-
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e30, 0.0])
 def test_p5_a_broken_image_stays_within_the_clip_and_breaks_nobody(mode, value):
@@ -380,9 +362,6 @@ def test_p5_a_cohort_of_nothing_but_broken_images_adds_zeros(mode):
     data = cohort(sizes=(1, 3))
     plan = replace(PLAN, mode=mode)
     assert not summed((np.full_like(data[0], np.nan), *data[1:]), plan).any()
-
-
-# P6: the sampler
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -419,9 +398,6 @@ def test_p6_a_loader_cannot_stand_in_for_the_sampler(loader):
         )
 
 
-# P9: the unit is the patient
-
-
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("views", [0, 3])
 def test_p9_any_number_of_images_and_views_moves_the_sum_by_at_most_the_clip(mode, views):
@@ -450,9 +426,6 @@ def test_p9_patients_sampled_and_clipped_once_cost_this_much():
     assert epsilon([SampledGaussianEvent(2.0, 0.02, 1000)], 1e-5) == pytest.approx(1.33, abs=0.005)
 
 
-# P11: adaptive clipping
-
-
 @pytest.mark.parametrize("version", ["1.5.4", "0.15.0", "1.0"])
 def test_p11_releases_that_undercharged_adaptive_clipping_are_refused(version):
     with pytest.raises(EnvironmentProblem, match=r"1\.6"):
@@ -470,9 +443,6 @@ def test_p11_adaptive_clipping_is_refused_for_nobody_charges_it(way):
         NetworkSettings(clipping=way)
 
 
-# P12: in-place additions
-
-
 @pytest.mark.parametrize("name", NETWORKS)
 def test_p12_each_network_takes_the_same_bounded_step_in_each_mode(name):
     network = build_network(name, 3, Seeds(0).stream("weights"))
@@ -485,9 +455,6 @@ def test_p12_each_network_takes_the_same_bounded_step_in_each_mode(name):
         plain = found if plain is None else plain
         assert np.linalg.norm(plain) == pytest.approx(CLIP, rel=1e-4)
         assert np.linalg.norm(found - plain) <= 1e-5 * CLIP
-
-
-# P13: rounding between the rate and the number of steps
 
 
 @pytest.mark.parametrize(
