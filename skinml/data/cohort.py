@@ -6,7 +6,7 @@ import datetime
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -187,7 +187,7 @@ def build_cohort(
     items = _items(images, views, settings, classes)
     flow += [_stage(name, images[images["split"] == name]) for name in SPLITS]
     if private:
-        flow = flow[-1:]  # exact counts of other splits stay in the clinics' own logs
+        flow = [replace(flow[-1], note="how many are in the other splits stays at the clinics")]
     if split:
         _require_classes(items, classes)
         _require_trainable(items, settings, classes, private=private)

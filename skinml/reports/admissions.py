@@ -36,8 +36,6 @@ def admission_tables(record: RunRecord, people: str) -> list[Table]:
         for cell, number in found.counts.items()
     )
     caption = (
-        f"{people.capitalize()} at the clinics' gates, over all clinics. The counts were noised "
-        f"before they left the clinics (standard deviation {found.std:.1f}, each); the exact ones "
-        "stay in the clinics' logs"
+        f"{people.capitalize()} at the gates: noised counts, standard deviation {found.std:.1f}"
     )
     return [Table(caption, ("At the gate", people.capitalize()), rows)]
