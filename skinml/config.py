@@ -22,6 +22,7 @@ from skinml.privacy.settings import PrivacySettings
 from skinml.stewardship.purposes import Purpose
 from skinml.stewardship.settings import VirtualClinicSettings
 from skinml.tracking.settings import TrackingSettings
+from skinml.training.recipes import require_public_images, with_recipe
 from skinml.training.settings import TrainingSettings
 from skinml.training.step_rules import require_fitting_steps
 
@@ -60,6 +61,12 @@ class RunConfig(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
+    def _ready_recipe(cls, values: Any) -> Any:
+        """Let privacy.recipe set what the config is silent about."""
+        return with_recipe(values) if isinstance(values, dict) else values
+
+    @model_validator(mode="before")
+    @classmethod
     def _admissions_share(cls, values: Any) -> Any:
         """Let a run with consents release noised counts of them, where the config is silent."""
         if not isinstance(values, dict):
@@ -73,6 +80,9 @@ class RunConfig(BaseModel):
     @model_validator(mode="after")
     def _sections_agree(self) -> RunConfig:
         _require_honest_purpose(self.purpose, self.federation.mode)
+        if self.model.kind == "linear_head":
+            images = self.training.head.public_images
+            require_public_images(self.privacy.recipe, images is not None)
         missing, dropouts = self.federation.allowed_missing, self.privacy.tolerated_dropouts
         if self.privacy.trust == "distributed" and missing > dropouts:
             raise ConfigError(

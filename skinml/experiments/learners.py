@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from typing import Any
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 from skinml.config import RunConfig
 from skinml.data.settings import DataSettings
@@ -22,6 +23,10 @@ from skinml.training.evaluate import evaluate
 from skinml.training.head import HeadLearner
 from skinml.training.learner import Learner
 from skinml.training.network import NetworkLearner
+from skinml.training.recipes import RECIPES
+
+if TYPE_CHECKING:
+    from skinml.training.public_images import PublicImages
 
 # Shorter side resized, centre cropped, as data.images.resize_square does it.
 PREPROCESSING = "square-centre-crop-1"
@@ -45,7 +50,8 @@ def build_learner(
         ConfigError: If the trust model does not fit the model's kind.
     """
     if config.model.kind == "linear_head":
-        return HeadLearner(config.training.head, config.privacy, classes, num_features, num_clinics)
+        head, public = config.training.head, public_knowledge(config, classes, num_features)
+        return HeadLearner(head, config.privacy, classes, num_features, num_clinics, public)
     name = config.model.network
     if name is None:
         raise ConfigError(
@@ -58,6 +64,41 @@ def build_learner(
         return build_network(name, len(classes.names), Seeds(config.seed).stream("weights"))
 
     return NetworkLearner(config.training.network, config.privacy, build)
+
+
+def public_knowledge(
+    config: RunConfig, classes: Labels, num_features: int
+) -> Callable[[], PublicImages] | None:
+    """Say how the coordinator opens a recipe's public images.
+
+    Args:
+        config: The run's config.
+        classes: What the model tells apart.
+        num_features: Features of an item.
+
+    Returns:
+        The function, which reads the images once and only when it is called; None where the
+        recipe has no use for them.
+    """
+    path = config.training.head.public_images
+    if path is None or RECIPES[config.privacy.recipe].needs == "nothing":
+        return None
+
+    @cache
+    def open_images() -> PublicImages:
+        from skinml.training.public_images import public_images
+
+        return public_images(
+            path,
+            classes.names,
+            config.model,
+            config.data.limits,
+            config.work_dir / "public",
+            num_axes=config.training.head.public_axes,
+            num_features=num_features,
+        )
+
+    return open_images
 
 
 def validation_release(config: RunConfig) -> Release:

@@ -10,6 +10,7 @@ from skinml.errors import ConfigError
 
 Trust = Literal["none", "central", "distributed", "local"]
 Unit = Literal["patient_within_clinic", "patient"]
+Recipe = Literal["centred", "projected", "started", "preconditioned", "prototypes"]
 
 
 class BudgetSettings(BaseModel):
@@ -41,6 +42,11 @@ class PrivacySettings(BaseModel):
     )
     epsilon: float = Field(3.0, gt=0, le=50, description="Epsilon of the whole run.")
     delta: float = Field(1e-5, gt=0, le=1e-3, description="Delta that epsilon is read at.")
+    recipe: Recipe = Field(
+        "centred",
+        description="How a linear head spends the budget, see skinml.training.recipes: it sets "
+        "rounds, shares and steps where the config is silent.",
+    )
     clip_norm: float = Field(
         0.5, gt=0, description="Greatest L2 norm of one patient's gradient contribution."
     )

@@ -1,7 +1,9 @@
 """The linear head: centred, patient-clipped gradient descent with a prior offset.
 
 The first round releases the label counts and the sum of the patients' features; each later round
-one clipped gradient sum. There is no sampling: with cached features all patients cost little, and
+one clipped gradient sum. The recipe "prototypes" has a single later round, the sum of each class.
+Public images, where a recipe has them, are used by the coordinator alone, on sums that already
+have their noise. There is no sampling: with cached features all patients cost little, and
 no sampler can then disagree with the accountant.
 
 Shapes in this file: p patients, d features, k classes.
@@ -9,9 +11,10 @@ Shapes in this file: p patients, d features, k classes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from math import exp, log, sqrt
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,10 +39,19 @@ from skinml.records import Arrays, FloatArray, Labels, Samples
 from skinml.training.learner import Round
 from skinml.training.settings import HeadSettings
 
+if TYPE_CHECKING:
+    from skinml.training.public_images import PublicImages
+
 STATISTICS = "statistics"
 GRADIENT = "gradient"
+CLASS_SUMS = "class_sums"
 # The step sizes of the settings belong to this many rounds; other numbers are scaled to it.
 _REFERENCE_ROUNDS = 30
+# Of the public variance: axes along which images vary much less are not stretched further.
+_FLOOR = 0.1
+# A prototype's scores are cosines; logistic probabilities want them larger. Changes no ranking of
+# two classes.
+_PROTOTYPE_SCALE = 10.0
 
 
 class HeadLearner:
@@ -52,10 +64,13 @@ class HeadLearner:
         num_features: d.
         num_clinics: Clinics in the run, a public number; with local noise each of them adds to
             the sum's noise, and the step shrinks accordingly.
+        public: Opens the public images of a recipe that has them; called by the coordinator only,
+            when the first round is over.
 
     Guarantees:
-        One patient of a clinic changes the counts by at most 1, the feature sum by at most 1 and
-        each gradient sum by at most clip_norm in L2 norm, however many images it has; all three
+        Clinics are asked the same with public images as without. One patient of a clinic changes
+        the counts by at most 1, the feature sum by at most 1 and each sum of gradients or of
+        classes by at most clip_norm in L2 norm, however many images it has; all
         bounds are divided by max_clinics_per_patient. The sums are whole multiples of
         `skinml.privacy.quantise.GRID`, and the bounds hold in integers.
 
@@ -71,8 +86,10 @@ class HeadLearner:
         classes: Labels,
         num_features: int,
         num_clinics: int,
+        public: Callable[[], PublicImages] | None = None,
     ) -> None:
         self._settings = settings
+        self._public = public
         self._privacy = privacy
         self._classes = classes
         self._num_features = num_features
@@ -81,28 +98,29 @@ class HeadLearner:
 
     def _plan(self) -> tuple[Round, ...]:
         privacy, total = self._privacy, self._settings.rounds
+        kind = GRADIENT
+        if privacy.recipe == "prototypes":
+            kind, total = CLASS_SUMS, 1
         d, k = self._num_features, len(self._classes.names)
         rest = 1 - privacy.counts_share - privacy.centre_share
-        counts, centre, gradients = gaussian_releases(
+        counts, centre, sums = gaussian_releases(
             privacy,
             [
                 (_release("label_counts", "label counts", 1.0, (k,)), privacy.counts_share),
                 (_release("feature_sum", "training", 1.0, (d,)), privacy.centre_share),
-                (
-                    _release("gradient", "training", privacy.clip_norm, (d + 1, k), steps=total),
-                    rest,
-                ),
+                (_release(kind, "training", privacy.clip_norm, (d + 1, k), steps=total), rest),
             ],
         )
-        each = replace(gradients, steps=1)
-        later = (Round(number, GRADIENT, (each,)) for number in range(2, total + 2))
+        each = replace(sums, steps=1)
+        later = (Round(number, kind, (each,)) for number in range(2, total + 2))
         return (Round(1, STATISTICS, (counts, centre)), *later)
 
     def start(self) -> Arrays:
         """Make the state before the first round: zero weights, which need no seed.
 
         Returns:
-            weight, velocity and average (d + 1, k), centre (d,), offset (k,), patients (1,).
+            weight, velocity and average (d + 1, k), centre (d,), offset and counts (k,),
+            patients (1,).
         """
         shape = (self._num_features + 1, len(self._classes.names))
         return {
@@ -111,6 +129,7 @@ class HeadLearner:
             "average": np.zeros(shape, np.float64),
             "centre": np.zeros(self._num_features, np.float32),
             "offset": np.zeros(shape[1], np.float64),
+            "counts": np.zeros(shape[1], np.float64),
             "patients": np.zeros(1),
         }
 
@@ -122,10 +141,12 @@ class HeadLearner:
             state: The coordinator's state.
 
         Returns:
-            Nothing in the first round, then weight, centre and offset.
+            Nothing in the first round, then centre, and for a gradient weight and offset.
         """
         if round_.kind == STATISTICS:
             return {}
+        if round_.kind == CLASS_SUMS:
+            return {"centre": state["centre"]}
         return {name: state[name] for name in ("weight", "centre", "offset")}
 
     def contributor(self, samples: Samples) -> HeadContributor:
@@ -160,22 +181,65 @@ class HeadLearner:
         del num_clinics
         scale = float(self._privacy.max_clinics_per_patient)
         if round_.kind == STATISTICS:
-            counts = np.maximum(scale * total["label_counts"], self._settings.least_count)
-            patients = counts.sum()
-            return dict(state) | {
-                "centre": (scale * total["feature_sum"] / patients).astype(np.float32),
-                "offset": np.log(counts / counts.mean()),
-                "patients": np.array([patients]),
-            }
+            return self._after_statistics(round_, state, total, scale)
+        if round_.kind == CLASS_SUMS:
+            return self._after_class_sums(state, total[CLASS_SUMS])
         patients = float(state["patients"][0])
-        step = scale * total["gradient"] / (self._privacy.clip_norm * patients)
-        velocity = (self._settings.momentum * state["velocity"] + step).astype(np.float32)
+        step = scale * total[GRADIENT] / (self._privacy.clip_norm * patients)
+        velocity = self._settings.momentum * state["velocity"] + self._shaped(step)
+        velocity = velocity.astype(np.float32)
         weight = (state["weight"] - self._learning_rate(patients) * velocity).astype(np.float32)
         average = state["average"]
-        tail = self._settings.rounds // 2
+        tail = max(1, int(self._settings.rounds * self._settings.averaged))
         if round_.number > self._settings.rounds + 1 - tail:
             average = average + weight.astype(np.float64) / tail
         return dict(state) | {"weight": weight, "velocity": velocity, "average": average}
+
+    def _after_statistics(
+        self, round_: Round, state: Arrays, total: Arrays, scale: float
+    ) -> dict[str, FloatArray]:
+        """Read prior, centre and, from public images, the first weights."""
+        counts = np.maximum(scale * total["label_counts"], self._settings.least_count)
+        patients = counts.sum()
+        centre = scale * total["feature_sum"] / patients
+        weight = state["weight"]
+        if self._public is not None:
+            public, release = self._public(), round_.releases[1]
+            # Under local noise the sum has that of each clinic.
+            parties = self._num_clinics if self._privacy.trust == "local" else 1
+            std = sqrt(parties) * scale * release.sensitivity * release.noise_multiplier
+            centre = public.centre(centre, float(std / patients)).astype(np.float32)
+            if self._privacy.recipe == "started":
+                weight = public.start(centre, self._settings.bias_input, len(counts))
+        return dict(state) | {
+            "weight": weight,
+            "centre": centre.astype(np.float32),
+            "offset": np.log(counts / counts.mean()),
+            "counts": counts,
+            "patients": np.array([patients]),
+        }
+
+    def _after_class_sums(self, state: Arrays, sums: FloatArray) -> dict[str, FloatArray]:
+        """Take the difference of each class's mean from the mean of all as its weights."""
+        counts, patients = state["counts"], float(state["patients"][0])
+        length = sqrt(1 + self._settings.bias_input**2)
+        bound = self._privacy.clip_norm / self._privacy.max_clinics_per_patient
+        sums = sums / min(bound / length, 1.0)  # as the clinics scaled each patient's input
+        weight = _PROTOTYPE_SCALE * self._shaped(
+            sums / counts - sums.sum(axis=1, keepdims=True) / patients
+        )
+        weight[-1] = 0.0  # the prior is in the offset
+        return dict(state) | {"weight": weight.astype(np.float32), "average": weight}
+
+    def _shaped(self, step: FloatArray) -> FloatArray:
+        """Take noise out of a noisy sum where public images say that little else can be there."""
+        if self._public is None:
+            return step
+        public, factors = self._public(), None
+        if self._privacy.recipe == "preconditioned":
+            spread = public.variances / public.variances[0]
+            factors = (1 + _FLOOR) / (spread + _FLOOR)
+        return np.concatenate([public.shaped(step[:-1], factors), step[-1:]])
 
     def _learning_rate(self, patients: float) -> float:
         settings = self._settings
@@ -269,7 +333,8 @@ class HeadContributor:
             query: What the coordinator sent.
 
         Returns:
-            label_counts (k,) and feature_sum (d,), or gradient (d + 1, k): multiples of the grid.
+            label_counts (k,) and feature_sum (d,), or gradient or class_sums (d + 1, k): multiples
+            of the grid.
         """
         if round_.kind == STATISTICS:
             return {
@@ -277,15 +342,30 @@ class HeadContributor:
                 "feature_sum": on_grid(self._share * self._features, self._share).sum(axis=0),
             }
         inputs, squares = self._centred(query["centre"])
+        if round_.kind == CLASS_SUMS:
+            return {CLASS_SUMS: self._class_sums(inputs, squares)}
         logits = (from_factor(inputs) @ query["weight"]).astype(np.float64) + query["offset"]
         errors = softmax(logits) - self._targets
         # A patient's gradient is the outer product of input and error, so its norm needs no
         # gradient: it is the product of the two norms (Goodfellow 2015, arXiv:1510.01799).
-        bound = self._share * self._clip_norm
         norms = np.sqrt(squares * GRID) * np.linalg.norm(errors, axis=1)
         # Not finite where a weight overflowed: the factor makes zeros of it.
         errors *= self._share * clip_factors(norms, self._clip_norm)[:, None]
-        return {"gradient": summed_products(inputs, clipped_factor(errors, squares, bound))}
+        return {GRADIENT: self._clipped_products(inputs, errors, squares)}
+
+    def _class_sums(self, inputs: NDArray[np.int16], squares: NDArray[np.int64]) -> FloatArray:
+        """Add up the patients of each class, each scaled to the clip."""
+        bound = self._share * self._clip_norm
+        norms = np.sqrt(np.maximum(squares, 1) * GRID)
+        # Never longer than the input itself: the grid of factors holds no large numbers.
+        scales = np.minimum(bound / norms, 1.0)
+        return self._clipped_products(inputs, self._targets * scales[:, None], squares)
+
+    def _clipped_products(
+        self, inputs: NDArray[np.int16], second: FloatArray, squares: NDArray[np.int64]
+    ) -> FloatArray:
+        bound = self._share * self._clip_norm
+        return summed_products(inputs, clipped_factor(second, squares, bound))
 
     def _centred(self, centre: FloatArray) -> tuple[NDArray[np.int16], NDArray[np.int64]]:
         """Centre the features once for all rounds that use the same centre."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -32,6 +33,17 @@ class HeadSettings(BaseModel):
         gt=0,
         description="Training patients that learning_rate_by_mu was chosen with; fewer patients "
         "count as a smaller mu.",
+    )
+    averaged: float = Field(
+        0.5, gt=0, le=1, description="Last part of the rounds whose weights are averaged."
+    )
+    public_images: Path | None = Field(
+        None,
+        description="Public images of nobody in the cohort: a folder, or a CSV file with a column "
+        "image of paths beside it and, for privacy.recipe=started, a column label.",
+    )
+    public_axes: int = Field(
+        400, ge=1, description="Directions kept of the public images, for each view."
     )
     momentum: float = Field(0.9, ge=0, lt=1, description="Heavy-ball momentum.")
     least_count: float = Field(
