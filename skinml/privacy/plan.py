@@ -199,8 +199,10 @@ def epsilon_across_clinics(
     """Compute the run's epsilon for a patient whose data lie at several clinics.
 
     In one sum the patient moves it by k times the clip (noise multiplier divided by k); under
-    local noise the k releases compose, which is k times as many events. Where the clip is divided
-    by max_clinics_per_patient, one clinic's part is as much smaller against the noise.
+    local noise the k releases compose, which is k times as many events. With sampling each clinic
+    draws the patient by itself: the sum's noise is that of k parts with a share of its variance
+    each, and whoever saw the parts could add them up. Where the clip is divided by
+    max_clinics_per_patient, one clinic's part is as much smaller against the noise.
 
     Args:
         releases: The run's releases about one split, see `by_split`.
@@ -213,9 +215,12 @@ def epsilon_across_clinics(
     events = []
     for release in releases:
         noise = release.noise_multiplier * settings.max_clinics_per_patient
-        if settings.trust == "local" or noise == 0:
-            one = replace(release, noise_multiplier=noise, steps=release.steps * max_clinics)
-        else:
+        one_sum = settings.trust != "local" and noise > 0
+        if one_sum and release.sampling_prob == 1:
             one = replace(release, noise_multiplier=noise / max_clinics)
+        else:
+            share = sqrt(max_clinics) if one_sum else 1.0
+            steps = release.steps * max_clinics
+            one = replace(release, noise_multiplier=noise / share, steps=steps)
         events.append(one.event)
     return epsilon(events, settings.delta)

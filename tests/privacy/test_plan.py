@@ -179,3 +179,29 @@ def test_central_and_distributed_noise_have_one_distribution():
     for values in released.values():
         assert stats.kstest((values - 8) / 2.5, "norm").pvalue > 1e-6
     assert stats.ks_2samp(*released.values()).pvalue > 1e-6
+
+
+def test_a_patient_who_is_drawn_at_several_clinics_is_bounded_by_the_exact_figure():
+    """One step in one sum: the exact curve of binomially many shares of the clip is the oracle."""
+    clinics, chance, noise, delta = 3, 0.01, 0.7, 0.01
+    step = Release("gradient", "training", "train", 0.5, noise, (4,), sampling_prob=chance)
+    settings = PrivacySettings(trust="distributed", epsilon=1.0, delta=1e-3)
+    drawn = stats.binom(clinics, chance)
+    values = np.linspace(-12, 16, 200_001)
+    width = values[1] - values[0]
+    shifted = sum(
+        drawn.pmf(j) * stats.norm.pdf(values, loc=j, scale=noise) for j in range(clinics + 1)
+    )
+    alone = stats.norm.pdf(values, scale=noise)
+
+    def exact_delta(eps):
+        return max(
+            float(np.maximum(a - np.exp(eps) * b, 0).sum() * width)
+            for a, b in ((shifted, alone), (alone, shifted))
+        )
+
+    bound = epsilon_across_clinics([step], settings.model_copy(update={"delta": delta}), clinics)
+    assert exact_delta(bound) <= delta
+    assert exact_delta(0.0) > delta  # noise divided by the clinics, at the same chance, said zero
+    naive = SampledGaussianEvent(noise / clinics, chance)
+    assert epsilon([naive], delta) < bound
