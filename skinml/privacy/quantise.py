@@ -21,6 +21,7 @@ GRID = 2.0**-28
 
 _FACTOR = 2**14
 _LARGEST_FACTOR = 2
+_GREATEST_WEIGHT = 2.0**10
 
 
 def on_grid(rows: FloatArray, bound: float) -> FloatArray:
@@ -130,6 +131,29 @@ def clipped_factor(rows: FloatArray, others: NDArray[np.int64], bound: float) ->
         shrink = np.minimum(np.sqrt(limit / squares[over]), 1 - 2.0**-40)
         second[over] = np.trunc(second[over] * shrink[:, None])
     return second
+
+
+def products(
+    first: NDArray[np.int16], weight: NDArray[np.floating[Any]], rows_at_once: int = 4096
+) -> FloatArray:
+    """Multiply factors with a public weight so that no row depends on the others, not in one bit.
+
+    Blocked floating-point products round a row by where it stands among the others: removing a
+    patient would then move the rest by a unit here and there. In whole numbers nothing is rounded.
+
+    Args:
+        first: (n, d) from `factor_of`.
+        weight: (d, k), finite; read to multiples of 2**-16 and at most 2**10 in size.
+        rows_at_once: Patients turned into double precision at once.
+
+    Returns:
+        (n, k) products, exact for the weight as it was read, up to 2**12 features.
+    """
+    units = np.rint(np.clip(weight.astype(np.float64), -_GREATEST_WEIGHT, _GREATEST_WEIGHT) * 2**16)
+    blocks = range(0, len(first), rows_at_once)
+    found = [first[start : start + rows_at_once].astype(np.float64) @ units for start in blocks]
+    shape = (0, weight.shape[1])
+    return np.concatenate([np.zeros(shape), *found]) * (2.0**-16 / _FACTOR)
 
 
 def summed_products(

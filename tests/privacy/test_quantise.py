@@ -18,6 +18,7 @@ from skinml.privacy.quantise import (
     factor_of,
     from_factor,
     on_grid,
+    products,
     squared_norms,
     summed_products,
 )
@@ -98,3 +99,16 @@ def test_one_patient_moves_a_count_by_its_share_and_no_more():
     assert np.array_equal(counts_on_grid(counts, 1.0), counts)
     third = counts_on_grid(np.array([1]), 1 / 3)[0]
     assert Fraction(third) <= Fraction(1, 3) < Fraction(third) + Fraction(GRID)
+
+
+def test_a_patients_product_does_not_depend_on_who_else_is_there():
+    """Removing others, or their order, changes not one bit; single precision would."""
+    rng = np.random.default_rng(2)
+    first = factor_of(rng.normal(size=(700, 1281)) / 36)
+    weight = rng.normal(size=(1281, 3)) * 20
+    whole = products(first, weight)
+    kept = rng.permutation(700)[:333]
+    assert np.array_equal(products(first[kept], weight), whole[kept])
+    assert np.array_equal(products(first, weight, rows_at_once=13), whole)
+    np.testing.assert_allclose(whole, from_factor(first) @ weight, atol=1e-3)
+    assert products(first[:0], weight).shape == (0, 3)
