@@ -28,7 +28,7 @@ from skinml.experiments.progress import Progress, Silence
 from skinml.experiments.samples import prepare_samples, require_one_view
 from skinml.experiments.workspace import Workspace, new_run_id
 from skinml.privacy.audit.findings import NotAudited
-from skinml.privacy.audit.inversion import Picture
+from skinml.privacy.audit.inversion import Effort, Picture
 from skinml.privacy.audit.record import TIERS, AuditRecord, Finding
 from skinml.privacy.ledger import spent
 from skinml.records import Samples
@@ -73,6 +73,7 @@ class _Work:
     epsilon: float
     progress: Progress
     game: Game | None
+    effort: Effort | None
     found: list[Finding] = field(default_factory=list)
     missing: list[NotAudited] = field(default_factory=list)
     notes: dict[str, str] = field(default_factory=dict)
@@ -102,6 +103,7 @@ def audit(
     tiers: Sequence[str] = QUICK,
     out: Path | None = None,
     game: Game | None = None,
+    effort: Effort | None = None,
     progress: Progress | None = None,
 ) -> Audited:
     """Audit an experiment and write the page.
@@ -112,6 +114,7 @@ def audit(
         tiers: Which of `TIERS`.
         out: Where the page goes; by default a folder of its own below WORK_DIR/audits.
         game: How much the attacker of tier T3 does.
+        effort: How hard the attacker searches for pictures.
         progress: Hears how far it is.
 
     Returns:
@@ -127,7 +130,7 @@ def audit(
     require_one_view(config)
     began, clock = datetime.now(UTC), time.monotonic()
     name = new_run_id(config.name, began)
-    work = _Work(config, name, charged(config), progress or Silence(), game)
+    work = _Work(config, name, charged(config), progress or Silence(), game, effort)
     chosen = tuple(tier for tier in TIERS if tier in tiers)
     for tier in chosen:
         _RUN[tier](work)
@@ -219,6 +222,7 @@ def _inversion(work: _Work) -> None:
             work.training,
             classes,
             may_be_shown=not work.gathered.cohort.private,
+            effort=work.effort,
             progress=work.progress,
         )
     work.keep(done.findings)

@@ -8,7 +8,8 @@ own contributor; only the share of the noise differs between the views.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from itertools import count
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,7 +40,7 @@ from skinml.privacy.mechanism import Mechanism
 from skinml.privacy.trust import noise_rule
 from skinml.records import FloatArray, Labels, Samples, join_samples
 from skinml.seeding import Seeds
-from skinml.training.head import GRADIENT
+from skinml.training import head
 from skinml.training.learner import Round
 
 _MOST_UPDATES = 30
@@ -136,7 +137,7 @@ def invert_heads(
     attacked = list(range(min(num_attacked, len(chosen))))
     num_features = everybody.inputs.shape[1]
     learner = build_learner(config, classes, num_features, len(samples))
-    gradients = [each for each in learner.rounds if each.kind == GRADIENT]
+    gradients = [each for each in learner.rounds if each.kind == head.GRADIENT]
     centre = everybody.inputs.mean(axis=0).astype(np.float32)
     state = dict(learner.start()) | {"centre": centre}
     query = learner.query(gradients[0], state)
@@ -260,57 +261,51 @@ _NOT_SHOWN = (
 
 
 class _Target:
-    """A clinic of one patient that answers a coordinator of ill will, and its real contributor."""
+    """A clinic of one patient that answers a coordinator of ill will, with its real contributor."""
 
     def __init__(self, config: RunConfig, classes: Labels) -> None:
         recipe = config.training.network
-        self._noise = _planned_noise(config, classes)
-        drawn = recipe.rounds * recipe.steps_per_round * recipe.sampling_prob
+        steps = recipe.rounds * recipe.steps_per_round
         # As many steps as a patient is drawn into on average; the attacker is told which.
-        self.num_updates = min(_MOST_UPDATES, max(1, round(drawn)))
-        # The sum of one step is what noise is shared in; the patient is in every sample.
+        self.num_updates = min(_MOST_UPDATES, max(1, round(steps * recipe.sampling_prob)))
+        # The same schedule a step at a time: the sum of one step is what noise is shared in.
         one_step = recipe.model_copy(
-            update={"steps_per_round": 1, "sampling_prob": 1.0, "gradient_mode": "auto"}
+            update={"rounds": steps, "steps_per_round": 1, "gradient_mode": "auto"}
         )
         privacy = config.privacy.model_copy(update={"trust": "central"})
         training = config.training.model_copy(update={"network": one_step})
         own = config.model_copy(update={"privacy": privacy, "training": training})
         self._learner = build_learner(own, classes, 0, 1)
-        self._networks = [
-            build_network(
-                str(config.model.network),
-                len(classes.names),
-                Seeds(config.seed).stream(f"audit/weights/{number}"),
-            )
-            for number in range(self.num_updates)
-        ]
-
-    @property
-    def noise(self) -> float:
-        """Noise multiplier of a step, as the experiment plans it."""
-        return self._noise
+        self._round = self._learner.rounds[0]
+        self.noise = self._round.releases[0].noise_multiplier
+        self._seeds, self._name, self._classes = Seeds(config.seed), config.model.network, classes
 
     def updates(self, samples: Samples, share: float) -> list[Observed]:
-        """Ask the clinic once for each network."""
-        first = self._learner.rounds[0]
-        planned = replace(first.releases[0], noise_multiplier=self._noise)
-        round_ = replace(first, releases=(planned,))
-        contributor, mechanism = self._learner.contributor(samples), Mechanism(share)
-        secret = np.random.default_rng(0)  # everybody is in the sample: nothing depends on it
-        found = []
-        for network in self._networks:
-            sent = network_arrays(network)
-            sums = contributor.contribute(round_, sent, mechanism, secret)
-            found.append(Observed(network, np.asarray(sums[planned.name])))
+        """Ask the clinic at weights of the attacker's choice, and keep the steps with the patient.
+
+        The draws depend on the step and the patient, not on the noise.
+        """
+        contributor, name = self._learner.contributor(samples), self._round.releases[0].name
+        start, found = self._learner.start(), list[Observed]()
+        for step in count():
+            draws = f"audit/sampling/{step}"
+            bare = contributor.contribute(
+                self._round, start, Mechanism(0.0), self._seeds.stream(draws)
+            )
+            if not bare[name].any():
+                continue
+            network = build_network(
+                str(self._name),
+                len(self._classes.names),
+                self._seeds.stream(f"audit/weights/{len(found)}"),
+            )
+            seen = contributor.contribute(
+                self._round, network_arrays(network), Mechanism(share), self._seeds.stream(draws)
+            )
+            found.append(Observed(network, np.asarray(seen[name])))
+            if len(found) == self.num_updates:
+                break
         return found
-
-
-def _planned_noise(config: RunConfig, classes: Labels) -> float:
-    """Read the noise multiplier of the experiment's steps; of its epsilon, where trust is none."""
-    if not config.privacy.private:
-        privacy = config.privacy.model_copy(update={"trust": "local"})
-        config = config.model_copy(update={"privacy": privacy})
-    return build_learner(config, classes, 0, 1).rounds[0].releases[0].noise_multiplier
 
 
 def _found(
