@@ -80,18 +80,6 @@ def factor_of(rows: FloatArray) -> NDArray[np.int16]:
     return np.asarray(np.trunc(np.where(fits, rows, 0) * _FACTOR).astype(np.int16))
 
 
-def from_factor(rows: NDArray[np.int16]) -> NDArray[np.float32]:
-    """Read the values of a factor.
-
-    Args:
-        rows: (n, d) from `factor_of`.
-
-    Returns:
-        (n, d) values, exact.
-    """
-    return rows.astype(np.float32) * np.float32(1 / _FACTOR)
-
-
 def squared_norms(rows: NDArray[np.int16]) -> NDArray[np.int64]:
     """Compute the squared norms of factors in integers.
 

@@ -29,8 +29,8 @@ from skinml.privacy.quantise import (
     clipped_factor,
     counts_on_grid,
     factor_of,
-    from_factor,
     on_grid,
+    products,
     squared_norms,
     summed_products,
 )
@@ -344,7 +344,7 @@ class HeadContributor:
         inputs, squares = self._centred(query["centre"])
         if round_.kind == CLASS_SUMS:
             return {CLASS_SUMS: self._class_sums(inputs, squares)}
-        logits = (from_factor(inputs) @ query["weight"]).astype(np.float64) + query["offset"]
+        logits = products(inputs, query["weight"]) + query["offset"]
         errors = softmax(logits) - self._targets
         # A patient's gradient is the outer product of input and error, so its norm needs no
         # gradient: it is the product of the two norms (Goodfellow 2015, arXiv:1510.01799).
