@@ -63,8 +63,8 @@ def prv_epsilon(events):
     return accountant.get_epsilon(DELTA)
 
 
-@pytest.mark.parametrize("mu", [0.05, 0.2681, 1.666, 5.0])
 @pytest.mark.parametrize("eps", [0.0, 0.5, 3.0, 8.0])
+@pytest.mark.parametrize("mu", [0.05, 0.2681, 1.666, 5.0])  # outermost: composed once for all
 def test_delta_of_a_gaussian_is_the_closed_form(mu, eps):
     found = delta([GaussianEvent(1 / mu)], eps)
     assert found == pytest.approx(closed_delta(mu, eps), rel=2e-3, abs=1e-12)
@@ -123,7 +123,7 @@ def gaussian_rounds(noise, eps, beside=0.0):
     return max(0, floor((mu**2 - beside) * noise**2))
 
 
-@few
+@settings(few, max_examples=6)
 @given(st.floats(1.0, 60.0), budgets)
 def test_rounds_that_fit_are_those_of_the_closed_form(noise, eps):
     found = calibrate_rounds(
@@ -133,7 +133,7 @@ def test_rounds_that_fit_are_those_of_the_closed_form(noise, eps):
     assert exact * 0.998 - 1 <= found <= exact
 
 
-@settings(few, max_examples=5)
+@settings(few, max_examples=3)
 @given(noises, probs, budgets)
 def test_one_round_more_than_fits_is_too_many(noise, prob, eps):
     def events(n):
@@ -182,7 +182,10 @@ def test_other_accountants_agree_with_the_rounds_that_fit(noise, prob, eps):
     assert prv_epsilon(events) == pytest.approx(eps, abs=0.02)
 
 
-@pytest.mark.parametrize(("noise", "steps", "eps"), [(1.1, 500, 1.5), (1.26, 120, 8.0)])
+@pytest.mark.parametrize(
+    ("noise", "steps", "eps"),
+    [(1.26, 120, 8.0), pytest.param(1.1, 500, 1.5, marks=pytest.mark.slow)],
+)
 def test_other_accountants_agree_with_the_greatest_sampling_rate(noise, steps, eps):
     rate = calibrate_sampling(lambda q: [SampledGaussianEvent(noise, q, steps)], eps, DELTA)
     events = [SampledGaussianEvent(noise, rate, steps)]
@@ -203,6 +206,6 @@ def test_rate_and_noise_are_two_sides_of_one_schedule():
 
 
 def test_a_budget_that_no_sample_is_small_enough_for_is_refused():
-    beside = GaussianEvent(0.3)
+    beside = GaussianEvent(3.0)  # 1.27 by itself
     with pytest.raises(ConfigError, match="sampling rate"):
         calibrate_sampling(lambda q: [beside, SampledGaussianEvent(1.0, q)], 1.0, DELTA)
