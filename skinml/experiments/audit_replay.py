@@ -86,13 +86,20 @@ class OpenedSide:
 
 @dataclass(frozen=True, repr=False)
 class OpenedSides:
-    """The cohorts of a replay behind their gates, see `audit_sides.Sides`."""
+    """The cohorts of a replay behind their gates, see `audit_sides.Sides`.
+
+    Attributes:
+        whole: Everybody.
+        without: Without one patient, for each patient that was tried.
+        copied: With all images of the first of these patients 16 times.
+        company: Without another patient, and without the first and that one; None: whether a
+            patient's part depends on who else is there is not asked.
+    """
 
     whole: OpenedSide
     without: tuple[OpenedSide, ...]
     copied: OpenedSide
-    without_second: OpenedSide
-    without_both: OpenedSide
+    company: tuple[OpenedSide, OpenedSide] | None
 
 
 def replay(
@@ -167,8 +174,7 @@ def _opened(sides: Sides, opened: Callable[[Side], OpenedSide]) -> OpenedSides:
         whole=opened(sides.whole),
         without=tuple(opened(side) for side in sides.without),
         copied=opened(sides.copied),
-        without_second=opened(sides.without_second),
-        without_both=opened(sides.without_both),
+        company=(opened(sides.without_second), opened(sides.without_both)),
     )
 
 
@@ -272,14 +278,9 @@ def _replay_one(
     without = [record(side) for side in sides.without]
     found = [finding for side in without for finding in compared(whole, side, "removed")]
     found += compared(without[0], record(sides.copied), "copied")
-    found += compare_company(
-        whole,
-        without[0],
-        record(sides.without_second),
-        record(sides.without_both),
-        recipe=recipe,
-        trust=trust,
-    )
+    if sides.company is not None:
+        second, both = map(record, sides.company)
+        found += compare_company(whole, without[0], second, both, recipe=recipe, trust=trust)
     return merged_findings(found)
 
 
@@ -372,7 +373,8 @@ def _silent(setup: ClinicSetup) -> ClinicSetup:
     """Take the noise away and let both sides sample alike; the ledger says: no guarantee."""
     rng = Seeds(0).stream("silence")
     silence = Mechanism(0.0, lambda: fixed_noise(rng))
-    return replace(setup, mechanism=silence, sampling_root=_SAMPLING_ROOT)
+    # Masks would hide what is compared, and cancel in the sum anyway.
+    return replace(setup, mechanism=silence, sampling_root=_SAMPLING_ROOT, secure=None)
 
 
 def _query(learner: Learner, round_: Round, state: Arrays) -> Arrays:

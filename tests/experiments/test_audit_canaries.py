@@ -20,8 +20,7 @@ from skinml.seeding import Seeds
 from skinml.training.learner import Contributor, Learner, Round
 
 ONE_STEP = "training.network.steps_per_round=1"
-# At epsilon 8 a few canaries are enough.
-FEW = CanaryPlan(num_canaries=150, rounds=4)
+FEW = CanaryPlan(num_canaries=450, rounds=4)
 
 
 class Scaled(NoiseSource):
@@ -106,35 +105,34 @@ def _no_clip(setup: ClinicSetup) -> ClinicSetup:
     return replace(setup, learner=Planted(learner, unclipped))
 
 
-@pytest.mark.parametrize("trust", ["distributed", "local", "central"])
-def test_full_noise_is_not_flagged_and_half_of_it_is(trust: str) -> None:
-    config = _config("head", trust, "privacy.epsilon=8")
-    for seed in range(3):
+@pytest.mark.parametrize(("trust", "num_seeds"), [("distributed", 3), ("local", 1), ("central", 1)])
+def test_full_noise_is_not_flagged_and_half_of_it_is(trust: str, num_seeds: int) -> None:
+    config = _config("head", trust)
+    for seed in range(num_seeds):
         plan = replace(FEW, seed=seed)
         full = _white(config, plan, open_source=_source(seed))
-        assert full.epsilon == pytest.approx(8, abs=0.01)
+        assert full.epsilon == pytest.approx(3, abs=0.01)
         assert not full.flagged
         # Tight: an audit that saw nothing would not flag either.
-        assert full.estimate == pytest.approx(8, abs=3)
+        assert full.estimate == pytest.approx(3, abs=1.5)
         assert 0 < full.one_run_bound < full.refined_bound < full.epsilon
         half = _white(config, plan, open_source=_source(seed, Scaled))
         assert half.flagged, half
-        assert half.estimate > 12
+        assert half.estimate > 5
 
 
 @pytest.mark.parametrize("fault", [_double_count, _no_clip], ids=["double count", "no clip"])
 def test_a_planted_fault_is_flagged(fault: Callable[[ClinicSetup], ClinicSetup]) -> None:
-    config = _config("head", "distributed", "privacy.epsilon=8")
-    found = _white(config, replace(FEW, rounds=8), open_source=_source(1), tamper=fault)
+    found = _white(_config("head", "distributed"), FEW, open_source=_source(1), tamper=fault)
     assert found.flagged, found
 
 
 def test_steps_of_a_network_are_read_as_well() -> None:
-    config = _config("network", "local")
-    full = _white(config, FEW, open_source=_source(0))
+    config, plan = _config("network", "local"), replace(FEW, num_canaries=150)
+    full = _white(config, plan, open_source=_source(0))
     assert not full.flagged
     assert full.estimate == pytest.approx(8, abs=3)
-    assert _white(config, FEW, open_source=_source(0, Scaled)).flagged
+    assert _white(config, plan, open_source=_source(0, Scaled)).flagged
 
 
 def test_next_to_no_epsilon_shows_next_to_nothing() -> None:
@@ -150,16 +148,17 @@ def test_without_a_promise_there_is_nothing_to_hold_it_against() -> None:
     assert isinstance(found, NotAudited)
 
 
-@pytest.mark.parametrize("kind", ["head", "network"])
+@pytest.mark.parametrize("kind", ["head", pytest.param("network", marks=pytest.mark.slow)])
 def test_the_final_model_alone_shows_less_and_a_missing_noise_at_once(kind: str) -> None:
     trust = "distributed" if kind == "head" else "local"
     rounds = "training.head.rounds=10" if kind == "head" else "training.network.rounds=20"
     config = _config(kind, trust, "privacy.epsilon=1", rounds, "training.network.sampling_prob=1")
-    (full,) = black_box(config, FEW, open_source=_source(3))
+    plan = replace(FEW, num_canaries=150)
+    (full,) = black_box(config, plan, open_source=_source(3))
     assert isinstance(full, CanaryFinding)
     assert not full.flagged
     assert np.isnan(full.estimate)
-    (bare,) = black_box(config, FEW, open_source=_source(3, Missing))
+    (bare,) = black_box(config, plan, open_source=_source(3, Missing))
     assert isinstance(bare, CanaryFinding)
     assert bare.flagged, bare
     assert bare.auc > 0.95
