@@ -35,9 +35,11 @@ ROOT = Path(__file__).parents[1]
 PAGES = (
     "README.md",
     "docs/privacy.md",
+    "docs/privacy-benchmark.md",
     "docs/guarantee.md",
     "docs/privacy-audit.md",
     "docs/clinic.md",
+    "docs/secure-aggregation.md",
     "docs/design.md",
     "CONTRIBUTING.md",
 )

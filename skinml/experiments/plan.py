@@ -249,7 +249,7 @@ def _planned(draft: Draft, bounds: Bounds, patients: float, source: str, *, curv
         readings=readings(draft.releases, privacy, clinics),
         lines=lines,
         training=main.name,
-        end_to_end=config.model.kind == "network",
+        end_to_end=config.model.kind == "network" and privacy.trust in ("none", "local"),
         signal=noise_to_signal(main, privacy, clinics, patients),
         changes=_changes(draft, main, patients),
         rooms=tuple(

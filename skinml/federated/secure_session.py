@@ -20,6 +20,37 @@ LEAST_CLINICS, MOST_CLINICS = 3, 100
 _DOMAIN = b"skinml secure aggregation 1\n"
 
 
+def require_terms(clinics: int, threshold: int, colluding: int) -> None:
+    """Refuse terms under which a secure sum would not protect what it shall.
+
+    Args:
+        clinics: The number k of clinics.
+        threshold: The number t that suffices for a sum.
+        colluding: The number c that may pool what they know.
+
+    Raises:
+        ConfigError: If k is not from 3 to 100, or c < t <= k or 2 t > k + c does not hold.
+
+    Source:
+        Bonawitz et al. 2017, section 5.2, for the bound against a coordinator that lies.
+    """
+    k, t, c = clinics, threshold, colluding
+    if not LEAST_CLINICS <= k <= MOST_CLINICS:
+        raise ConfigError(
+            rule=f"from {LEAST_CLINICS} to {MOST_CLINICS} clinics in a secure sum "
+            "(privacy.trust=distributed)",
+            got=f"{k} clinics",
+            do="Choose privacy.trust=local for fewer clinics, or divide a greater federation.",
+        )
+    if not (c < t <= k and 2 * t > k + c):
+        raise ConfigError(
+            rule="t survivors with c < t <= k and 2 t > k + c, so that no coordinator can open "
+            "two sums of one attempt",
+            got=f"k={k} clinics, t={t}, c={c}",
+            do="Lower privacy.tolerated_dropouts or privacy.colluding_clinics.",
+        )
+
+
 @dataclass(frozen=True)
 class Session:
     """The public terms of a run's secure sums, the same at the coordinator and at every clinic.
@@ -37,20 +68,7 @@ class Session:
     colluding: int = 0
 
     def __post_init__(self) -> None:
-        k, t, c = len(self.registered), self.threshold, self.colluding
-        if not LEAST_CLINICS <= k <= MOST_CLINICS:
-            raise ConfigError(
-                rule=f"from {LEAST_CLINICS} to {MOST_CLINICS} clinics in a secure sum",
-                got=f"{k} clinics",
-                do="Choose privacy.trust=local for fewer clinics, or divide a greater federation.",
-            )
-        if not (c < t <= k and 2 * t > k + c):
-            raise ConfigError(
-                rule="t survivors with c < t <= k and 2 t > k + c, so that no coordinator can open "
-                "two sums of one attempt",
-                got=f"k={k}, t={t}, c={c}",
-                do="Lower privacy.tolerated_dropouts or privacy.colluding_clinics.",
-            )
+        require_terms(len(self.registered), self.threshold, self.colluding)
 
     @property
     def participants(self) -> tuple[str, ...]:
