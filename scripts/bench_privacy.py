@@ -42,6 +42,7 @@ from skinml.models.backbones import load_backbone
 from skinml.models.linear_head import LinearHead, item_features
 from skinml.privacy.clipping import mean_by_patient, modal_labels
 from skinml.privacy.mechanism import Mechanism
+from skinml.privacy.noise import NoiseSource, fixed_noise
 from skinml.records import Arrays, Labels, Samples, join_samples
 from skinml.seeding import Seeds
 from skinml.training.fit import Exchanged, fit
@@ -120,7 +121,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--data", type=Path, default=Path("../shared/derm"))
     parser.add_argument("--json", type=Path, help="file for all figures")
     parser.add_argument("--experiments", nargs="+", choices=EXPERIMENTS, default=EXPERIMENTS)
-    parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=RECIPES[:3])
+    parser.add_argument("--recipes", nargs="*", choices=RECIPES, default=RECIPES[:3])
     parser.add_argument("--epsilons", nargs="+", type=float, default=[1, 3, 8])
     parser.add_argument("--seeds", type=int, default=5, help="noise seeds of the recipes")
     parser.add_argument("--beside-seeds", type=int, default=2, help="of the settings beside them")
@@ -152,7 +153,7 @@ def _settings(
 
 
 @dataclass(frozen=True)
-class RoundedNoise:
+class RoundedNoise(NoiseSource):
     """Draws noise for the benchmark only: seeded, and rounded to the grid.
 
     Attributes:
@@ -245,9 +246,10 @@ class Bench:
         num_features = self._test.inputs.shape[1]
         learner = build_learner(config, self.classes, num_features, len(clinics))
         sides = {name: learner.contributor(own["train"]) for name, own in clinics.items()}
-        source = RoundedNoise(np.random.default_rng([seed, *self.experiment.encode()]))
+        rng = np.random.default_rng([seed, *self.experiment.encode()])
+        source = RoundedNoise(fixed_noise(rng).words, guarantee=False, rng=rng)
         noise = clinic_mechanism(config, len(clinics)).share
-        at_clinic = Mechanism(noise, lambda: source)  # type: ignore[arg-type]  # it draws as a NoiseSource does
+        at_clinic = Mechanism(noise, lambda: source)
         central = Mechanism(
             coordinator_mechanism(config, len(clinics)).share, at_clinic.open_source
         )
