@@ -81,8 +81,7 @@ class RunConfig(BaseModel):
     def _sections_agree(self) -> RunConfig:
         _require_honest_purpose(self.purpose, self.federation.mode)
         if self.model.kind == "linear_head":
-            images = self.training.head.public_images
-            require_public_images(self.privacy.recipe, images is not None)
+            require_public_images(self.privacy.recipe, self.training.head)
         missing, dropouts = self.federation.allowed_missing, self.privacy.tolerated_dropouts
         if self.privacy.trust == "distributed" and missing > dropouts:
             raise ConfigError(

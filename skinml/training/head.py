@@ -102,18 +102,15 @@ class HeadLearner:
         if privacy.recipe == "prototypes":
             kind, total = CLASS_SUMS, 1
         d, k = self._num_features, len(self._classes.names)
-        rest = 1 - privacy.counts_share - privacy.centre_share
-        counts, centre, sums = gaussian_releases(
-            privacy,
-            [
-                (_release("label_counts", "label counts", 1.0, (k,)), privacy.counts_share),
-                (_release("feature_sum", "training", 1.0, (d,)), privacy.centre_share),
-                (_release(kind, "training", privacy.clip_norm, (d + 1, k), steps=total), rest),
-            ],
-        )
+        first = [(_release("label_counts", "label counts", 1.0, (k,)), privacy.counts_share)]
+        if self._settings.centring == "paid":
+            first.append((_release("feature_sum", "training", 1.0, (d,)), privacy.centre_share))
+        rest = 1 - sum(share for _, share in first)
+        later_sums = _release(kind, "training", privacy.clip_norm, (d + 1, k), steps=total)
+        *statistics, sums = gaussian_releases(privacy, [*first, (later_sums, rest)])
         each = replace(sums, steps=1)
         later = (Round(number, kind, (each,)) for number in range(2, total + 2))
-        return (Round(1, STATISTICS, (counts, centre)), *later)
+        return (Round(1, STATISTICS, tuple(statistics)), *later)
 
     def start(self) -> Arrays:
         """Make the state before the first round: zero weights, which need no seed.
@@ -201,23 +198,31 @@ class HeadLearner:
         """Read prior, centre and, from public images, the first weights."""
         counts = np.maximum(scale * total["label_counts"], self._settings.least_count)
         patients = counts.sum()
-        centre = scale * total["feature_sum"] / patients
+        centre = self._centre(round_, total, scale, float(patients)).astype(np.float32)
         weight = state["weight"]
-        if self._public is not None:
-            public, release = self._public(), round_.releases[1]
-            # Under local noise the sum has that of each clinic.
-            parties = self._num_clinics if self._privacy.trust == "local" else 1
-            std = sqrt(parties) * scale * release.sensitivity * release.noise_multiplier
-            centre = public.centre(centre, float(std / patients)).astype(np.float32)
-            if self._privacy.recipe == "started":
-                weight = public.start(centre, self._settings.bias_input, len(counts))
+        if self._public is not None and self._privacy.recipe == "started":
+            weight = self._public().start(centre, self._settings.bias_input, len(counts))
         return dict(state) | {
             "weight": weight,
-            "centre": centre.astype(np.float32),
+            "centre": centre,
             "offset": np.log(counts / counts.mean()),
             "counts": counts,
             "patients": np.array([patients]),
         }
+
+    def _centre(self, round_: Round, total: Arrays, scale: float, patients: float) -> FloatArray:
+        """Find the features' centre, with public images if there are some."""
+        public = None if self._public is None else self._public()
+        if public is not None and self._settings.centring == "public":
+            return public.mean
+        centre = np.asarray(scale * total["feature_sum"] / patients)
+        if public is None:
+            return centre
+        release = next(each for each in round_.releases if each.name == "feature_sum")
+        # Under local noise the sum has that of each clinic.
+        parties = self._num_clinics if self._privacy.trust == "local" else 1
+        std = sqrt(parties) * scale * release.sensitivity * release.noise_multiplier
+        return public.centre(centre, std / patients)
 
     def _after_class_sums(self, state: Arrays, sums: FloatArray) -> dict[str, FloatArray]:
         """Take the difference of each class's mean from the mean of all as its weights."""

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from skinml.errors import ConfigError
 from skinml.privacy.settings import Recipe
+from skinml.training.settings import HeadSettings
 
 Needs = Literal["nothing", "images", "labels"]
 
@@ -93,17 +94,24 @@ def with_recipe(values: Mapping[Any, Any]) -> dict[Any, Any]:
     }
 
 
-def require_public_images(recipe: Recipe, has_images: bool) -> None:
+def require_public_images(recipe: Recipe, settings: HeadSettings) -> None:
     """Check that a recipe has the public images that it needs.
 
     Args:
         recipe: Its name.
-        has_images: Whether the config names some.
+        settings: The head's settings.
 
     Raises:
-        ConfigError: If images are needed and there are none.
+        ConfigError: If images are needed and there are none, or a public centre has no images.
     """
-    if RECIPES[recipe].needs != "nothing" and not has_images:
+    if RECIPES[recipe].needs == "nothing":
+        if settings.centring == "public":
+            raise ConfigError(
+                rule="a recipe with public images where training.head.centring is public",
+                got=f"privacy.recipe={recipe}",
+                do="Choose privacy.recipe=projected, or leave centring at paid.",
+            )
+    elif settings.public_images is None:
         raise ConfigError(
             rule=f"training.head.public_images where privacy.recipe is {recipe}",
             got="public_images=null",

@@ -42,6 +42,12 @@ class HeadSettings(BaseModel):
         description="Public images of nobody in the cohort: a folder, or a CSV file with a column "
         "image of paths beside it and, for privacy.recipe=started, a column label.",
     )
+    centring: Literal["paid", "public"] = Field(
+        "paid",
+        description="Where the features' centre comes from: paid, a noisy sum, drawn to the mean "
+        "of public images where there are some; public, their mean alone, and centre_share goes "
+        "to the later rounds.",
+    )
     public_axes: int = Field(
         400, ge=1, description="Directions kept of the public images, for each view."
     )

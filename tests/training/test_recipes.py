@@ -118,6 +118,27 @@ def test_a_recipe_without_its_public_images_is_refused(name):
         load_config("quickstart", [f"privacy.recipe={name}"])
 
 
+def test_a_public_centre_needs_public_images_and_leaves_its_share_to_the_gradients():
+    with pytest.raises(ConfigError, match="centring"):
+        load_config("quickstart", ["training.head.centring=public"])
+    public, part = known(), samples(100, 5)
+    made = {}
+    for centring in ("paid", "public"):
+        head = HeadSettings(rounds=3, centring=centring)
+        settings = PrivacySettings(recipe="projected", epsilon=2.0, trust="central")
+        made[centring] = HeadLearner(head, settings, CLASSES, WIDTH, 1, lambda: public)
+    names = [[r.name for r in recipe.rounds[0].releases] for recipe in made.values()]
+    assert names == [["label_counts", "feature_sum"], ["label_counts"]]
+    paid, free = (recipe.rounds[1].releases[0].noise_multiplier for recipe in made.values())
+    assert free**2 / paid**2 == pytest.approx(0.85 / 0.95, rel=1e-6)
+    recipe = made["public"]
+    statistics = recipe.rounds[0]
+    replies = recipe.contributor(part).contribute(statistics, {}, Mechanism(0.0), None)
+    assert set(replies) == {"label_counts"}
+    state = recipe.advance(statistics, recipe.start(), replies, 1)
+    np.testing.assert_allclose(state["centre"], public.mean, rtol=1e-6)
+
+
 @pytest.mark.parametrize("values", [{}, {"privacy": 3}, {"privacy": {"recipe": "x"}}])
 def test_what_is_no_config_is_left_for_the_validation(values):
     assert with_recipe(values) == values
