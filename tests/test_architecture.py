@@ -55,6 +55,7 @@ DOORS: dict[str, tuple[str, ...]] = {
     "rich": ("cli/",),
     "torchvision": ("data/", "models/"),
     "PIL": ("data/", "models/"),
+    "skimage": ("privacy/audit/inversion.py",),
     "sklearn": ("data/", "fairness/", "training/yardsticks.py"),
     "matplotlib": ("reports/",),
     "jinja2": ("reports/",),

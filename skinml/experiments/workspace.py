@@ -4,6 +4,7 @@ WORK_DIR/
   runs/RUN/          result.json, report.html, report.json, config.json, model/
   clinics/NAME/      each virtual clinic's folder, with the ledger that outlives runs
   anchors/           what virtual clinics' files looked like last
+  audits/            audits' pages, one folder each
   cohorts/           synthetic cohorts, one folder for each settings
   mlflow.db, mlartifacts/
 """

@@ -113,8 +113,8 @@ TRUST = {
     "distributed": (
         "Each clinic adds a share of the noise, which suffices once the updates are summed up.",
         (
-            "Each clinic's part leaves it under masks that cancel out in the total: whoever adds the "
-            "parts up sees the total alone, as long as no more clinics than planned pool what they "
+            "Each clinic's part leaves it under masks that cancel out in the total: whoever adds "
+            "them up sees the total alone, as long as no more clinics than planned pool what they "
             "know."
         ),
     ),
