@@ -49,6 +49,8 @@ CLASS_SUMS = "class_sums"
 _REFERENCE_ROUNDS = 30
 # Of the public variance: axes along which images vary much less are not stretched further.
 _FLOOR = 0.1
+# Longer steps overshoot where they are stretched, whatever the noise.
+_LONGEST_STRETCHED = 2.0
 # A prototype's scores are cosines; logistic probabilities want them larger. Changes no ranking of
 # two classes.
 _PROTOTYPE_SCALE = 10.0
@@ -251,6 +253,8 @@ class HeadLearner:
         step = settings.learning_rate
         if step is None:
             step = step_for_mu(settings.learning_rate_by_mu, self._effective_mu(patients))
+        if self._privacy.recipe == "preconditioned":
+            step = min(step, _LONGEST_STRETCHED)
         return step * _REFERENCE_ROUNDS / settings.rounds
 
     def _effective_mu(self, patients: float) -> float:

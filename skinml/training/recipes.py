@@ -56,10 +56,7 @@ RECIPES: Mapping[Recipe, Ready] = {
     "preconditioned": Ready(
         "ten rounds; steps are longer in the directions in which public images vary little",
         needs="images",
-        head={
-            "rounds": 10,
-            "learning_rate_by_mu": ((0.1422, 0.8), (0.2681, 1.5), (0.7191, 2.0), (1.666, 3.0)),
-        },
+        head={"rounds": 10},
         privacy=_LEAN,
     ),
     "prototypes": Ready("one round after the first: the mean of each class, no gradients"),
