@@ -55,7 +55,7 @@ def drafted(config: RunConfig, classes: Labels, *, num_clinics: int, run: str) -
         ConfigError: If the config's sections do not fit together.
     """
     privacy = config.privacy
-    if privacy.trust == "distributed" and config.federation.mode != "centralised":
+    if privacy.trust == "distributed" and num_clinics > 1:
         threshold = num_clinics - privacy.tolerated_dropouts
         require_terms(num_clinics, threshold, privacy.colluding_clinics)
     # The features' number moves noise and epsilon by less than a part in ten thousand, by what is

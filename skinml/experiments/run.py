@@ -203,7 +203,7 @@ def _terms(
 
 def _registered(config: RunConfig, gathered: Gathered) -> tuple[tuple[str, str], ...]:
     """Collect the clinics' public signing keys where their sums leave under masks."""
-    if config.privacy.trust != "distributed" or config.federation.mode == "centralised":
+    if config.privacy.trust != "distributed" or len(gathered.folders) == 1:
         return ()
     return tuple((name, f.identity.public_key) for name, f in gathered.folders.items())
 

@@ -16,7 +16,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from skinml.errors import ConfigError, IntegrityError
 
-LEAST_CLINICS, MOST_CLINICS = 3, 100
+# With two, each still learns the other's part with its share of the noise; with three nobody does.
+LEAST_CLINICS, MOST_CLINICS = 2, 100
 _DOMAIN = b"skinml secure aggregation 1\n"
 
 
@@ -29,7 +30,7 @@ def require_terms(clinics: int, threshold: int, colluding: int) -> None:
         colluding: The number c that may pool what they know.
 
     Raises:
-        ConfigError: If k is not from 3 to 100, or c < t <= k or 2 t > k + c does not hold.
+        ConfigError: If k is not from 2 to 100, or c < t <= k or 2 t > k + c does not hold.
 
     Source:
         Bonawitz et al. 2017, section 5.2, for the bound against a coordinator that lies.

@@ -42,7 +42,7 @@ def every_pattern(k, threshold):
         require_truth(federation, federation.attempt(1, number), lost)
 
 
-@pytest.mark.parametrize(("k", "threshold"), [(3, 2), (3, 3)])
+@pytest.mark.parametrize(("k", "threshold"), [(2, 2), (3, 2), (3, 3)])
 def test_every_pattern_of_losses_at_every_step_gives_the_plain_sum_or_nothing(k, threshold):
     every_pattern(k, threshold)
 
@@ -105,7 +105,7 @@ def test_two_clinics_masked_sums_tell_nothing_of_their_difference():
 
 @pytest.mark.parametrize(
     ("k", "threshold", "colluding"),
-    [(2, 2, 0), (101, 101, 0), (4, 2, 0), (5, 3, 1), (4, 5, 0), (3, 2, 2), (3, 3, 3)],
+    [(1, 1, 0), (2, 1, 0), (101, 101, 0), (4, 2, 0), (5, 3, 1), (4, 5, 0), (3, 2, 2), (3, 3, 3)],
 )
 def test_terms_under_which_a_coordinator_could_open_two_sums_are_refused(k, threshold, colluding):
     with pytest.raises(ConfigError):
