@@ -31,7 +31,7 @@ from skinml.privacy.network_checks import (
     require_unchanged,
 )
 from skinml.privacy.noise import NoiseSource
-from skinml.records import FloatArray, StrArray
+from skinml.records import BoolArray, FloatArray, StrArray
 
 # Per-image gradients of more images fall out of the processor's cache (2.1 against 1.2 ms an image
 # for small_cnn, 280 against 32 images) and take memory in proportion.
@@ -40,6 +40,7 @@ _IMAGES_AT_ONCE = 32
 _NUMBERS_AT_ONCE = 2**27
 
 Augment = Callable[[torch.Tensor, np.random.Generator], torch.Tensor]
+LeftOut = Callable[[Sampled], None]
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,7 @@ def train_steps(
     secret: bytes,
     source: NoiseSource,
     augment: Augment | None = None,
+    left_out: LeftOut | None = None,
 ) -> None:
     """Take a round of noisy steps on one clinic's patients, in place.
 
@@ -96,6 +98,8 @@ def train_steps(
         source: Noise for this release.
         augment: Draws a random view of each image that it is given, from the stream it is given;
             needed where the plan asks for views.
+        left_out: Hears of each patient of a step whose gradient was not finite, before that
+            step's noise. For the clinic's own log: what it hears must not leave.
 
     Raises:
         ConfigError: If the plan names a loss or a mode that there is not, or a loader is given.
@@ -124,7 +128,7 @@ def train_steps(
             max_images=plan.max_images,
         )
         # An empty sample is a noisy step too: one of zeros, for otherwise its number would tell.
-        total = clipped_sum(module, images, labels, sample, plan, augment)
+        total = clipped_sum(module, images, labels, sample, plan, augment, left_out)
         total += source.normal(total.shape, std)
         descend(module, total * (plan.learning_rate / plan.divisor))
 
@@ -136,6 +140,7 @@ def clipped_sum(
     sample: Sequence[Sampled],
     plan: StepPlan,
     augment: Augment | None = None,
+    left_out: LeftOut | None = None,
 ) -> FloatArray:
     """Add up the clipped gradients of a step's patients: S(D) of the accounting, before noise.
 
@@ -147,6 +152,7 @@ def clipped_sum(
         sample: The patients of the step.
         plan: The public schedule; of it clip_norm, augmentations, loss, mode and grid are read.
         augment: Draws random views, see `train_steps`.
+        left_out: Hears of each patient whose gradient was not finite, see `train_steps`.
 
     Returns:
         (size,) float64, the trained parameters behind one another in the order of their names;
@@ -178,12 +184,16 @@ def clipped_sum(
     module.train()
     views = max(plan.augmentations, 1)
     room = max(1, min(_IMAGES_AT_ONCE, _NUMBERS_AT_ONCE // size))
+    finite: list[BoolArray] = []
     with clipped_gradients(
-        module, plan.mode, LOSSES[plan.loss], plan.clip_norm, grid=plan.grid
+        module, plan.mode, LOSSES[plan.loss], plan.clip_norm, grid=plan.grid, told=finite.append
     ) as summed:
         for chunk in _chunks(sample, views, room):
             total += summed(_batch(images, labels, chunk, plan.augmentations, augment))
     require_unchanged(module, before)
+    if left_out is not None:
+        for number in np.flatnonzero(~np.concatenate(finite)).tolist():
+            left_out(sample[number])
     return total
 
 

@@ -39,7 +39,7 @@ from skinml.privacy.clipping import clip_factors
 from skinml.privacy.losses import Loss, image_losses
 from skinml.privacy.network_checks import require_opacus
 from skinml.privacy.quantise import on_grid
-from skinml.records import FloatArray
+from skinml.records import BoolArray, FloatArray
 
 MODES = ("hooks", "functorch", "ew", "ghost", "alone")
 # Modes agree on a network that they support to the rounding of single precision.
@@ -97,6 +97,12 @@ class PatientBatch:
 
 
 Summed = Callable[[PatientBatch], FloatArray]
+# Hears of each batch which of its patients' gradients were finite.
+Told = Callable[[BoolArray], None]
+
+
+def _untold(finite: BoolArray) -> None:
+    """Hear nothing."""
 
 
 def trained(module: nn.Module) -> dict[str, nn.Parameter]:
@@ -113,7 +119,13 @@ def trained(module: nn.Module) -> dict[str, nn.Parameter]:
 
 @contextmanager
 def clipped_gradients(
-    module: nn.Module, mode: str, loss: Loss, clip_norm: float, *, grid: bool = False
+    module: nn.Module,
+    mode: str,
+    loss: Loss,
+    clip_norm: float,
+    *,
+    grid: bool = False,
+    told: Told = _untold,
 ) -> Iterator[Summed]:
     """Prepare a network for clipped sums.
 
@@ -123,6 +135,8 @@ def clipped_gradients(
         loss: The loss, one value an image.
         clip_norm: Greatest L2 norm of one patient's gradient, the mean over its images.
         grid: Whether each patient's gradient is cut down to the grid of the integer path.
+        told: Hears of each batch the (patients,) mask of those whose gradient was finite. Per
+            patient: never log.
 
     Yields:
         The function from a batch to the sum of its patients' clipped gradients, (size,) float64.
@@ -142,14 +156,14 @@ def clipped_gradients(
     require_one_of(("alone",) if grid else MODES, gradient_mode=mode)
     parameters = list(trained(module).values())
     if mode == "alone":
-        yield lambda batch: _alone(module, parameters, batch, loss, clip_norm, grid=grid)
+        yield lambda batch: _alone(module, parameters, batch, loss, clip_norm, told, grid=grid)
         return
     wrapped = _wrapped(module, mode)
     try:
         if isinstance(wrapped, _PatientNorms):
-            yield lambda batch: _by_norms(wrapped, parameters, batch, loss, clip_norm)
+            yield lambda batch: _by_norms(wrapped, parameters, batch, loss, clip_norm, told)
         else:
-            yield lambda batch: _by_image(wrapped, parameters, batch, loss, clip_norm)
+            yield lambda batch: _by_image(wrapped, parameters, batch, loss, clip_norm, told)
     finally:
         _unwrap(wrapped, module)
 
@@ -203,6 +217,7 @@ def _by_image(
     batch: PatientBatch,
     loss: Loss,
     clip_norm: float,
+    told: Told,
 ) -> FloatArray:
     """Hooks, functorch, ew: all images' gradients at once."""
     _backward(batch.losses(wrapped, loss))
@@ -216,6 +231,7 @@ def _by_image(
     squares = torch.stack([_squares(part) for part in rows]).sum(dim=0)
     factors = _factors(squares, clip_norm)
     finite = squares.isfinite()
+    told(finite.numpy())
     clipped = []
     for part in rows:
         part[~finite] = 0
@@ -295,6 +311,7 @@ def _by_norms(
     batch: PatientBatch,
     loss: Loss,
     clip_norm: float,
+    told: Told,
 ) -> FloatArray:
     """Ghost: the norms first, then the gradient of the losses, each with its patient's factor."""
     wrapped.position = batch.position
@@ -305,6 +322,7 @@ def _by_norms(
     wrapped.disable_hooks()
     factors = _factors(wrapped.squares, clip_norm).to(losses.dtype)
     finite = wrapped.squares.isfinite()
+    told(finite.numpy())
     if not finite.all():  # zero times NaN is NaN: who is not finite leaves the second pass
         batch, factors = batch.kept(finite), factors[finite]
         if len(batch.sizes) == 0:
@@ -324,19 +342,23 @@ def _alone(
     batch: PatientBatch,
     loss: Loss,
     clip_norm: float,
+    told: Told,
     *,
     grid: bool,
 ) -> FloatArray:
     """One patient after the other: no per-image gradients, and nobody in anybody's rounding."""
     total = np.zeros(sum(parameter.numel() for parameter in parameters))
+    finite = np.ones(len(batch.sizes), dtype=bool)
     for number in range(len(batch.sizes)):
         own = batch.kept(torch.arange(len(batch.sizes)) == number)
         grads = torch.autograd.grad(own.losses(module, loss).sum(), list(parameters))
         flat = torch.cat([grad.flatten() for grad in grads]).double().numpy()
+        finite[number] = np.isfinite(flat).all()
         if grid:
             total += on_grid(flat[None], clip_norm)[0]
-        elif np.isfinite(flat).all():
+        elif finite[number]:
             total += flat * clip_factors(np.array([np.linalg.norm(flat)]), clip_norm)[0]
+    told(finite)
     return total
 
 

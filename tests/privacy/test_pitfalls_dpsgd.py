@@ -358,6 +358,24 @@ def test_p5_a_broken_image_stays_within_the_clip_and_breaks_nobody(mode, value):
 
 
 @pytest.mark.parametrize("mode", MODES)
+def test_p5_who_was_left_out_is_heard_once_a_step_and_nobody_else(mode):
+    images, labels, patients = cohort(sizes=(1, 2, 6, 40, 3))  # more images than one batch
+    images[[0, 4, 5, -1]] = np.nan  # one of p000, two of p002, one of p004
+    steps, heard = 3, []
+    train_steps(
+        tiny(),
+        torch.from_numpy(images),
+        torch.from_numpy(labels),
+        patients,
+        replace(PLAN, mode=mode, steps=steps),
+        SECRET,
+        secret_noise(),
+        left_out=lambda one: heard.append(patients[one.rows[0]]),
+    )
+    assert heard == ["p000", "p002", "p004"] * steps
+
+
+@pytest.mark.parametrize("mode", MODES)
 def test_p5_a_cohort_of_nothing_but_broken_images_adds_zeros(mode):
     data = cohort(sizes=(1, 3))
     plan = replace(PLAN, mode=mode)
