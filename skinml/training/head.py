@@ -286,6 +286,10 @@ class HeadLearner:
 class HeadContributor:
     """A clinic's side of the head: one vector and one label a patient.
 
+    Attributes:
+        not_finite: Patients who added only zeros to the last sums: their features, or what the
+            query made of them, were NaN or infinite. For the clinic's own log, never to leave it.
+
     Args:
         samples: Training samples with features (n, d) of norm at most 1.
         classes: What the head tells apart.
@@ -305,9 +309,14 @@ class HeadContributor:
     ) -> None:
         features, position = mean_by_patient(samples.inputs, samples.patients)
         malignant = np.asarray(classes.malignant, dtype=bool)
+        labels = modal_labels(samples.labels, position, malignant)
+        # Left out whole: zeros for features would still have a label, and a gradient.
+        finite = np.isfinite(features).all(axis=1)
+        self._left_out = int(np.count_nonzero(~finite))
+        self.not_finite = 0
         # A mean of unit vectors has norm at most 1; the clip holds it against rounding and bugs.
-        self._features = on_grid(features, 1.0).astype(np.float32)
-        self._targets = np.eye(len(malignant))[modal_labels(samples.labels, position, malignant)]
+        self._features = on_grid(features[finite], 1.0).astype(np.float32)
+        self._targets = np.eye(len(malignant))[labels[finite]]
         self._share = share
         self._clip_norm = clip_norm
         self._bias_input = bias_input
@@ -344,7 +353,11 @@ class HeadContributor:
         Returns:
             label_counts (k,) and feature_sum (d,), or gradient or class_sums (d + 1, k): multiples
             of the grid.
+
+        Guarantees:
+            A patient with features that are not finite changes no sum: all are as without it.
         """
+        self.not_finite = self._left_out
         if round_.kind == STATISTICS:
             return {
                 "label_counts": counts_on_grid(self._targets.sum(axis=0), self._share),
@@ -359,6 +372,7 @@ class HeadContributor:
         # gradient: it is the product of the two norms (Goodfellow 2015, arXiv:1510.01799).
         norms = np.sqrt(squares * GRID) * np.linalg.norm(errors, axis=1)
         # Not finite where a weight overflowed: the factor makes zeros of it.
+        self.not_finite += int(np.count_nonzero(~np.isfinite(norms)))
         errors *= self._share * clip_factors(norms, self._clip_norm)[:, None]
         return {GRADIENT: self._clipped_products(inputs, errors, squares)}
 

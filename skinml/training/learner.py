@@ -39,6 +39,14 @@ class Round:
 class Contributor(Protocol):
     """A clinic's side of a recipe, holding what it prepared from its own samples."""
 
+    @property
+    def not_finite(self) -> int:
+        """Patients whose part of the last contribution was NaN or infinite and became zeros.
+
+        Each patient counts once, however many images and local steps it was in. The number is
+        exact: it is for the clinic's own log and never leaves the clinic.
+        """
+
     def contribute(
         self, round_: Round, query: Arrays, mechanism: Mechanism, sampling: np.random.Generator
     ) -> Arrays:

@@ -18,7 +18,7 @@ from torch import nn
 
 from skinml.models.networks import input_tensor, load_network_arrays, network_arrays
 from skinml.privacy.dpsgd import StepPlan, clipped_sum, train_steps
-from skinml.privacy.dpsgd_sampling import draw_sample, rows_by_patient
+from skinml.privacy.dpsgd_sampling import Sampled, draw_sample, rows_by_patient
 from skinml.privacy.gradient_modes import fastest_mode, trained
 from skinml.privacy.losses import LOSSES
 from skinml.privacy.mechanism import Mechanism
@@ -189,7 +189,8 @@ class NetworkLearner:
 
 
 class NetworkContributor:
-    """A clinic's side of end-to-end training; between rounds it keeps nothing but its samples.
+    """A clinic's side of end-to-end training; between rounds it keeps its samples, and
+    who gave no finite numbers in the last one.
 
     Args:
         network: A network of the run's kind; its weights are changed.
@@ -206,6 +207,18 @@ class NetworkContributor:
         self._labels = torch.from_numpy(samples.labels.astype(np.int64))
         self._patients = samples.patients
         self._plan = plan
+        self._left_out: set[str] = set()
+
+    @property
+    def not_finite(self) -> int:
+        """Patients with a gradient in the last contribution that was NaN or infinite.
+
+        One patient counts once, in however many steps. For the clinic's own log, never to leave it.
+        """
+        return len(self._left_out)
+
+    def _leave_out(self, one: Sampled) -> None:
+        self._left_out.add(str(self._patients[one.rows[0]]))
 
     def contribute(
         self, round_: Round, query: Arrays, mechanism: Mechanism, sampling: np.random.Generator
@@ -227,6 +240,7 @@ class NetworkContributor:
         secret = sampling.bytes(32)
         if round_.kind == GLOBAL_STEP:
             return {GRADIENT: mechanism.privatize(release, self.exact(query, secret))}
+        self._left_out.clear()
         load_network_arrays(self._network, query)
         train_steps(
             self._network,
@@ -238,6 +252,7 @@ class NetworkContributor:
             secret,
             mechanism.open_source(),
             random_views,
+            self._leave_out,
         )
         return {WEIGHTS: flatten(network_arrays(self._network))}
 
@@ -251,6 +266,7 @@ class NetworkContributor:
         Returns:
             (size,) the sum, of multiples of the grid where the noise is shared or central.
         """
+        self._left_out.clear()
         load_network_arrays(self._network, query)
         sample = draw_sample(
             rows_by_patient(self._patients),
@@ -260,7 +276,13 @@ class NetworkContributor:
             max_images=self._plan.max_images,
         )
         return clipped_sum(
-            self._network, self._images, self._labels, sample, self._plan, random_views
+            self._network,
+            self._images,
+            self._labels,
+            sample,
+            self._plan,
+            random_views,
+            self._leave_out,
         )
 
 

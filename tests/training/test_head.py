@@ -141,6 +141,21 @@ def test_a_hostile_query_cannot_tell_whether_a_patient_is_there(name, value):
     assert np.linalg.norm(sums["gradient"]) <= recipe.rounds[1].releases[0].sensitivity * ROUNDING
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_patients_without_finite_features_change_no_sum_and_are_counted(value):
+    """P5: not even their label counts, and zeros are not taken for their features."""
+    whole, recipe = cohort(), learner()
+    inputs = whole.inputs.copy()
+    for patient in ("p3", "p5"):
+        inputs[np.flatnonzero(whole.patients == patient)[-1], 0] = value
+    side = recipe.contributor(samples_of(inputs, whole.labels, whole.patients))
+    others = recipe.contributor(whole.take(~np.isin(whole.patients, ["p3", "p5"])))
+    for round_ in recipe.rounds[:2]:
+        ours, theirs = side.exact(round_, query()), others.exact(round_, query())
+        assert all(np.array_equal(ours[name], theirs[name]) for name in theirs)
+        assert (side.not_finite, others.not_finite) == (2, 0)
+
+
 def test_a_clinic_without_patients_answers_zeros():
     sums = released(cohort().take(np.zeros(0, int)), learner(), query())
     assert all(not values.any() for values in sums.values())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from skinml.errors import ConfigError
 from skinml.models.networks import build_network
@@ -15,7 +16,7 @@ from skinml.privacy.quantise import GRID
 from skinml.privacy.settings import PrivacySettings
 from skinml.records import Samples, join_samples
 from skinml.seeding import Seeds
-from skinml.training.network import NetworkLearner, flatten
+from skinml.training.network import NetworkContributor, NetworkLearner, flatten
 from skinml.training.settings import NetworkSettings
 
 SHARED = ("central", "distributed")
@@ -139,3 +140,37 @@ def test_without_a_promise_the_mode_does_not_hang_on_a_stopwatch():
         for _ in range(2)
     ]
     assert np.array_equal(*moved)
+
+
+@pytest.mark.parametrize("trust", ["local", "central"])
+def test_a_contribution_counts_each_patient_without_finite_gradients_once(trust):
+    """Whatever made the network overflow on its images; the count starts anew each time."""
+    steps = 2 if trust == "local" else 1
+    recipe = learner(trust, steps_per_round=steps)
+    items = samples(0)
+    pixels = torch.from_numpy(np.moveaxis(items.inputs, 3, 1).astype(np.float32))
+    pixels[1] = np.nan  # of 0b, who has two images
+    plan = recipe.contributor(items)._plan
+    clinic = NetworkContributor(build(), pixels, items, plan)
+    assert clinic.not_finite == 0
+
+    def contributed():
+        return clinic.contribute(
+            recipe.rounds[0], recipe.start(), Mechanism(0.0), np.random.default_rng(3)
+        )
+
+    ours = contributed()
+    assert clinic.not_finite == 1
+    contributed()
+    assert clinic.not_finite == 1
+    kept = items.patients != "0b"
+    alone = NetworkContributor(build(), pixels[torch.from_numpy(kept)], items.take(kept), plan)
+    theirs = alone.contribute(
+        recipe.rounds[0], recipe.start(), Mechanism(0.0), np.random.default_rng(3)
+    )
+    assert alone.not_finite == 0
+    for name in ours:
+        np.testing.assert_allclose(ours[name], theirs[name], atol=1e-6)
+    pixels[1] = 0.0
+    contributed()
+    assert clinic.not_finite == 0
