@@ -36,6 +36,10 @@ SCORE_BINS = 64
 _READS_SUMS = ("none", "central")
 
 
+def _unheard(round_: int, patients: int) -> None:
+    """Hear nothing, as an audit of clinics that release nothing does."""
+
+
 @dataclass(frozen=True)
 class ClinicSetup:
     """Everything that a clinic brings to a run.
@@ -64,6 +68,9 @@ class ClinicSetup:
         secure: Its side of the run's secure sums; None where sums leave as they are.
         admissions: How many patients its gate put into each of `records.ADMISSION_CELLS`, each
             patient into one; None where the run releases no noised counts of them.
+        not_finite: Hears in each round of training, before anything leaves, the round's number and
+            how many patients' contributions were not finite. The number is exact: it may go into
+            the clinic's own log and nowhere else. A real run gives one that writes it.
     """
 
     name: str
@@ -86,6 +93,7 @@ class ClinicSetup:
     simulated: bool
     secure: SecureClinic | None = None
     admissions: IntArray | None = None
+    not_finite: Callable[[int, int], None] = _unheard
 
 
 def schedule(
@@ -214,6 +222,7 @@ class Clinic:
             sampling = Seeds(setup.sampling_root).stream(f"sampling/{entries[0].index}")
             contributor = self._opened(masks["train"])
             sums = contributor.contribute(round_, request.query, setup.mechanism, sampling)
+            setup.not_finite(round_.number, contributor.not_finite)
         require_sums(sums, {r.name: r.shape for r in round_.releases}, setup.name)
         return sums
 

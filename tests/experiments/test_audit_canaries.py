@@ -65,6 +65,10 @@ class Counted:
         self._inner = inner
         self._kept: dict[str, FloatArray] = {}
 
+    @property
+    def not_finite(self) -> int:
+        return self._inner.not_finite
+
     def contribute(
         self, round_: Round, query: Arrays, mechanism: Mechanism, sampling: np.random.Generator
     ) -> Arrays:

@@ -147,6 +147,10 @@ class Changed:
         self._inner = inner
         self._change = change
 
+    @property
+    def not_finite(self) -> int:
+        return self._inner.not_finite
+
     def contribute(
         self, round_: Round, query: Arrays, mechanism: Mechanism, sampling: np.random.Generator
     ) -> Arrays:
@@ -200,6 +204,10 @@ class WeightedMean:
         self._alone = [_no_clip(setup, part) for part in parts]
         self._weights = [50.0 if part.labels[0] else 1.0 for part in parts]
         self._bound = setup.privacy.clip_norm
+
+    @property
+    def not_finite(self) -> int:
+        return sum(one.not_finite for one in self._alone)
 
     def contribute(
         self, round_: Round, query: Arrays, mechanism: Mechanism, sampling: np.random.Generator

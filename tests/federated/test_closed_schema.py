@@ -80,6 +80,10 @@ class Answering:
         self.inner = self.learner.contributor(items)
         return self
 
+    @property
+    def not_finite(self):
+        return self.inner.not_finite
+
     def contribute(self, *arguments):
         return self.change(dict(self.inner.contribute(*arguments)))
 

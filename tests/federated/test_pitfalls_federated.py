@@ -164,6 +164,10 @@ class Lost:
         self.inner = self.learner.contributor(items)
         return self
 
+    @property
+    def not_finite(self):
+        return self.inner.not_finite
+
     def contribute(self, round_, *rest):
         if round_.number == 3:
             raise ConnectionError("gone")

@@ -111,6 +111,10 @@ class Failing:
         self.inner = self.learner.contributor(items)
         return self
 
+    @property
+    def not_finite(self):
+        return self.inner.not_finite
+
     def contribute(self, round_, query, mechanism, sampling):
         self.computed.append(round_.number)
         if round_.number == self.number:
