@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from skinml.clinic.folder import ClinicFolder
-from skinml.durable import read_whole, write_whole
+from skinml.durable import locked, read_whole, write_whole
 from skinml.stewardship.encryption import seal, unseal
 
 _FILE = "secure-sum.sealed"
@@ -52,14 +53,31 @@ class SealedBook:
         sealed = seal(self.folder.key, content, context=self._context)
         write_whole(self._path, sealed, "answers of a secure sum")
 
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes that answer for this clinic in this run out until the block ends.
+
+        Yields:
+            Nothing.
+
+        Raises:
+            EnvironmentProblem: If the lock cannot be taken.
+        """
+        with locked(self._lock, "answers of a secure sum"):
+            yield
+
     def drop(self) -> None:
-        """Remove it once the run is over."""
-        with suppress(FileNotFoundError):
-            self._path.unlink()
+        """Remove it once the run is over; the ledger still knows which sums were computed."""
+        for path in (self._path, self._lock):
+            path.unlink(missing_ok=True)
 
     @property
     def _path(self) -> Path:
         return self.folder.run(self.run) / _FILE
+
+    @property
+    def _lock(self) -> Path:
+        return self._path.with_name(f".{_FILE}.lock")
 
     @property
     def _context(self) -> bytes:

@@ -14,7 +14,7 @@ import numpy as np
 from skinml.errors import IncompleteRunError
 from skinml.federated.secure_clinic import commitment, list_of, roster_of
 from skinml.federated.secure_keys import opened_seeds
-from skinml.federated.secure_masks import Words, add_mask
+from skinml.federated.secure_masks import Words, add_mask, bound_to
 from skinml.federated.secure_session import Attempt, Signed, broken, parted, verified
 from skinml.federated.secure_shares import combine
 
@@ -77,15 +77,17 @@ class SecureSum:
         attempt: The attempt.
         shared: What the clinics shared.
         size: Numbers in a sum.
+        query: Digest of what the clinics were sent to compute it from.
 
     Guarantees:
         Memory does not grow with the number of clinics. Without t masked sums and t clinics'
         shares nothing is opened.
     """
 
-    def __init__(self, attempt: Attempt, shared: Posted, size: int) -> None:
+    def __init__(self, attempt: Attempt, shared: Posted, size: int, query: bytes = b"") -> None:
         self._attempt = attempt
         self._shared = shared
+        self._query = query
         self._total = np.zeros(size, np.uint64)
         self._survivors: set[str] = set()
 
@@ -152,7 +154,7 @@ class SecureSum:
                 secret, self._shared.seeds[name], attempt, name
             ).items():
                 if survivor in self._survivors:
-                    add_mask(total, seed, plus=survivor > name)
+                    add_mask(total, bound_to(seed, self._query), plus=survivor > name)
         return total
 
     def _secret(self, name: str, shares: Mapping[str, bytes]) -> bytes:

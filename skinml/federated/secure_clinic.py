@@ -13,6 +13,7 @@ import hashlib
 import json
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -22,11 +23,12 @@ from skinml.federated.secure_keys import (
     Keyring,
     PublicKeys,
     derived,
+    new_secret,
     sealed,
     sealed_seeds,
     unsealed,
 )
-from skinml.federated.secure_masks import Words, add_mask
+from skinml.federated.secure_masks import Words, add_mask, bound_to
 from skinml.federated.secure_session import (
     Attempt,
     Session,
@@ -41,6 +43,10 @@ from skinml.federated.secure_shares import split
 
 SELF_MASK, SEEDS = b"self mask", b"seeds"
 
+# By step: digest of the request, and the answer. Under `_OWN` stands the self mask's seed.
+_Answers = dict[str, tuple[str, bytes]]
+_OWN = "own"
+
 
 class StepBook(Protocol):
     """Where a clinic keeps, through crashes, what it has answered in the latest attempt."""
@@ -50,6 +56,9 @@ class StepBook(Protocol):
 
     def save(self, content: bytes) -> None:
         """Save it, durably, before anything leaves."""
+
+    def locked(self) -> AbstractContextManager[None]:
+        """Keep whoever else answers for this clinic out until the block ends."""
 
 
 @dataclass(frozen=True)
@@ -63,9 +72,12 @@ class SecureClinic:
         book: What it has answered.
 
     Guarantees:
-        Each step of an attempt is answered once; asked the same again it sends the identical
-        message, asked anything else it refuses, and attempts older than the latest are over. No
-        coordinator gets both kinds of share of one clinic in one attempt from t honest clinics.
+        Each step of an attempt is answered once, also by several processes at a time; asked the
+        same again it sends the identical message, asked anything else it refuses, and attempts
+        older than the latest are over. No coordinator gets both kinds of share of one clinic in
+        one attempt from t honest clinics. Without its book a clinic computes no sum for secrets
+        that it shared out before. Sums for different queries do not add up: their
+        pairwise masks differ.
 
     Source:
         Bonawitz et al. 2017, "Practical secure aggregation for privacy-preserving machine
@@ -105,9 +117,10 @@ class SecureClinic:
         """
         roster = roster_of(self.session, adverts)
 
-        def make() -> bytes:
-            own, names = self.keyring.own, self.session.participants
-            secrets = {what: own(attempt, what) for what in (SELF_MASK, SEEDS)}
+        def make(kept: _Answers) -> bytes:
+            names = self.session.participants
+            secrets = {what: new_secret() for what in (SELF_MASK, SEEDS)}
+            kept[_OWN] = ("", secrets[SELF_MASK])
             shares = {w: split(s, self.session.threshold, names) for w, s in secrets.items()}
             letters = [
                 sealed(
@@ -117,7 +130,7 @@ class SecureClinic:
                 )
                 for name in names
             ]
-            seeds = sealed_seeds(self.keyring, attempt, roster)
+            seeds = sealed_seeds(self.keyring, attempt, roster, secrets[SEEDS])
             return joined([seeds, commitment(secrets[SELF_MASK]), *letters])
 
         return self._once(attempt, "shares", _digest(_rows(roster)), make)
@@ -128,6 +141,7 @@ class SecureClinic:
         adverts: Sequence[Signed],
         letters: Mapping[str, bytes],
         compute: Callable[[], Words],
+        query: bytes = b"",
     ) -> Signed:
         """Send the clinic's sum under its masks.
 
@@ -136,6 +150,7 @@ class SecureClinic:
             adverts: What every participant advertised.
             letters: From each clinic of U1 the ciphertext for this one.
             compute: Computes the noised sum modulo 2**64: called only if nothing was sent yet.
+            query: Digest of what the coordinator sent to compute it from.
 
         Returns:
             The masked sum.
@@ -147,16 +162,22 @@ class SecureClinic:
         roster = roster_of(self.session, adverts)
         self._opened(attempt, roster, letters)
 
-        def make() -> bytes:
+        def make(kept: _Answers) -> bytes:
+            if _OWN not in kept:
+                raise broken(
+                    f"a self mask that clinic {self._me} shared out before its sum",
+                    "an attempt of which its book of answers knows nothing",
+                )
             total = compute().copy()
-            add_mask(total, self.keyring.own(attempt, SELF_MASK), plus=True)
+            add_mask(total, kept[_OWN][1], plus=True)
             for name in sorted(letters):
                 if name != self._me:
                     seed = self.keyring.pair_seed(attempt, roster[name])
-                    add_mask(total, seed, plus=self._me < name)
+                    add_mask(total, bound_to(seed, query), plus=self._me < name)
             return total.astype("<u8").tobytes()
 
-        return self._once(attempt, "masked", _digest(_names_digest(letters)), make)
+        asked = f"{_digest(_names_digest(letters))} {query.hex()}"
+        return self._once(attempt, "masked", asked, make)
 
     def agree(
         self, attempt: Attempt, letters: Mapping[str, bytes], survivors: Sequence[str]
@@ -189,7 +210,7 @@ class SecureClinic:
                 f"{len(names)} names",
             )
         payload = list_of(names)
-        return self._once(attempt, "survivors", _digest([payload]), lambda: payload)
+        return self._once(attempt, "survivors", _digest([payload]), lambda _: payload)
 
     def unmask(
         self,
@@ -226,7 +247,7 @@ class SecureClinic:
                 f"{len(signers)} signatures",
             )
 
-        def make() -> bytes:
+        def make(_: _Answers) -> bytes:
             chosen = [shares[n][0 if n in survivors else 1] for n in sorted(shares)]
             return joined(chosen)
 
@@ -253,28 +274,34 @@ class SecureClinic:
 
     def _require_masked(self, attempt: Attempt, letters: Mapping[str, bytes]) -> None:
         done = self._answers(attempt).get("masked")
-        if done is None or done[0] != _digest(_names_digest(letters)):
+        if done is None or done[0].split(" ")[0] != _digest(_names_digest(letters)):
             raise broken(
                 f"the letters with which clinic {self._me} masked its sum in this attempt", "others"
             )
 
-    def _once(self, attempt: Attempt, step: str, request: str, make: Callable[[], bytes]) -> Signed:
-        """Answer a step for the first time, or send the identical answer again."""
-        answers = self._answers(attempt)
-        if step in answers:
-            if answers[step][0] != request:
-                raise broken(
-                    f"step '{step}' of an attempt to be asked once at clinic {self._me}",
-                    "another request for the same attempt",
-                )
-            payload = answers[step][1]
-        else:
-            payload = make()
-            answers[step] = (request, payload)
-            self.book.save(_written(attempt, answers))
+    def _once(
+        self, attempt: Attempt, step: str, request: str, make: Callable[[_Answers], bytes]
+    ) -> Signed:
+        """Answer a step for the first time, or send the identical answer again.
+
+        Two processes that both saw no answer would send two, such as two sums under one mask.
+        """
+        with self.book.locked():
+            answers = self._answers(attempt)
+            if step in answers:
+                if answers[step][0] != request:
+                    raise broken(
+                        f"step '{step}' of an attempt to be asked once at clinic {self._me}",
+                        "another request for the same attempt",
+                    )
+                payload = answers[step][1]
+            else:
+                payload = make(answers)
+                answers[step] = (request, payload)
+                self.book.save(_written(attempt, answers))
         return signed(self.signing_key, attempt, self._me, step, payload)
 
-    def _answers(self, attempt: Attempt) -> dict[str, tuple[str, bytes]]:
+    def _answers(self, attempt: Attempt) -> _Answers:
         """Read what was answered in this attempt; older ones are over."""
         content = self.book.load()
         if not content:
@@ -370,7 +397,7 @@ def _digest(parts: Sequence[bytes]) -> str:
     return hashlib.sha256(joined(list(parts))).hexdigest()
 
 
-def _written(attempt: Attempt, answers: Mapping[str, tuple[str, bytes]]) -> bytes:
+def _written(attempt: Attempt, answers: _Answers) -> bytes:
     rows = {step: [digest, b64encode(p).decode()] for step, (digest, p) in answers.items()}
     values = {"round": attempt.round, "number": attempt.number, "answers": rows}
     return json.dumps(values).encode()

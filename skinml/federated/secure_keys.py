@@ -1,13 +1,14 @@
 """Keys of a secure sum: one agreement a run, fresh secrets each attempt.
 
 A clinic keeps 32 secret bytes a run. Its X25519 keys follow from them, one to seal messages to
-each peer and one for the pairwise masks; so do the two secrets of each attempt. In the paper a
-clinic that drops out gives up its mask key itself; here that key serves many rounds, so it gives
-up only the pairwise seeds of that one attempt, which it had sealed under a key that is shared out.
+each peer and one for the pairwise masks. The two secrets of each attempt are drawn anew. In the
+paper a clinic that drops out gives up its mask key itself; here that key serves many rounds, so it
+gives up only the pairwise seeds of that one attempt, sealed under a key that it had shared out.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -22,7 +23,9 @@ from skinml.federated.secure_session import Attempt, broken, joined, parted
 SECRET_BYTES = 16
 """Bytes of each secret that is shared out: one block of the sharing's field."""
 
-_NONCE = bytes(12)  # every key seals one message
+# Every key seals one message; where a clinic lost track of what it sent, still no nonce is used
+# twice under it.
+_NONCE_BYTES = 12
 
 
 @dataclass(frozen=True)
@@ -57,10 +60,6 @@ class Keyring:
             self._private(attempt, b"sealing").public_key().public_bytes_raw(),
             self._private(attempt, b"masking").public_key().public_bytes_raw(),
         )
-
-    def own(self, attempt: Attempt, what: bytes) -> bytes:
-        """Derive one of the attempt's own secrets, 16 bytes."""
-        return derived(self.secret, [attempt.context, what], SECRET_BYTES)
 
     def pair_seed(self, attempt: Attempt, peer: PublicKeys) -> bytes:
         """Derive the seed of the mask shared with a peer in this attempt, 16 bytes."""
@@ -112,9 +111,10 @@ def sealed(key: bytes, content: bytes, context: bytes) -> bytes:
         context: What it is bound to.
 
     Returns:
-        The ciphertext with its tag.
+        A random nonce, then the ciphertext with its tag.
     """
-    return ChaCha20Poly1305(key).encrypt(_NONCE, content, context)
+    nonce = os.urandom(_NONCE_BYTES)
+    return nonce + ChaCha20Poly1305(key).encrypt(nonce, content, context)
 
 
 def unsealed(key: bytes, ciphertext: bytes, context: bytes, what: str) -> bytes:
@@ -133,18 +133,34 @@ def unsealed(key: bytes, ciphertext: bytes, context: bytes, what: str) -> bytes:
         IntegrityError: If key, content or context is another.
     """
     try:
-        return ChaCha20Poly1305(key).decrypt(_NONCE, ciphertext, context)
-    except InvalidTag:
+        nonce, rest = ciphertext[:_NONCE_BYTES], ciphertext[_NONCE_BYTES:]
+        return ChaCha20Poly1305(key).decrypt(nonce, rest, context)
+    except (InvalidTag, ValueError):  # ValueError: too short to hold a nonce
         raise broken(f"{what}, sealed for this attempt", "another content or key") from None
 
 
-def sealed_seeds(keyring: Keyring, attempt: Attempt, roster: Mapping[str, PublicKeys]) -> bytes:
+def new_secret() -> bytes:
+    """Draw a secret of an attempt from the system's entropy.
+
+    Drawn and not derived: who shares an attempt's secrets once more, after the book of answers was
+    lost, or in another run of the same name, never has the same self mask twice.
+
+    Returns:
+        16 secret bytes.
+    """
+    return os.urandom(SECRET_BYTES)
+
+
+def sealed_seeds(
+    keyring: Keyring, attempt: Attempt, roster: Mapping[str, PublicKeys], secret: bytes
+) -> bytes:
     """Seal a clinic's pairwise seeds of one attempt under a key that it shares out.
 
     Args:
         keyring: The clinic's secrets.
         attempt: The attempt.
         roster: Everybody's public keys.
+        secret: The key's 16 bytes, which are shared out.
 
     Returns:
         A ciphertext for the coordinator, of no use without the key.
@@ -154,7 +170,7 @@ def sealed_seeds(keyring: Keyring, attempt: Attempt, roster: Mapping[str, Public
         for name in attempt.session.participants
         if name != keyring.clinic
     ]
-    key = derived(keyring.own(attempt, b"seeds"), [b"sealed seeds"], 32)
+    key = derived(secret, [b"sealed seeds"], 32)
     return sealed(key, joined(seeds), attempt.context + keyring.clinic.encode())
 
 

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
 from numpy.typing import NDArray
 
 from skinml.errors import IntegrityError
-from skinml.federated.secure_keys import derived
+from skinml.federated.secure_keys import SECRET_BYTES, derived
 from skinml.records import FloatArray
 
 Words = NDArray[np.uint64]
@@ -67,6 +67,27 @@ def mask(seed: bytes, size: int) -> Words:
     key = derived(seed, [b"mask"], 32)
     stream = Cipher(algorithms.ChaCha20(key, bytes(16)), mode=None).encryptor()
     return np.frombuffer(stream.update(bytes(8 * size)), dtype="<u8").astype(np.uint64, copy=False)
+
+
+def bound_to(seed: bytes, query: bytes) -> bytes:
+    """Bind a pairwise mask to what both clinics were asked.
+
+    A coordinator could otherwise send one clinic its model and all others one for which their
+    sums are zero: the total would be that clinic's alone. Masks for different queries do not
+    cancel out.
+
+    Args:
+        seed: 16 bytes that a pair of clinics shares.
+        query: Digest of what the coordinator sent.
+
+    Returns:
+        The 16 bytes of the seed to use.
+
+    Source:
+        Pasquini, Francati and Ateniese 2022, "Eluding secure aggregation in federated learning via
+        model inconsistency", CCS, section 6.
+    """
+    return derived(seed, [b"query", query], SECRET_BYTES)
 
 
 def add_mask(total: Words, seed: bytes, *, plus: bool) -> None:

@@ -18,7 +18,7 @@ from skinml.federated.secure_aggregation import Posted, SecureSum, posted
 from skinml.federated.secure_clinic import list_of, roster_of
 from skinml.federated.secure_masks import Words, from_ring
 from skinml.federated.secure_session import Attempt, Session, Signed, unpacked, verified
-from skinml.federated.secure_steps import write_letters, write_messages
+from skinml.federated.secure_steps import query_digest, write_letters, write_messages
 from skinml.records import Arrays, FloatArray
 from skinml.training.fit import Exchanged
 from skinml.training.learner import Round
@@ -113,7 +113,7 @@ class _Steps:
             name: {"adverts": adverts, "letters": write_letters(shared.letters[name])}
             for name in shared.senders
         }
-        total = SecureSum(self.attempt, shared, size)
+        total = SecureSum(self.attempt, shared, size, query_digest(self.query))
         for message in self._call("masked", posts, self.query).values():
             total.add(message)
         total.require_enough()

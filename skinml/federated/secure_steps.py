@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Mapping
 
 from skinml.federated.messages import Request
@@ -16,6 +17,7 @@ from skinml.federated.secure_session import (
     parted,
     unpacked,
 )
+from skinml.records import Arrays
 
 
 def answer_step(secure: SecureClinic, request: Request, compute: Callable[[], Words]) -> Signed:
@@ -37,7 +39,8 @@ def answer_step(secure: SecureClinic, request: Request, compute: Callable[[], Wo
         return secure.share(attempt, read_messages(request.post["adverts"]))
     letters = read_letters(request.post["letters"])
     if request.step == "masked":
-        return secure.mask(attempt, read_messages(request.post["adverts"]), letters, compute)
+        adverts, query = read_messages(request.post["adverts"]), query_digest(request.query)
+        return secure.mask(attempt, adverts, letters, compute, query)
     if request.step == "survivors":
         return secure.agree(attempt, letters, names_of(request.post["survivors"]))
     return secure.unmask(
@@ -46,6 +49,23 @@ def answer_step(secure: SecureClinic, request: Request, compute: Callable[[], Wo
         letters,
         read_messages(request.post["agreements"]),
     )
+
+
+def query_digest(query: Arrays) -> bytes:
+    """Name what the coordinator sent, so that clinics can hold each other to the same.
+
+    Args:
+        query: Its arrays.
+
+    Returns:
+        SHA-256 of names, types, shapes and values.
+    """
+    parts = [
+        part
+        for name, values in sorted(query.items())
+        for part in (name.encode(), f"{values.dtype.str}{values.shape}".encode(), values.tobytes())
+    ]
+    return hashlib.sha256(joined(parts)).digest()
 
 
 def write_messages(messages: Iterable[Signed]) -> bytes:

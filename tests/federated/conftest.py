@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from flwr.app import Message
 
+from skinml.durable import locked
 from skinml.errors import (
     ConfigError,
 )
@@ -68,6 +69,9 @@ class FileBook:
 
     def save(self, content):
         self.path.write_bytes(content)
+
+    def locked(self):
+        return locked(self.path.with_name("book.lock"), "book")
 
 
 def signing_key(name):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
+from threading import Lock
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -22,12 +23,16 @@ class Book:
 
     def __init__(self):
         self.content = b""
+        self._lock = Lock()
 
     def load(self):
         return self.content
 
     def save(self, content):
         self.content = content
+
+    def locked(self):
+        return self._lock
 
 
 @dataclass

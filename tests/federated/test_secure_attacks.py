@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -285,3 +288,125 @@ def test_a_masked_sum_alone_cannot_be_opened_by_fewer_than_the_threshold(federat
 
 def test_lists_of_clinics_are_read_as_written():
     assert list_of([A, B]) == joined([A.encode(), B.encode()])
+
+
+def at_once(*calls):
+    """What each call gives or raises, all begun at the same time."""
+
+    def outcome(call):
+        try:
+            return call()
+        except IntegrityError as error:
+            return error
+
+    with ThreadPoolExecutor(len(calls)) as pool:
+        return list(pool.map(outcome, calls))
+
+
+class SlowBook(Book):
+    """So slow that whoever asks at once has read it before anybody writes."""
+
+    def load(self):
+        content = super().load()
+        time.sleep(0.05)
+        return content
+
+
+@pytest.fixture
+def slow(federation):
+    for name, clinic in federation.clinics.items():
+        federation.clinics[name] = replace(clinic, book=SlowBook())
+    return federation
+
+
+def test_two_processes_that_are_asked_at_once_send_one_masked_sum(slow):
+    """The difference of two sums under one mask would be bare."""
+    attempt, computed = slow.attempt(), []
+    letters = slow.share(attempt).letters[A]
+
+    def compute():
+        computed.append(len(computed))
+        return slow.inputs[A] + np.uint64(len(computed))
+
+    def ask():
+        return slow.clinics[A].mask(attempt, slow.adverts, letters, compute)
+
+    first, second = at_once(ask, ask)
+    assert first == second
+    assert computed == [0]
+
+
+def test_of_two_lists_of_survivors_that_arrive_at_once_one_is_signed(slow):
+    attempt = slow.attempt()
+    shared = slow.share(attempt)
+    for name in slow.clinics:
+        slow.mask(attempt, shared, name)
+    answers = at_once(
+        lambda: slow.clinics[A].agree(attempt, shared.letters[A], [A, B, C, D]),
+        lambda: slow.clinics[A].agree(attempt, shared.letters[A], [A, B, C]),
+    )
+    assert sum(isinstance(answer, IntegrityError) for answer in answers) == 1
+
+
+def test_an_older_attempt_that_ends_late_does_not_bring_the_book_back(slow):
+    """Were its answer saved last, the later attempt could be asked for once more."""
+    old, new = slow.attempt(1, 1), slow.attempt(1, 2)
+    clinic = slow.clinics[A]
+    at_once(lambda: clinic.share(old, slow.adverts), lambda: clinic.share(new, slow.adverts))
+    assert clinic.share(new, slow.adverts) == clinic.share(new, slow.adverts)
+    with pytest.raises(IntegrityError, match="not older"):
+        clinic.share(old, slow.adverts)
+
+
+def opened(federation, queries):
+    attempt = federation.attempt()
+    shared = federation.share(attempt)
+    total = SecureSum(attempt, shared, federation.size, queries[B])
+    for name, clinic in federation.clinics.items():
+        letters, compute = shared.letters[name], lambda name=name: federation.inputs[name]
+        if queries.get(name) is not None:
+            sent = clinic.mask(attempt, federation.adverts, letters, compute, queries[name])
+            total.add(sent)
+    survivors = total.survivors
+    everyone = agreements(federation, attempt, shared, survivors, survivors)
+    unmasked = {
+        n: federation.clinics[n].unmask(attempt, federation.adverts, shared.letters[n], everyone)
+        for n in survivors
+    }
+    return total.open(unmasked)
+
+
+@pytest.mark.parametrize("lost", [None, D])
+def test_sums_for_different_queries_do_not_add_up(federation, lost):
+    """One model for A, and for all others one that makes their sums zero: nothing is opened."""
+    for name in (B, C, D):
+        federation.inputs[name][:] = 0
+    same = {name: b"model" for name in federation.clinics if name != lost}
+    total = opened(federation, same | {A: b"another"})
+    assert not (total == federation.inputs[A]).any()
+
+
+@pytest.mark.parametrize("lost", [None, D])
+def test_sums_for_the_same_query_add_up(federation, lost):
+    same = {name: b"model" for name in federation.clinics if name != lost}
+    plain = sum(federation.inputs[name] for name in same)
+    assert np.array_equal(opened(federation, same), plain)
+
+
+def test_with_another_query_a_second_masked_sum_of_an_attempt_is_refused(federation, masked):
+    attempt, shared, _ = masked
+    letters = shared.letters[A]
+    with pytest.raises(IntegrityError, match="asked once"):
+        federation.clinics[A].mask(attempt, federation.adverts, letters, no_sum, b"another")
+
+
+def test_where_a_book_was_lost_neither_a_nonce_nor_a_self_mask_is_used_twice(federation):
+    attempt = federation.attempt()
+    clinic = federation.clinics[A]
+    sent = [
+        parted(replace(clinic, book=Book()).share(attempt, federation.adverts).payload)
+        for _ in range(2)
+    ]
+    assert sent[0][1] != sent[1][1]  # the commitment to the self mask
+    for place in (0, 2, 3, 4, 5):  # the sealed seeds and the letters begin with their nonces
+        assert sent[0][place][:12] != sent[1][place][:12]

@@ -79,6 +79,49 @@ def test_a_clinic_of_plain_sums_takes_no_secure_step(make):
         Clinic(world.setups["north"]).step(request)
 
 
+def test_without_its_book_a_clinic_computes_no_second_sum_of_an_attempt(make):
+    """As after the run, when the book is dropped: under the same masks their difference is bare."""
+    world = make("distributed")
+    clinics = {name: Clinic(world.setups[name]) for name in NAMES}
+    seen = []
+
+    def ask(requests):
+        seen.append(requests)
+        return {n: clinics[n].step(r) for n, r in requests.items()}
+
+    first_masked(ask, world, clinics, 1)
+    world.setups["north"].secure.book.path.unlink()
+    before = world.ledger("north")
+    with pytest.raises(IntegrityError, match="self mask that clinic north shared out before"):
+        Clinic(world.setups["north"]).step(seen[-1]["north"])
+    assert world.ledger("north") == before
+
+
+def test_a_coordinator_that_sends_one_clinic_another_model_opens_nothing(make):
+    world, opened = make("distributed"), []
+    honest = grid_asker(world.grid(), world.terms(), Event())
+
+    def ask(requests):
+        if all(r.step == "masked" and r.round == 2 for r in requests.values()):
+            requests = {
+                n: r if n == "north" else replace(r, query=dict(r.query) | {"centre": far(r)})
+                for n, r in requests.items()
+            }
+        return honest(requests)
+
+    def far(request):
+        return np.full_like(request.query["centre"], 1e6)
+
+    exchange = exchanger(ask, world.terms(), world.record)
+    state = world.learner.start()
+    for round_ in world.learner.rounds[:2]:
+        sent = exchange(round_, world.learner.query(round_, state))
+        opened.append(sent.total)
+        state = world.learner.advance(round_, state, sent.total, sent.num_clinics)
+    assert np.abs(opened[0]["feature_sum"]).max() < 1e4
+    assert np.abs(opened[1]["gradient"]).min() > 1e4  # words of the ring, not of a sum
+
+
 def test_without_noise_the_weights_are_those_of_plain_sums_bit_for_bit(make):
     """The schedule of trust none, once as it is and once under masks."""
     plain, masked = make("none"), make("distributed")
