@@ -7,6 +7,7 @@ one), d features, k classes.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import frexp, hypot, ldexp
 from typing import Any
 
 import numpy as np
@@ -132,6 +133,10 @@ class LinearHead:
 
         Raises:
             DataError: If d is another than the head's.
+
+        Guarantees:
+            A row's scores are the same whichever other rows there are, to the last bit: counts of
+            patients by score are released, and one patient must move one count alone.
         """
         if features.ndim != 2 or features.shape[1] != len(self.centre):
             raise DataError(
@@ -140,7 +145,7 @@ class LinearHead:
                 do="Use the backbone and the views that the head was trained on.",
             )
         inputs = head_inputs(features, self.centre, self.bias_input)
-        return np.asarray(inputs @ self.weight.astype(np.float32), dtype=np.float64)
+        return _row_products(inputs, self.weight.astype(np.float32), hypot(1.0, self.bias_input))
 
     def probabilities(self, features: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
         """Compute class probabilities, the classes' prior included.
@@ -169,6 +174,39 @@ class LinearHead:
             DataError: If d is another than the head's.
         """
         return np.asarray(self.logits(features).argmax(axis=1), dtype=np.int64)
+
+
+def _row_products(
+    rows: NDArray[np.float32],
+    weight: NDArray[np.float32],
+    norm: float,
+    rows_at_once: int = 4096,
+) -> NDArray[np.float64]:
+    """Multiply so that no row of the product depends on the other rows.
+
+    Blocked floating-point products round a row by where it stands among the others. In whole
+    numbers below 2**53 nothing is rounded, whatever the order.
+
+    Args:
+        rows: (n, d) of L2 norm at most `norm`, up to rounding.
+        weight: (d, k).
+        norm: A public bound.
+        rows_at_once: Rows turned into double precision at once.
+
+    Returns:
+        (n, k) products, exact for rows read to 2**-26 of the norm and a weight read to 2**-26 of
+        its longest column; NaN where the weight is not finite.
+    """
+    columns = weight.astype(np.float64)
+    longest = float(np.sqrt(np.square(columns).sum(axis=0)).max(initial=0.0))
+    # Powers of two, so that scaling is exact; by Cauchy and Schwarz all sums are below 2**53.
+    row_unit, unit = (ldexp(1.0, frexp(size)[1] - 26) for size in (norm, longest))
+    whole = np.rint(columns / unit)
+    product = np.empty((len(rows), weight.shape[1]))
+    for start in range(0, len(rows), rows_at_once):
+        block = rows[start : start + rows_at_once].astype(np.float64)
+        product[start : start + rows_at_once] = np.rint(block / row_unit) @ whole
+    return product * (row_unit * unit)
 
 
 def softmax(logits: NDArray[np.floating[Any]]) -> NDArray[np.float64]:

@@ -112,3 +112,37 @@ def test_arrays_that_do_not_belong_together_are_refused():
 def test_softmax_takes_scores_of_any_size():
     logits = np.array([[1e4, -1e4, 0.0], [-1e4, -1e4, -1e4]])
     np.testing.assert_allclose(softmax(logits), scipy_softmax(logits, axis=1))
+
+
+@pytest.mark.parametrize("num_classes", [2, 7, 8])
+@pytest.mark.parametrize("num_items", [3, 40, 301])
+def test_no_item_moves_anothers_scores_in_one_bit(num_classes, num_items):
+    """Blocked products round the last rows otherwise; counts of patients by score are released."""
+    rng = np.random.default_rng(num_items)
+    features = rng.normal(size=(num_items, 513)).astype(np.float32)
+    features /= np.linalg.norm(features, axis=1, keepdims=True)
+    weight = rng.normal(size=(514, num_classes)).astype(np.float32)
+    head = LinearHead(rng.normal(size=513) / 20, weight, np.zeros(num_classes))
+    together = head.logits(features)
+    alone = [head.logits(row[None])[0] for row in features]
+    assert np.array_equal(together, alone)
+    for left_out in (0, num_items // 2, num_items - 1):
+        kept = np.arange(num_items) != left_out
+        assert np.array_equal(head.logits(features[kept]), together[kept])
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-40, 1e-3, 1.0, 1e30])
+def test_scores_are_those_of_double_precision_at_any_scale_of_the_weights(scale):
+    rng = np.random.default_rng(1)
+    features = rng.normal(size=(50, 64)).astype(np.float32)
+    weight = (scale * rng.normal(size=(65, 3))).astype(np.float32)
+    centre = rng.normal(size=64)
+    expected = head_inputs(features, centre).astype(np.float64) @ weight.astype(np.float64)
+    got = LinearHead(centre, weight, np.zeros(3)).logits(features)
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5 * scale + 1e-44)
+
+
+def test_weights_that_are_not_finite_give_scores_that_are_not():
+    weight = np.full((3, 2), np.nan, np.float32)
+    got = LinearHead(np.zeros(2), weight, np.zeros(2)).logits(np.ones((1, 2), np.float32))
+    assert not np.isfinite(got).any()
