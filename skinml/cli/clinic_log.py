@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -133,8 +134,8 @@ def print_log(shown: ShownLog) -> None:
     for _ in range(4):
         table.add_column(overflow="fold")
     for each in shown.entries:
-        words = ", ".join(f"{_plain(name)} {_words(value)}" for name, value in each.fields.items())
-        table.add_row(each.at[:16].replace("T", " "), each.actor, Text(each.event), Text(words))
+        at = each.at[:16].replace("T", " ")
+        table.add_row(at, each.actor, Text(each.event), Text(_said(each.event, each.fields)))
     console.print(table)
     for flag in shown.flags:
         since = flag.since[:16].replace("T", " ")
@@ -163,6 +164,17 @@ def _print_checked(checked: Verified, line: str, *, as_json: bool) -> None:
     if checked.mark is not None:
         table.add_row("Mark", Text(f"{checked.mark}\n(keep it elsewhere, for --mark)"))
     console.print(table)
+
+
+def _said(event: str, fields: Mapping[str, Any]) -> str:
+    """Say what an entry holds: its fields, or a sentence where they would not tell what to do."""
+    if event != "not finite":
+        return ", ".join(f"{_plain(name)} {_words(value)}" for name, value in fields.items())
+    whose = "1 patient" if fields["patients"] == 1 else f"{fields['patients']:,} patients"
+    return (
+        f"the images of {whose} gave no finite numbers in round {fields['round']:,} of "
+        f"{_plain(fields['run'])}; they counted as zeros: look for damaged files"
+    )
 
 
 def _words(value: Any) -> str:

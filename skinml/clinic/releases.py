@@ -56,6 +56,7 @@ class ReleaseRecord:
 
     def __init__(self, folder: ClinicFolder, run: str, actor: str) -> None:
         self._folder = folder
+        self._run = run
         self._actor = actor
         self._journal = _journal(folder, run)
         self._known: dict[str, str] = {}
@@ -104,6 +105,29 @@ class ReleaseRecord:
             head=mark.head,
             unit=binding.unit,
         )
+
+    def note_not_finite(self, round_: int, patients: int) -> None:
+        """Write into the audit log that patients' contributions to a round became zeros.
+
+        Nothing is written where there were none.
+
+        Args:
+            round_: The round's number.
+            patients: How many patients' contributions were not finite.
+
+        Raises:
+            EnvironmentProblem: If the log cannot be written.
+            IntegrityError: If the audit log was changed.
+        """
+        if patients > 0:
+            self._folder.audit.write(
+                "not finite",
+                self._actor,
+                now=datetime.now(UTC),
+                run=self._run,
+                round=round_,
+                patients=patients,
+            )
 
     def _pseudonyms(self, split: str, ids: Sequence[str]) -> list[str]:
         known, names = self._names.get(split, ((), []))

@@ -145,6 +145,7 @@ def clinic_setup(terms: Terms, node: Mapping[str, object]) -> ClinicSetup:
         simulated=True,
         secure=_secure(config, terms, folder),
         admissions=standings.counts if counts else None,
+        not_finite=record.note_not_finite,
     )
 
 

@@ -31,6 +31,7 @@ Event = Literal[
     "run refused",
     "training started",
     "release",
+    "not finite",
     "run ended",
     "export",
     "access",
@@ -221,6 +222,8 @@ _TABLE: Mapping[Event, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("run",),
         ("round", "attempt", "releases", "purpose", "patients", "count", "entries", "head", "unit"),
     ),
+    # Images of so many patients gave NaN or infinity in a round, and counted as zeros.
+    "not finite": (("run", "round", "patients"), ()),
     "run ended": (("run", "outcome"), ("rounds", "entries", "head", "epsilon")),
     "export": (("kind",), (*_READ, "digest", "count", "head")),
     "access": (("kind",), _READ),

@@ -73,6 +73,21 @@ def test_show_tells_who_did_what_within_eighty_columns(
     assert lines[-1] == "FLAG repeated refusals: eve, 3 since 2026-03-01 09:30 UTC"
 
 
+@pytest.mark.parametrize(
+    ("patients", "said"), [(1, "1 patient gave"), (1200, "1,200 patients gave")]
+)
+def test_images_without_finite_numbers_are_told_in_a_sentence_that_says_what_to_do(
+    skinml: Invoke, folder: Path, patients: int, said: str
+) -> None:
+    fields = {"run": "quickstart-2", "round": 7, "patients": patients}
+    open_folder(folder).audit.write("not finite", "ada", now=START, **fields)
+    words = ("clinic", "log", "show", "--event", "not finite", "--folder", folder)
+    shown = " ".join(" ".join(shown_lines(skinml(*words).out)).split())
+    for part in (f"the images of {said}", "round 7 of", "quickstart-2", "damaged files"):
+        assert part in shown
+    assert skinml(*words, "--json").json["entries"][0]["fields"] == fields
+
+
 def test_show_chooses_the_last_entries_and_one_event(skinml: Invoke, folder: Path) -> None:
     words = ("clinic", "log", "show", "--folder", folder, "--json")
     assert len(skinml(*words).json["entries"]) == 7

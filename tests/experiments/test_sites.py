@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -21,8 +22,8 @@ from skinml.experiments.samples import (
     still_admitted,
     store_samples,
 )
-from skinml.experiments.sites import Terms, open_clinic
-from skinml.federated.messages import Request
+from skinml.experiments.sites import Terms, clinic_setup, open_clinic
+from skinml.federated.messages import Reply, Request, pack_reply
 from skinml.records import SPLITS, Labels, Samples
 from skinml.stewardship.consent_rules import Consent
 from skinml.stewardship.policy import Roles
@@ -173,3 +174,47 @@ def test_a_ceiling_that_is_lowered_holds_from_the_next_round(terms: Terms) -> No
     put_in_force(folder, new, "tester", now=NOW)
     with pytest.raises(BudgetExceededError, match="policy of clinic north"):
         clinic.answer(Request(RUN, 1, 1, (NORTH, SOUTH), {}))
+
+
+def _three_rounds(root: Path, broken: float | None) -> tuple[ClinicFolder, list[object]]:
+    """Three rounds without noise at a clinic whose P2 has a broken image, or no licence."""
+    folder, samples = _clinic(root, NORTH), _samples(6)
+    folder.patient_keys.issue(samples["train"].patients.tolist())
+    licences = ["CC0"] * 6
+    if broken is None:
+        licences[2] = ""
+    else:
+        samples["train"].inputs[2, 5] = broken
+    grounds = {"licence": np.array(licences), "series": np.full(6, "")}
+    store_samples(folder, RUN, samples, dict.fromkeys(SPLITS, grounds))
+    config = load_config("quickstart", ("privacy.trust=none",))
+    classes = Labels(("benign", "malignant"), (False, True))
+    names = (NORTH, SOUTH)
+    terms = Terms(RUN, config.model_dump_json(), names, str(root / "clinics"), classes, 8)
+    setup = clinic_setup(terms, {"clinic": NORTH})
+    clinic, learner, sent = open_clinic(terms, {"clinic": NORTH}), setup.learner, []
+    for round_ in learner.rounds[:3]:
+        query = learner.query(round_, learner.start())
+        sums = clinic.answer(Request(RUN, round_.number, 1, names, query))
+        packed = pack_reply(Reply(NORTH, round_.number, sums, {}))
+        sent.append({name: each.data for name, each in packed.array_records["sums"].items()})
+        sent.append([dict(packed.config_records[name]) for name in ("reply", "problem")])
+    return open_folder(folder.path), sent
+
+
+@pytest.mark.parametrize("value", [np.nan, -np.inf])
+def test_images_without_finite_numbers_are_zeros_and_are_in_the_clinics_own_log_alone(
+    tmp_path: Path, value: float
+) -> None:
+    folder, sent = _three_rounds(tmp_path / "broken", value)
+    without, expected = _three_rounds(tmp_path / "without", None)
+    assert sent == expected  # byte for byte: the count is in none of them
+    told = [each for each in folder.audit.entries() if each.event == "not finite"]
+    assert [dict(each.fields) for each in told] == [
+        {"patients": 1, "round": number, "run": RUN} for number in (1, 2, 3)
+    ]
+    assert not [each for each in without.audit.entries() if each.event == "not finite"]
+    assert not re.search(r"\bP\d\b", repr([each.fields for each in folder.audit.entries()]))
+    for path in folder.path.rglob("*"):
+        if path.is_file() and path != folder.audit.path:
+            assert b"not finite" not in path.read_bytes(), path
