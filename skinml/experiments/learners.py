@@ -152,12 +152,18 @@ def predictor(config: RunConfig, classes: Labels) -> Callable[[Arrays, Samples],
 
     Returns:
         From a model's arrays and samples to predictions.
+
+    Guarantees:
+        Where the run promises privacy, an item's prediction does not depend on the others, not in
+        one bit: released counts of patients by score then move for one patient alone.
     """
     spec = model_spec(config, classes)
+    # Rounding in a network depends on how many images pass at once.
+    together = 1 if config.privacy.private else 64
 
     def predict(arrays: Arrays, samples: Samples) -> Predictions:
         bundle = Bundle(spec, arrays)
-        return evaluate(lambda inputs: score(bundle, inputs), classes, samples)
+        return evaluate(lambda x: score(bundle, x, batch_size=together), classes, samples)
 
     return predict
 
