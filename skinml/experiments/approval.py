@@ -11,9 +11,9 @@ from skinml.config import RunConfig
 from skinml.data.cohort import MALIGNANCY
 from skinml.experiments.learners import build_learner, split_key_id, validation_release
 from skinml.federated.clinic import planned_entries, schedule
-from skinml.federated.secure_session import require_terms
 from skinml.privacy.ledger import Entry, entries_of_year, spent
 from skinml.privacy.plan import Release, admissions_release
+from skinml.privacy.planner import require_honest_clinics
 from skinml.records import Labels
 from skinml.stewardship.policy import KEPT_FIELDS
 from skinml.stewardship.policy_terms import Proposal
@@ -54,10 +54,7 @@ def drafted(config: RunConfig, classes: Labels, *, num_clinics: int, run: str) -
     Raises:
         ConfigError: If the config's sections do not fit together.
     """
-    privacy = config.privacy
-    if privacy.trust == "distributed" and num_clinics > 1:
-        threshold = num_clinics - privacy.tolerated_dropouts
-        require_terms(num_clinics, threshold, privacy.colluding_clinics)
+    require_honest_clinics(config.privacy, num_clinics)
     # The features' number moves noise and epsilon by less than a part in ten thousand, by what is
     # paid for the grid: any will do for a plan.
     learner = build_learner(config, classes, 1, num_clinics)

@@ -236,28 +236,35 @@ def noise_to_signal(
 
 
 def require_honest_clinics(settings: PrivacySettings, num_clinics: int) -> None:
-    """Refuse a sum in which no clinic is left to add honest noise, and say what would be possible.
+    """Refuse a sum that too few honest clinics would protect, and say what would be possible.
+
+    With t = k - dropouts the rule 2 t > k + c of secure sums is c + 2 dropouts < k; at least one of
+    the t is honest then.
 
     Args:
         settings: Trust model, dropouts and colluding clinics.
-        num_clinics: Clinics in the run.
+        num_clinics: Clinics k in the run.
 
     Raises:
-        ConfigError: If no honest clinic would be left among those that must survive.
+        ConfigError: If dropouts and colluding clinics are too many for k.
+
+    Source:
+        Bonawitz et al. 2017, section 5.2, for the bound against a coordinator that lies.
     """
     dropouts, colluding = settings.tolerated_dropouts, settings.colluding_clinics
-    if settings.trust != "distributed" or num_clinics - dropouts - colluding >= 1:
+    if settings.trust != "distributed" or colluding + 2 * dropouts < num_clinics:
         return
-    spare = num_clinics - 1
+    spare = num_clinics - 2 * dropouts - 1
     nearest = (
-        f"privacy.colluding_clinics={spare - dropouts}"
-        if dropouts <= spare
-        else f"privacy.tolerated_dropouts={spare} and privacy.colluding_clinics=0"
+        f"privacy.colluding_clinics={spare}"
+        if spare >= 0
+        else f"privacy.tolerated_dropouts={(num_clinics - 1) // 2} and privacy.colluding_clinics=0"
     )
     raise ConfigError(
-        rule="at least one honest clinic among those that must survive",
+        rule="more clinics in a sum than its colluding clinics and twice its dropouts, so that the "
+        "honest ones protect it",
         got=f"{num_clinics} clinics, tolerated_dropouts={dropouts}, colluding_clinics={colluding}",
-        do=f"The nearest possible: {nearest}, or a run of {dropouts + colluding + 1} clinics.",
+        do=f"The nearest possible: {nearest}, or a run of {2 * dropouts + colluding + 1} clinics.",
     )
 
 

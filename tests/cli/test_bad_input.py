@@ -295,7 +295,7 @@ def test_the_error_is_also_one_json_object(
         (("privacy.epsilon=[1",), "key=value"),
         (("federation=everywhere",), "federation"),
         (("data.fractions.train=0.9",), "fractions"),
-        (("model=small_cnn",), "privacy.trust=local"),
+        (("model=small_cnn",), "privacy=local"),
         (("model=small_cnn", "privacy=local", "data.views=[a,b]"), "one view"),
     ],
     ids=lambda words: " ".join(words) if isinstance(words, tuple) else "",

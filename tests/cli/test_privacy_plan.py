@@ -110,7 +110,7 @@ def test_ten_rounds_more_and_fewer_are_those_of_the_recipe(skinml: Invoke) -> No
         assert each["noise_multiplier"] == gradient.noise_multiplier
     costs = [each["epsilon"] for each in plan["rounds"]]
     assert costs == sorted(costs)
-    assert costs[1] == plan["epsilon"]
+    assert costs[1] == pytest.approx(plan["epsilon"], abs=1e-6)  # the grids are paid one by one
     assert plan["patients"] == 4200
     assert plan["noise_to_signal"] == plan["rounds"][1]["signal"]
 
@@ -151,7 +151,7 @@ def test_without_a_promise_nothing_is_a_number_that_is_none(skinml: Invoke, tmp_
         (["privacy.trust=none", "clinic.policy.privacy.max_epsilon_for_life=2"], 3),
         (["privacy.tolerated_dropouts=6"], 2),
         (["privacy.colluding_clinics=7"], 2),
-        (["privacy.tolerated_dropouts=3", "privacy.colluding_clinics=3"], 2),
+        (["privacy.tolerated_dropouts=2", "privacy.colluding_clinics=2"], 2),
     ],
     ids=str,
 )
@@ -226,7 +226,7 @@ ASKS = (
     ("privacy.epsilon=1", "privacy.delta=1e-4"),
     ("privacy.trust=central",),
     ("privacy.epsilon=2", "privacy.budget.epsilon=2.5"),
-    ("privacy.epsilon=1", "privacy.tolerated_dropouts=5"),
+    ("privacy.epsilon=1", "privacy.trust=local", "federation.allowed_missing=5"),
     ("privacy.epsilon=2.9", "data.split_key=other"),
 )
 

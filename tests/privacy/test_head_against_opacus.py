@@ -51,4 +51,5 @@ def test_the_heads_clipped_sum_is_opacus_clipped_sum(scale):
     ours = recipe.contributor(samples).contribute(recipe.rounds[1], query, Mechanism(0.0), rng)
     inputs = head_inputs(features.reshape(60, 3, 6).mean(axis=1), query["centre"])
     theirs = opacus_sum(inputs, labels[::3], weight, query["offset"], 0.8)
-    np.testing.assert_allclose(ours["gradient"], theirs, rtol=1e-4, atol=1e-5)
+    # Ours are cut down to the grid: each patient's factors by up to 2**-14.
+    np.testing.assert_allclose(ours["gradient"], theirs, rtol=1e-4, atol=1e-3)

@@ -298,7 +298,8 @@ def test_a_written_epsilon_is_never_above_the_exact_one(value):
 @pytest.mark.parametrize(("dropouts", "colluding"), [(0, 9), (1, 1), (7, 0), (9, 9), (5, 3)])
 def test_the_nearest_sum_with_an_honest_clinic_is_possible(clinics, dropouts, colluding):
     chosen = PrivacySettings(tolerated_dropouts=dropouts, colluding_clinics=colluding)
-    if clinics - dropouts - colluding >= 1:
+    threshold = clinics - dropouts
+    if 2 * threshold > clinics + colluding:
         require_honest_clinics(chosen, clinics)
         return
     with pytest.raises(ConfigError, match="honest") as caught:
@@ -310,8 +311,13 @@ def test_the_nearest_sum_with_an_honest_clinic_is_possible(clinics, dropouts, co
         if "=" in word
     )
     nearest = chosen.model_copy(update={name: int(value) for name, value in named.items()})
-    assert noise_rule(nearest, clinics).clinic == 1.0  # exactly one honest clinic is left
-    assert noise_rule(chosen, int(words[-2])).clinic == 1.0
+    require_honest_clinics(nearest, clinics)
+    worse = nearest.colluding_clinics + 2
+    with pytest.raises(ConfigError):
+        require_honest_clinics(nearest.model_copy(update={"colluding_clinics": worse}), clinics)
+    require_honest_clinics(chosen, int(words[-2]))
+    with pytest.raises(ConfigError):
+        require_honest_clinics(chosen, int(words[-2]) - 1)
 
 
 @pytest.mark.parametrize("trust", ["none", "central", "local"])
