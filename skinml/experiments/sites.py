@@ -13,7 +13,7 @@ from skinml.clinic.folder import ClinicFolder, open_folder
 from skinml.clinic.gate import policy_ceilings, require_role
 from skinml.clinic.releases import ReleaseRecord
 from skinml.config import RunConfig, parse_config
-from skinml.errors import ConfigError
+from skinml.errors import ConfigError, IntegrityError
 from skinml.experiments.admissions import Standings, read_standings
 from skinml.experiments.approval import terms_of
 from skinml.experiments.learners import (
@@ -91,10 +91,21 @@ def open_clinic(terms: Terms, node: Mapping[str, object]) -> Clinic:
 
     Raises:
         ConfigError: If the node belongs to no clinic of the run.
-        IntegrityError: If its folder or its samples were changed.
+        IntegrityError: If its folder or its samples were changed; or if it adds a share of the
+            noise, and the terms lack the keys under which shares are summed.
         PolicyError: If this user may not run trainings there.
     """
-    return Clinic(clinic_setup(terms, node))
+    setup = clinic_setup(terms, node)
+    # Terms come from the coordinator. Without keys a clinic's sum would leave as it is, with one
+    # share of the noise, which protects nobody.
+    if 0 < setup.mechanism.share < 1 and sorted(dict(terms.registered)) != sorted(terms.clinics):
+        raise IntegrityError(
+            rule="one signing key of each clinic in a run that shares the noise out "
+            "(privacy.trust=distributed)",
+            got=f"{len(terms.registered)} keys for {len(terms.clinics)} clinics",
+            do="Give every node the registered keys of the run's clinics.",
+        )
+    return Clinic(setup)
 
 
 def clinic_setup(terms: Terms, node: Mapping[str, object]) -> ClinicSetup:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -61,13 +62,25 @@ def terms(tmp_path: Path) -> Terms:
         grounds = {"licence": np.array(["CC0", ""] * 3), "series": np.array(["", "", "pair"] * 2)}
         store_samples(folder, RUN, samples, dict.fromkeys(SPLITS, grounds))
     classes = Labels(("benign", "malignant"), (False, True))
-    config = load_config("quickstart").model_dump_json()
+    config = load_config("quickstart", ("privacy.trust=central",)).model_dump_json()
     return Terms(RUN, config, (NORTH, SOUTH), str(tmp_path / "clinics"), classes, 8)
 
 
 @pytest.mark.parametrize("node", [{"partition-id": 1}, {"clinic": SOUTH}])
 def test_a_node_opens_the_clinic_that_it_stands_for(terms: Terms, node: dict[str, object]) -> None:
     assert open_clinic(terms, node).name == SOUTH
+
+
+@pytest.mark.parametrize("known", [(), (NORTH, SOUTH, "stranger")])
+def test_a_clinic_with_a_share_of_the_noise_opens_only_where_sums_are_masked(
+    terms: Terms, known: tuple[str, ...]
+) -> None:
+    """Terms without keys would make it send its sum as it is."""
+    config = load_config("quickstart", ("privacy.trust=distributed",)).model_dump_json()
+    keys = tuple((name, "00" * 32) for name in known)
+    shared = replace(terms, config=config, clinics=(NORTH, SOUTH, "west"), registered=keys)
+    with pytest.raises(IntegrityError, match="signing key of each clinic"):
+        open_clinic(shared, {"clinic": NORTH})
 
 
 @pytest.mark.parametrize("node", [{}, {"partition-id": 2}, {"partition-id": -1}, {"clinic": "x"}])
