@@ -39,8 +39,7 @@ from skinml.privacy.events import (
 # Grid of the privacy loss for figures that are stored or shown (notes of dp-accounting: an error
 # of at most the interval per composed distribution, always on the safe side).
 CERTIFICATE_GRID = 1e-4
-# Ten times coarser for plots.
-PLOT_GRID = 1e-3
+PLOT_GRID = 1e-3  # coarser, for plots
 # As coarse while searching: the answer is found again on the finer grid, from near by.
 _SEARCH_GRID = 1e-3
 _TOLERANCE = 1e-3
@@ -83,9 +82,13 @@ def epsilon(events: Iterable[Event], delta: float, *, grid: float = CERTIFICATE_
     if _unbounded(distinct):
         return inf
     reduced, slack, never = _reduced(distinct)
-    left = delta * exp(-slack) - never
     if not reduced:
         return 0.0
+    left = delta * exp(-slack) - never
+    if never > 0 and left > 0:
+        # As in `delta`; half of it gives an epsilon that the answer does not pass.
+        cut = never * exp(min(_composed_epsilon(reduced, left / 2, grid), _GREATEST_EPSILON))
+        left = left - cut if cut <= left / 2 else 0.0
     return _composed_epsilon(reduced, left, grid) + 2 * slack if left > 0 else inf
 
 
@@ -123,7 +126,10 @@ def delta(events: Iterable[Event], eps: float, *, grid: float = CERTIFICATE_GRID
         return 0.0
     if eps < 2 * slack:
         return 1.0
-    return min(1.0, exp(slack) * (_composed_delta(reduced, eps - 2 * slack, grid) + never))
+    inner = eps - 2 * slack
+    # The other cohort's ideal law is at most e^slack its drawn one + never, e^inner times.
+    cut = (1 + exp(inner)) * never
+    return min(1.0, exp(slack) * (_composed_delta(reduced, inner, grid) + cut))
 
 
 def as_gaussian(event: DiscreteGaussianEvent) -> GaussianEvent | SampledGaussianEvent:

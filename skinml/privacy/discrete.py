@@ -36,14 +36,14 @@ SAMPLER_DIVERGENCE = 2.0**-42
 """Bound on the max-divergence of one drawn number from the discrete Gaussian, within its tail.
 
 Each number is decided by at most some hundred coins, each of a chance of at least 1/e that double
-precision gives to 2**-51, and by one exponent below 90 that it gives to 4e-14.
+precision gives to 2**-51, and by one exponent below 103 that it gives to 5e-14.
 """
 
-TAIL_CHANCE = 1e-32
+TAIL_CHANCE = 1e-40
 """Bound on the chance of what the sampler never draws, of one number."""
 
 GREATEST_STD = 2.0**45
-_TAIL = 12.5  # standard deviations, beyond which nothing is drawn
+_TAIL = 13.5  # standard deviations, beyond which nothing is drawn
 
 
 def sum_divergence(std: float, shares: int) -> float:

@@ -6,7 +6,7 @@ Oracles: the probabilities summed directly over the integers. The statistical te
 
 from __future__ import annotations
 
-from math import exp, log, sqrt
+from math import exp, inf, log, sqrt
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ from scipy import stats
 
 from skinml.errors import ConfigError
 from skinml.privacy.accounting import as_gaussian, delta, divergence, epsilon
-from skinml.privacy.discrete import draw, rounding_divergence, sum_divergence
+from skinml.privacy.discrete import _TAIL, draw, rounding_divergence, sum_divergence
 from skinml.privacy.events import DiscreteGaussianEvent, GaussianEvent
 from skinml.privacy.mechanism import Mechanism
 from skinml.privacy.noise import fixed_noise, secret_noise
@@ -112,6 +112,21 @@ def hockey_stick(std, shift, eps):
 def test_the_accounted_delta_is_never_below_the_true_one(shift, eps):
     event = DiscreteGaussianEvent(8.0 / shift, grid_std=8.0, shares=1, dimension=1)
     assert delta([event], eps) >= hockey_stick(8.0, shift, eps)
+
+
+@pytest.mark.parametrize(("shift", "eps"), [(40, 30.0), (80, 60.0), (80, 100.0), (80, 150.0)])
+def test_what_the_other_cohorts_noise_never_reaches_is_accounted(shift, eps):
+    """Nothing is drawn far out: at ten deviations of shift much lies where only one cohort's is."""
+    numbers = np.arange(-200, 300)
+    weights = [np.exp(-((numbers - at) ** 2) / 128.0) for at in (0, shift)]
+    cut = [np.abs(numbers - at) <= _TAIL * 9 for at in (0, shift)]
+    here, there = (w * c / (w * c).sum() for w, c in zip(weights, cut, strict=True))
+    true = np.maximum(here - exp(eps) * there, 0).sum()
+    event = DiscreteGaussianEvent(8.0 / shift, grid_std=8.0, shares=1, dimension=1)
+    assert delta([event], eps) >= true * (1 - 1e-9)
+    found = epsilon([event], 1e-5)
+    assert found == inf or np.maximum(here - exp(found) * there, 0).sum() <= 1e-5
+    assert (found < inf) == (shift == 40)
 
 
 def test_as_many_shares_as_clinics_are_accounted_together():
