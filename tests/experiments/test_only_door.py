@@ -186,17 +186,26 @@ _CALLERS = {
     "admissible": {"clinic/check.py", "data/cohort.py"},
     "assess": {"clinic/check_consents.py", "stewardship/admissibility.py"},
     "row_reasons": {"experiments/samples.py"},
-    "build_cohort": {"experiments/cohorts.py", "experiments/evaluate.py"},
+    "build_cohort": {
+        "experiments/audit_sides.py",  # after the run's own gates
+        "experiments/cohorts.py",
+        "experiments/evaluate.py",
+    },
     "Cohort": {"data/cohort.py"},
     "read_manifest": {"clinic/check.py", "experiments/cohorts.py"},
-    "open_manifest": {"experiments/cohorts.py", "experiments/evaluate.py"},
+    "open_manifest": {
+        "experiments/audit_sides.py",
+        "experiments/cohorts.py",
+        "experiments/evaluate.py",
+    },
     "inspect_images": {"clinic/check.py", "experiments/cohorts.py", "experiments/evaluate.py"},
     "decode_image": {
         "experiments/evaluate.py",
         "experiments/pace.py",
         "training/features.py",
+        "training/public_images.py",  # a public folder that the config names, no patient's
     },
-    "FeatureStore": {"experiments/samples.py"},
+    "FeatureStore": {"experiments/audit_replay.py", "experiments/samples.py"},
     "prepare_images": {"experiments/samples.py"},
 }
 
