@@ -21,6 +21,11 @@ from skinml.data.feature_store import FeatureStore, store_path
 from skinml.durable import make_folder
 from skinml.errors import ConfigError, RefusedError
 from skinml.experiments.admissions import store_standings
+from skinml.experiments.audit_public import (
+    PUBLIC_IMAGES_DRAWN,
+    drawn_public_images,
+    lacks_public_images,
+)
 from skinml.experiments.audit_sides import Side, Sides, make_sides
 from skinml.experiments.cohorts import Gathered, gather, image_positions
 from skinml.experiments.progress import Progress, Silence
@@ -198,7 +203,8 @@ def replay_sides(
         progress: Hears how far it is.
 
     Returns:
-        One finding for each recipe, trust model, change and kind of release.
+        One finding for each recipe, trust model, change and kind of release. Where a recipe needs
+        public images and the config has none for it, they are drawn and the findings say so.
 
     Raises:
         SkinmlError: For whatever keeps a run of this config from its rounds.
@@ -210,8 +216,11 @@ def replay_sides(
     found: list[ReplayFinding | NotAudited] = []
     for number, (recipe, trust) in enumerate((r, t) for r in named for t in chosen):
         try:
-            variant = variant_of(config, recipe, trust)
-            found += _replay_one(sides, variant, recipe, trust, tamper or _untouched)
+            public = _public_images(sides, config, recipe)
+            variant = variant_of(config, recipe, trust, public)
+            note = PUBLIC_IMAGES_DRAWN if public else ""
+            done = _replay_one(sides, variant, recipe, trust, tamper or _untouched)
+            found += [replace(finding, note=note) for finding in done]
         except (ConfigError, RefusedError) as error:
             words = f"Expected {error.rule}; got {error.got}."
             found.append(NotAudited("T0", f"recipe {recipe}, trust {trust}", words))
@@ -234,13 +243,26 @@ def recipe_names(config: RunConfig) -> tuple[str, ...]:
     return tuple(get_args(choices.annotation)) if choices else ("centred",)
 
 
-def variant_of(config: RunConfig, recipe: str, trust: Trust) -> RunConfig:
+def _public_images(sides: OpenedSides, config: RunConfig, recipe: str) -> Path | None:
+    """Draw public images into the replay's own folder, for a recipe that lacks them."""
+    if not lacks_public_images(config, recipe):
+        return None
+    whole = sides.whole
+    # Only the whole side leads, and makes queries of them. The folder goes when the replay ends.
+    folder = whole.side.config.work_dir / "public-images"
+    return drawn_public_images(folder, whole.gathered.cohort.labels.names, config.data)
+
+
+def variant_of(
+    config: RunConfig, recipe: str, trust: Trust, public_images: Path | None = None
+) -> RunConfig:
     """Set recipe and trust model, and few rounds of one noisy step each.
 
     Args:
         config: The config.
         recipe: One of `recipe_names`.
         trust: The trust model.
+        public_images: Public images in place of the config's own.
 
     Returns:
         The config to replay.
@@ -254,6 +276,8 @@ def variant_of(config: RunConfig, recipe: str, trust: Trust) -> RunConfig:
         values["training"]["network"] |= {"rounds": _ROUNDS, "steps_per_round": 1}
     else:
         values["training"]["head"] |= {"rounds": _ROUNDS, "learning_rate": _STEP}
+        if public_images is not None:
+            values["training"]["head"] |= {"public_images": str(public_images)}
         if "recipe" in PrivacySettings.model_fields:
             values["privacy"] |= {"recipe": recipe}
     return parse_config(values)

@@ -93,9 +93,10 @@ def _in_summary(finding: Finding) -> bool:
 def _replayed(recipe: str, trust: str, findings: Sequence[ReplayFinding]) -> Verdict:
     worst = max(findings, key=_part)
     problems = [each.problem for each in findings if each.problem]
+    notes = dict.fromkeys(each.note for each in findings if each.note)
     return Verdict(
         "T0",
-        f"{recipe}, trust {trust}",
+        ", ".join((recipe, f"trust {trust}", *notes)),
         problems[0] if problems else f"{_part(worst):.3f} of the sensitivity",
         "1",
         any(each.flagged for each in findings),
@@ -190,7 +191,7 @@ def _replay_table(findings: Sequence[ReplayFinding]) -> Table:
                 Cell(count(each.num_compared)),
                 Cell(_FLAGGED if each.flagged else _OK),
             ),
-            changes[each.change],
+            "; ".join(filter(None, (changes[each.change], each.note))),
         )
         for each in findings
     )

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from skinml.config import RunConfig, load_config
+from skinml.experiments.audit_public import PUBLIC_IMAGES_DRAWN
 from skinml.experiments.audit_replay import (
     TRUSTS,
     OpenedSides,
@@ -26,6 +27,7 @@ from skinml.privacy.ledger import Ledger
 from skinml.privacy.mechanism import Mechanism
 from skinml.records import SPLITS, Arrays, Samples
 from skinml.training.learner import Contributor, Learner, Round
+from skinml.training.recipes import RECIPES
 
 DRAWN = (
     "data.synthetic.num_patients=24",
@@ -40,6 +42,9 @@ NETWORK = (
     "training.network.gradient_mode=hooks",
     "privacy.clip_norm=0.1",  # below every gradient of the untrained network
 )
+# The ready recipes without public images, and those with.
+OWN = tuple(name for name, ready in RECIPES.items() if ready.needs == "nothing")
+SHAPED = tuple(name for name in RECIPES if name not in OWN)
 Tamper = Callable[[ClinicSetup], ClinicSetup]
 
 
@@ -86,10 +91,10 @@ def test_every_recipe_keeps_every_sensitivity(
     tamper = None
     if trust != head.privacy.trust:
         tamper, sides = _light, _few(sides)
-    everything = replay_sides(sides, head, trusts=[trust], tamper=tamper)
-    for left_out in everything:  # recipes that need public images, of which this config has none
-        assert isinstance(left_out, ReplayFinding) or "public_images" in left_out.why
+    everything = replay_sides(sides, head, trusts=[trust], recipes=OWN, tamper=tamper)
     found = _audited(everything)
+    assert len(found) == len(everything)
+    assert {(finding.recipe, finding.note) for finding in found} == {(name, "") for name in OWN}
     assert not [finding for finding in found if finding.flagged]
     # The bound is met, not only kept: a replay that compared nothing would pass as well.
     for change in ("removed", "copied"):
@@ -99,6 +104,24 @@ def test_every_recipe_keeps_every_sensitivity(
     assert own["validation_scores"].distance == 0  # of a training patient
     tried = {finding.release for finding in found if finding.distance}
     assert ("validation_scores" in tried) == (trust == head.privacy.trust)
+
+
+@pytest.mark.parametrize("trust", TRUSTS)
+@pytest.mark.parametrize("recipe", SHAPED)
+def test_every_recipe_with_public_images_keeps_every_sensitivity(
+    sides: OpenedSides, head: RunConfig, recipe: str, trust: Any
+) -> None:
+    assert head.training.head.public_images is None
+    found = replay_sides(_few(sides), head, trusts=[trust], recipes=[recipe], tamper=_light)
+    assert {isinstance(each, ReplayFinding) and each.note for each in found} == {
+        PUBLIC_IMAGES_DRAWN
+    }
+    assert not [finding for finding in _audited(found) if finding.flagged]
+    for change in ("removed", "copied"):
+        own = {each.release: each for each in _audited(found) if each.change == change}
+        assert own["gradient"].distance > 0.99 * own["gradient"].sensitivity
+    # The coordinator made its queries of the drawn images' features.
+    assert list((sides.whole.side.config.work_dir / "public").glob("*.npy"))
 
 
 @pytest.mark.parametrize(
@@ -261,6 +284,15 @@ def test_a_planted_fault_is_seen(
     assert release in flagged, found
 
 
+def test_a_planted_fault_is_seen_behind_public_images(sides: OpenedSides, head: RunConfig) -> None:
+    tamper = _with_contributor(_no_clip)
+    found = replay_sides(
+        _few(sides), head, trusts=["none"], recipes=["preconditioned"], tamper=tamper
+    )
+    flagged = {(each.release, each.note) for each in _audited(found) if each.flagged}
+    assert ("gradient", PUBLIC_IMAGES_DRAWN) in flagged
+
+
 def _other_plan(setup: ClinicSetup) -> ClinicSetup:
     """A noise that follows from the number of patients."""
     noisier = 2.0 + len(setup.samples["train"].patients)
@@ -300,14 +332,15 @@ def test_a_fault_planted_in_a_network_is_seen(
 
 @pytest.mark.slow
 def test_a_whole_replay_leaves_no_trace_in_ledgers_and_folders(
-    head: RunConfig, network: RunConfig
+    head: RunConfig, network: RunConfig, tmp_path: Path
 ) -> None:
     # With the real backbone, whose features of one picture must not depend on the others.
     for config in (head, network):
-        found = replay(config)
-        assert _audited(found)
+        found = replay(config.model_copy(update={"work_dir": tmp_path}))
+        assert {finding.recipe for finding in _audited(found)} == set(recipe_names(config))
+        assert len(_audited(found)) == len(found)
         assert not [finding for finding in _audited(found) if finding.flagged]
-    clinics = head.work_dir / "clinics"
+    clinics = tmp_path / "clinics"
     assert clinics.is_dir()
     assert not list(clinics.glob("*/ledger.jsonl"))
-    assert not [path for path in head.work_dir.iterdir() if path.name.startswith(".replay")]
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".replay")]

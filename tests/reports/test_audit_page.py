@@ -154,6 +154,17 @@ def test_the_json_is_strict_and_has_no_pictures(tmp_path: Path) -> None:
     assert files.html.read_text() == audit_html(record(*ALL))
 
 
+def test_a_replay_says_where_its_public_images_came_from() -> None:
+    drawn = replace(REPLAY, recipe="projected", note="public images drawn")
+    made = record(drawn, REPLAY)
+    assert [each.what for each in verdicts(made)] == [
+        "projected, trust distributed, public images drawn",
+        "centred, trust distributed",
+    ]
+    assert text(audit_html(made)).count("one patient left out; public images drawn") == 1
+    assert audit_to_json(made)["findings"]["T0"][0]["note"] == "public images drawn"
+
+
 def test_the_summary_has_the_worst_release_and_no_groups() -> None:
     worse = replace(REPLAY, release="label counts", distance=0.9995, sensitivity=1.0)
     lines = verdicts(record(worse, REPLAY, DARK, MEMBERS))

@@ -33,6 +33,8 @@ class ReplayFinding:
         distance: Greatest L2 distance between the two sides' exact releases; 0 for "schedule".
         sensitivity: What the release declares; 0 for "schedule".
         problem: What differed that must be equal, in words; empty where nothing did.
+        note: What a reader must know of how the recipe was replayed, such as "public images
+            drawn"; empty where there is nothing.
     """
 
     recipe: str
@@ -43,6 +45,7 @@ class ReplayFinding:
     distance: float
     sensitivity: float
     problem: str = ""
+    note: str = ""
 
     @property
     def flagged(self) -> bool:
