@@ -145,6 +145,12 @@ def test_on_the_grid_of_a_run_it_costs_what_the_gaussian_costs(count):
     assert divergence(event) < 1e-4
 
 
+def test_below_what_the_grid_costs_no_delta_is_claimed():
+    event = DiscreteGaussianEvent(30.0, grid_std=2.0**28, shares=100, dimension=9000)
+    assert delta([event], 1.9 * divergence(event)) == 1.0
+    assert delta([event], 2.1 * divergence(event)) < 1.0
+
+
 def test_a_release_on_a_grid_stays_on_it_and_has_the_noise_of_its_event():
     grid = 2.0**-10
     release = Release("sum", "training", "train", 0.5, 4.0, (DRAWS,), grid=grid)
