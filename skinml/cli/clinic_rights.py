@@ -106,7 +106,7 @@ def print_contributions(found: Contributions) -> None:
     if found.runs:
         table = Table(box=None, pad_edge=False)
         for heading in ("run", "experiment", "days", "rounds", "read for", "epsilon"):
-            table.add_column(heading, overflow="fold")
+            table.add_column(heading, overflow="fold", no_wrap=heading == "run")
         for run in found.runs:
             table.add_row(*map(Text, _row(run)))
         console.print(table)

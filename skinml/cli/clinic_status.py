@@ -53,7 +53,7 @@ def print_status(found: Status, console: Console) -> None:
     roles = ", ".join(found.roles)
     console.print(Text(f"{found.clinic}{kind}    you: {found.user} ({roles})"), style="bold")
     table = Table(box=None, pad_edge=False, show_header=False)
-    table.add_column(min_width=10)
+    table.add_column(min_width=10, no_wrap=True)
     table.add_column(no_wrap=True, overflow="ellipsis")
     for topic, lines in _sections(found):
         table.add_row(topic, Text("\n".join(lines)))

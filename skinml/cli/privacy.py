@@ -110,7 +110,8 @@ def print_plan(made: Plan, console: Console) -> None:
     _print_lines(console, _promise(made), before="")
     _print_table(console, _releases(made), _RELEASES)
     _print_lines(console, _signal(made))
-    _print_table(console, _rounds(made), ())
+    if made.changes:
+        _print_table(console, _rounds(made), ())
     if made.ledger is not None or made.rooms:
         _print_lines(console, [_ledger(made)])
     if made.rooms:
@@ -162,13 +163,15 @@ def _releases(made: Plan) -> Table:
 
 def _signal(made: Plan) -> list[str]:
     step, signal = "local step" if made.end_to_end else "round", made.signal
-    return [
+    lines = [
         "Noise-to-signal: standard deviation in each number of the mean gradient,",
         f"where the clip is 1, over {made.patients:,.0f} training patients,",
         f"{made.patients_from}:",
         f"  {signal.step:8.3g}  in one {step}",
-        f"  {signal.run:8.3g}  in the mean of all {step}s",
     ]
+    if signal.run != signal.step:
+        lines.append(f"  {signal.run:8.3g}  in the mean of all {step}s")
+    return lines
 
 
 def _rounds(made: Plan) -> Table:

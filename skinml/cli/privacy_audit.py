@@ -73,6 +73,8 @@ def _show(done: Audited) -> None:
     console.print(Text(f"Audit of {record.experiment}, trust {record.trust}"), style="bold")
     if record.private:
         console.print(Text(f"promised: epsilon {record.epsilon:.3f} at delta {record.delta:g}"))
+    else:
+        console.print(Text("NOT PRIVATE: this run promises nothing"), style="bold")
     table = plain_table(
         "tier", "tried", "found", "promised", "", words=("tier", "tried", "found", "")
     )

@@ -28,6 +28,7 @@ COVERED = {
     "admissions": "the counts of whose data were admitted, and of why others were not",
     "label_counts": "the label counts that training begins with",
     "feature_sum": "the sum of features that training is centred by",
+    "class_sums": "the sums of features of each class",
     "gradient": "every training round",
     "weights": "every local training step",
     "validation_scores": "the histogram of validation scores that the threshold comes from",

@@ -262,6 +262,8 @@ def _planned(draft: Draft, bounds: Bounds, patients: float, source: str, *, curv
 
 def _changes(draft: Draft, main: ReleaseLine, patients: float) -> tuple[RoundsChange, ...]:
     config, clinics = draft.config, draft.num_clinics
+    if main.times == 1:  # a recipe of one round, which more rounds would not change
+        return ()
     least, now = _LEAST_ROUNDS[_recipe(config)], _rounds(config)
     numbers = [now + n for n in _CHANGES if least <= now + n <= _MOST_ROUNDS]
     costs = dict(epsilon_by_rounds(draft.releases, main.name, numbers, config.privacy.delta))
@@ -276,7 +278,8 @@ def _changes(draft: Draft, main: ReleaseLine, patients: float) -> tuple[RoundsCh
 
 def _curves(draft: Draft, main: ReleaseLine) -> PlanCurves:
     config = draft.config
-    delta, rounds, asked = config.privacy.delta, _rounds(config), config.privacy.epsilon
+    rounds = 1 if main.times == 1 else _rounds(config)
+    delta, asked = config.privacy.delta, config.privacy.epsilon
     numbers = sorted({round(n) for n in np.linspace(0, 2 * rounds, _POINTS)} | {rounds})
     epsilons = sorted({float(e) for e in asked * np.geomspace(0.1, 4, _POINTS)} | {asked})
     return PlanCurves(

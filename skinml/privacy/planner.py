@@ -200,9 +200,10 @@ def training_line(lines: Sequence[ReleaseLine]) -> ReleaseLine:
         lines: The run's releases.
 
     Returns:
-        The one about training patients that is repeated most often.
+        The one about training patients that is repeated most often, the last of several.
     """
-    return max((line for line in lines if line.split == _TRAINING), key=lambda line: line.times)
+    training = [line for line in lines if line.split == _TRAINING]
+    return max(reversed(training), key=lambda line: line.times)
 
 
 def noise_to_signal(

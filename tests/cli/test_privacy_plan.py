@@ -300,3 +300,24 @@ def test_a_plot_that_cannot_be_is_refused(
     skinml: Invoke, tmp_path: Path, name: str, code: int
 ) -> None:
     assert skinml(*PLAN, "--plot", tmp_path / name, "--json").code == code
+
+
+def test_a_recipe_of_one_round_is_planned_by_its_own_release(skinml: Invoke) -> None:
+    """More rounds would change nothing, so that none are offered."""
+    plan = skinml(*PLAN, "privacy.recipe=prototypes", "--patients", 6000, "--json").json
+    sums = next(each for each in plan["releases"] if each["name"] == "class_sums")
+    assert plan["rounds"] == []
+    step = sums["noise_multiplier"] / 4200
+    assert plan["noise_to_signal"] == pytest.approx({"step": step, "run": step})
+    told = skinml(*PLAN, "privacy.recipe=prototypes").out
+    assert "all rounds" not in told
+    assert "epsilon at noise" not in told
+
+
+def test_a_plan_without_features_has_the_noise_of_its_run(skinml: Invoke) -> None:
+    plan = skinml(*PLAN, "--json").json
+    config = load_config("quickstart")
+    learner = build_learner(config, expected_classes(config), 1280, 6)
+    run = {r.name: r.noise_multiplier for x in learner.rounds for r in x.releases}
+    told = {each["name"]: each["noise_multiplier"] for each in plan["releases"]}
+    assert {name: told[name] for name in run} == pytest.approx(run, rel=2e-5)
