@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from skinml.clinic.status import Status
 
 _WIDTH = 80
+_LABELS = 10  # columns for a topic; without it long lines would take its room
 _MOST_FLAGS = 3
 _HIDDEN = "for stewards and auditors"
 
@@ -53,8 +54,8 @@ def print_status(found: Status, console: Console) -> None:
     roles = ", ".join(found.roles)
     console.print(Text(f"{found.clinic}{kind}    you: {found.user} ({roles})"), style="bold")
     table = Table(box=None, pad_edge=False, show_header=False)
-    table.add_column(min_width=10, no_wrap=True)
-    table.add_column(no_wrap=True, overflow="ellipsis")
+    table.add_column(width=_LABELS)
+    table.add_column(width=console.width - _LABELS - 1, no_wrap=True, overflow="ellipsis")
     for topic, lines in _sections(found):
         table.add_row(topic, Text("\n".join(lines)))
     console.print(table)
@@ -102,10 +103,12 @@ def _privacy(found: Status) -> list[str]:
         ("this year", spent.year, limits.max_epsilon_per_year),
         ("ever", spent.life, limits.max_epsilon_for_life),
     )
+    told = [f"{name} {_epsilon(value)} of {_ceiling(most)}" for name, value, most in spans]
     runs = "1 run" if spent.num_runs == 1 else f"{spent.num_runs:,} runs"
     return [
         f"spent by {runs} (epsilon at delta {spent.delta:g}):",
-        ", ".join(f"{name} {_epsilon(value)} of {_ceiling(most)}" for name, value, most in spans),
+        ", ".join(told[:2]),
+        told[2],
     ]
 
 
