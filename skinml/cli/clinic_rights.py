@@ -87,11 +87,16 @@ def erase(
         print(json.dumps(values | {"contributions": told}, allow_nan=False), flush=True)
         return
     console = narrow_console()
-    gone = "The patient's key is destroyed" if done.key else "The patient had no key here"
+    gone = (
+        "The patient's key is destroyed: what was sealed under it in this folder cannot be read "
+        "any more"
+        if done.key
+        else "The patient has no key here, so that nothing is sealed under one"
+    )
     console.print(
-        f"{gone}; consent is withdrawn for all but care; the audit log says so. What was sealed "
-        "under the key in this folder cannot be read any more. Care records that the clinic keeps "
-        "elsewhere, files that images were imported from, and backups are not touched."
+        f"{gone}. Consent is withdrawn for all but care; the audit log says so. Care records that "
+        "the clinic keeps elsewhere, files that images were imported from, and backups are not "
+        "touched."
     )
     print_contributions(done.contributions)
 

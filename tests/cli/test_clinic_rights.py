@@ -74,11 +74,12 @@ def test_an_erasure_says_what_is_gone_what_stays_and_that_no_model_was_changed(
     desk: Desk, clinic: ClinicFolder
 ) -> None:
     text = one_line(desk("erase", "--yes"))
-    assert "The patient's key is destroyed; consent is withdrawn for all but care" in text
+    assert "The patient's key is destroyed: what was sealed under it" in text
+    assert "Consent is withdrawn for all but care" in text
     assert "No model was changed, and none will be" in text
     assert "Care records that the clinic keeps elsewhere" in text
     assert not open_folder(clinic.path).vault.objects(PATIENT)
-    assert one_line(desk("erase", "--yes")).startswith("The patient had no key here")
+    assert one_line(desk("erase", "--yes")).startswith("The patient has no key here")
 
 
 def test_without_a_terminal_nothing_is_erased_unasked(desk: Desk, clinic: ClinicFolder) -> None:
