@@ -29,7 +29,7 @@ ADMISSIONS = "admissions"
 _SLACK_OF_OTHERS = 1e-6
 # More noise than the closed form asks for: enough that the accountant, whatever the grids of the
 # releases, agrees at once, so that a plan without features has the noise of its run.
-_ROOM = 1e-4
+_ROOM = 1e-5
 
 
 @dataclass(frozen=True)
