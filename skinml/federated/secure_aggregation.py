@@ -12,13 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from skinml.errors import IncompleteRunError
-from skinml.federated.secure_clinic import commitment, list_of, roster_of
+from skinml.federated.secure_clinic import commitment
 from skinml.federated.secure_keys import opened_seeds
 from skinml.federated.secure_masks import Words, add_mask, bound_to
 from skinml.federated.secure_session import Attempt, Signed, broken, parted, verified
 from skinml.federated.secure_shares import combine
-
-__all__ = ["Posted", "SecureSum", "list_of", "posted", "roster_of"]
 
 
 @dataclass(frozen=True)

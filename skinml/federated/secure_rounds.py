@@ -67,9 +67,9 @@ class SecureRounds:
         try:
             shared = steps.share()
             total = steps.mask(shared, sum(prod(r.shape) for r in round_.releases))
-        except IncompleteRunError as error:
+        except IncompleteRunError:
             roll.close(self.record, ())
-            raise error
+            raise
         roll.close(self.record, total.survivors)
         words = steps.open(shared, total)
         return Exchanged(_sums(words, round_), len(total.survivors))

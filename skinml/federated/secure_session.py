@@ -15,9 +15,10 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from skinml.errors import ConfigError, IntegrityError
+from skinml.privacy.trust import MOST_CLINICS
 
 # With two, each still learns the other's part with its share of the noise; with three nobody does.
-LEAST_CLINICS, MOST_CLINICS = 2, 100
+LEAST_CLINICS = 2
 _DOMAIN = b"skinml secure aggregation 1\n"
 
 
