@@ -135,17 +135,20 @@ class SecureSum:
         """
         senders, attempt = self._shared.senders, self._attempt
         _require_enough(attempt, len(messages), "gave their shares")
-        held: dict[str, dict[str, bytes]] = {name: {} for name in senders}
+        held = {}
         for sender, message in messages.items():
-            parts = parted(_from(sender, message, attempt, "unmask"))
-            if sender not in self._survivors or len(parts) != len(senders):
+            held[sender] = parted(_from(sender, message, attempt, "unmask"))
+            if sender not in self._survivors or len(held[sender]) != len(senders):
                 raise broken(f"a share of each clinic from survivor {sender}", "another number")
-            for name, share in zip(senders, parts, strict=True):
-                held[name][sender] = share
+        session = attempt.session
+        secrets = combine(held, session.threshold, session.participants)
         total = self._total.copy()
-        for name in senders:
-            secret = self._secret(name, held[name])
+        for name, secret in zip(senders, secrets, strict=True):
             if name in self._survivors:
+                if commitment(secret) != self._shared.commitments[name]:
+                    raise broken(
+                        f"shares of the self mask that clinic {name} committed to", "others"
+                    )
                 add_mask(total, secret, plus=False)
                 continue
             for survivor, seed in opened_seeds(
@@ -154,14 +157,6 @@ class SecureSum:
                 if survivor in self._survivors:
                     add_mask(total, bound_to(seed, self._query), plus=survivor > name)
         return total
-
-    def _secret(self, name: str, shares: Mapping[str, bytes]) -> bytes:
-        session = self._attempt.session
-        secret = combine(shares, session.threshold, session.participants, name)
-        alive = name in self._survivors
-        if alive and commitment(secret) != self._shared.commitments[name]:
-            raise broken(f"shares of the self mask that clinic {name} committed to", "others")
-        return secret
 
 
 def _from(sender: str, message: Signed, attempt: Attempt, step: str) -> bytes:
