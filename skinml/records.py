@@ -240,19 +240,26 @@ class Yardstick:
 
 @dataclass(frozen=True)
 class Participation:
-    """Who took part in one round.
+    """Who took part in one attempt at a round.
 
     Attributes:
         round: The round's number, from 1.
         expected: The clinics asked.
-        took_part: The clinics whose contribution is in the sum.
+        took_part: The clinics whose contribution is in the sum; where none was made, those that
+            had answered.
         missing: The other clinics, each with the reason in words free of private data.
+        attempt: Which attempt at the round; an attempt that ended without a sum has its own entry.
+        noise: Standard deviation of the noise in each sum of the round over the one that the
+            ledgers count on: 1 or more where privacy is promised, 0 without a promise; None where
+            no sum was made.
     """
 
     round: int
     expected: tuple[str, ...]
     took_part: tuple[str, ...]
     missing: Mapping[str, str]
+    attempt: int = 1
+    noise: float | None = None
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,12 @@ import numpy as np
 
 from skinml.errors import IntegrityError, PolicyError
 from skinml.fairness.thresholds import score_histogram
-from skinml.federated.messages import Request, require_sums
+from skinml.federated.messages import SUMS, Request, require_sums
 from skinml.federated.secure_clinic import SecureClinic
 from skinml.federated.secure_masks import Words, to_ring
 from skinml.federated.secure_session import Signed
-from skinml.federated.secure_steps import answer_step
+from skinml.federated.secure_steps import answer_step, query_digest
+from skinml.federated.step_book import StepBook, answer_once, read_arrays, write_arrays
 from skinml.privacy.ledger import Binding, Ceilings, Entry, Ledger, require_affordable
 from skinml.privacy.mechanism import Mechanism
 from skinml.privacy.plan import Release, admissions_release
@@ -66,6 +67,8 @@ class ClinicSetup:
         sampling_root: Secret seed of its sampling streams.
         simulated: Whether one machine sees everything.
         secure: Its side of the run's secure sums; None where sums leave as they are.
+        book: What it has answered, where sums leave as they are; None computes and charges anew
+            whenever it is asked, as an audit wants it.
         admissions: How many patients its gate put into each of `records.ADMISSION_CELLS`, each
             patient into one; None where the run releases no noised counts of them.
         not_finite: Hears in each round of training, before anything leaves, the round's number and
@@ -92,6 +95,7 @@ class ClinicSetup:
     sampling_root: int
     simulated: bool
     secure: SecureClinic | None = None
+    book: StepBook | None = None
     admissions: IntArray | None = None
     not_finite: Callable[[int, int], None] = _unheard
 
@@ -173,6 +177,8 @@ class Clinic:
     def answer(self, request: Request) -> Arrays:
         """Do one round and give the clinic's sums as they are, with its own noise.
 
+        Asked the same again in the same attempt, the clinic sends what it sent: no new charge.
+
         Args:
             request: What the coordinator asks.
 
@@ -181,8 +187,9 @@ class Clinic:
 
         Raises:
             IntegrityError: If the request is not about the approved run and schedule, carries
-                other arrays than the recipe's, or the ledger was changed; or if what would
-                leave is not exactly the planned releases.
+                other arrays than the recipe's, or other ones than before in the same attempt; if
+                a later attempt was answered or the ledger was changed; or if what would leave is
+                not exactly the planned releases.
             BudgetExceededError: If what the ledger holds and the rest of the run would together
                 pass the budget.
             EnvironmentProblem: If the ledger cannot be written.
@@ -196,7 +203,18 @@ class Clinic:
                 got="a request for plain sums",
                 do="Run the same release of skinml at the coordinator and at every clinic.",
             )
-        return self._sums(self._round(request), request)
+        round_, book = self._round(request), self._setup.book
+        if book is None:
+            return self._sums(round_, request)
+        answer = answer_once(
+            book,
+            self._setup.name,
+            (request.round, request.attempt),
+            SUMS,
+            query_digest(request.query).hex(),
+            lambda _: write_arrays(self._sums(round_, request)),
+        )
+        return read_arrays(answer)
 
     def _sums(self, round_: Round, request: Request) -> Arrays:
         """Compute what the round releases, after the ledger has it."""

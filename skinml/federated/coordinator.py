@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from functools import partial
+from contextlib import suppress
 from threading import Event
 
 import numpy as np
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid as Grid  # others name the type through this door
 
-from skinml.errors import IncompleteRunError, IntegrityError
+from skinml.errors import IncompleteRunError, IntegrityError, SkinmlError
 from skinml.federated.messages import Reply, Request, pack_request, require_sums, unpack_reply
-from skinml.federated.roll_call import Ask, Record, RollCall, RunTerms
+from skinml.federated.roll_call import DIED, Ask, Record, RollCall, RunTerms
 from skinml.federated.secure_rounds import SecureRounds
 from skinml.privacy.mechanism import Mechanism
 from skinml.records import Arrays, FloatArray
@@ -25,20 +25,20 @@ from skinml.training.fit import Exchange, Exchanged
 from skinml.training.learner import Round
 
 _POLL_S = 0.01
-_DIED = "the clinic's process died"
 
 
 def exchange_with(
-    ask: Ask, terms: RunTerms, record: Record, round_: Round, query: Arrays
+    ask: Ask, terms: RunTerms, record: Record, round_: Round, query: Arrays, attempt: int = 1
 ) -> Exchanged:
-    """Run one round of plain sums: ask all clinics, check their answers, add them up.
+    """Run one attempt at a round of plain sums: ask all clinics, check the answers, add them up.
 
     Args:
         ask: Sends requests to the clinics and brings back their replies.
         terms: What the run is held to.
-        record: Where the round's participation is written, before anything is raised.
+        record: Where the participation is written, before anything is raised.
         round_: The round.
         query: What the clinics are sent.
+        attempt: The attempt's number.
 
     Returns:
         The sums with all their noise, added in the order of the clinics' names.
@@ -47,8 +47,8 @@ def exchange_with(
         BudgetExceededError, PolicyError, IntegrityError: If a clinic refused for that reason.
         IncompleteRunError: If more clinics are missing than allowed.
     """
-    roll = RollCall(terms, round_)
-    request = Request(terms.run, round_.number, 1, terms.clinics, query)
+    roll = RollCall(terms, round_, attempt)
+    request = Request(terms.run, round_.number, attempt, terms.clinics, query)
 
     def defect(reply: Reply, clinic: str) -> str:
         try:
@@ -58,7 +58,13 @@ def exchange_with(
         return ""
 
     replies = roll.call(ask, dict.fromkeys(terms.clinics, request), defect)
-    roll.close(record, tuple(replies))
+    took_part = tuple(replies)
+    try:
+        roll.require_enough(took_part)
+    except SkinmlError:
+        roll.give_up(record, took_part)
+        raise
+    roll.close(record, took_part)
     sums = {clinic: reply.sums for clinic, reply in replies.items()}
     return Exchanged(_total(sums, round_, terms.mechanism), len(sums))
 
@@ -72,11 +78,28 @@ def exchanger(ask: Ask, terms: RunTerms, record: Record) -> Exchange:
         record: Where each round's participation is written.
 
     Returns:
-        Secure sums where the terms have a session, plain ones otherwise.
+        Secure sums where the terms have a session, plain ones otherwise; an attempt that too few
+        clinics took part in is followed by another where the terms allow it.
+
+    Guarantees:
+        Attempts of one round have different numbers, so that no clinic answers one with what it
+        computed for another.
     """
-    if terms.session is None:
-        return partial(exchange_with, ask, terms, record)
-    return SecureRounds(ask, terms, terms.session, record).exchange
+    secure = SecureRounds(ask, terms, terms.session, record) if terms.session else None
+
+    def attempted(round_: Round, query: Arrays, number: int) -> Exchanged:
+        if secure is not None:
+            return secure.exchange(round_, query, number)
+        return exchange_with(ask, terms, record, round_, query, number)
+
+    def exchange(round_: Round, query: Arrays) -> Exchanged:
+        last = terms.first_attempt + terms.attempts - 1
+        for number in range(terms.first_attempt, last):
+            with suppress(IncompleteRunError):  # on record; the next attempt is charged anew
+                return attempted(round_, query, number)
+        return attempted(round_, query, last)
+
+    return exchange
 
 
 def _total(sums: Mapping[str, Arrays], round_: Round, mechanism: Mechanism) -> Arrays:
@@ -123,7 +146,8 @@ def grid_asker(grid: Grid, terms: RunTerms, stop: Event) -> Ask:
             for clinic, request in requests.items()
             if clinic in places
         }
-        answers = _send(grid, contents, "train", terms.deadline_s, stop)
+        patience = terms.deadline_s / (terms.resends + 1)
+        answers = _send(grid, contents, "train", patience, stop)
         why = "; ".join(faults.values()) or "no node of this clinic"
         return {clinic: answers[places[clinic]] if clinic in places else why for clinic in requests}
 
@@ -158,7 +182,7 @@ def _send(
             node = ids[message.metadata.reply_to_message_id]
             waiting.discard(message.metadata.reply_to_message_id)
             answers[node] = _read(message)
-        if _DIED in answers.values():
+        if DIED in answers.values():
             break  # a dead worker goes back into Flower's pool and takes healthy clinics with it
         if not arrived:
             time.sleep(_POLL_S)
@@ -169,7 +193,7 @@ def _read(message: Message) -> Reply | str:
     if message.has_error():
         # Flower puts the traceback of the clinic into the reason: it goes no further than here.
         died = "ActorDied" in str(message.error.reason) or message.error.code == 0
-        return _DIED if died else f"Flower error {message.error.code}"
+        return DIED if died else f"Flower error {message.error.code}"
     try:
         return unpack_reply(message.content)
     except IntegrityError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from math import sqrt
 
 from skinml.errors import (
     BudgetExceededError,
@@ -18,6 +19,7 @@ from skinml.privacy.mechanism import Mechanism
 from skinml.records import Participation
 from skinml.training.learner import Round
 
+DIED = "the clinic's process died"
 _REFUSALS: Mapping[int, type[SkinmlError]] = {3: PolicyError, 5: IntegrityError}
 
 Ask = Callable[[Mapping[str, Request]], Mapping[str, Reply | str]]
@@ -35,7 +37,12 @@ class RunTerms:
         least_survivors: Clinics whose shares of the noise a sum needs, whatever is allowed.
         deadline_s: Seconds to wait for an answer.
         mechanism: The coordinator's part of the noise; none but under central trust.
+        clinic_share: Each clinic's part, in multiples of the noise that the ledgers count on.
         session: The terms of secure sums; None where clinics' sums come as they are.
+        resends: How often a clinic that stays silent is asked the same again, within the deadline;
+            what it has answered before it sends again, at no cost.
+        attempts: Attempts at a round; from the second on each is charged as a round of its own.
+        first_attempt: The number of the first; a resumed run counts on where it cannot collide.
     """
 
     run: str
@@ -44,15 +51,30 @@ class RunTerms:
     least_survivors: int
     deadline_s: float
     mechanism: Mechanism
+    clinic_share: float = 0.0
     session: Session | None = None
+    resends: int = 0
+    attempts: int = 1
+    first_attempt: int = 1
+
+    def noise(self, took_part: int) -> float:
+        """Tell how much noise is in a sum.
+
+        Args:
+            took_part: Clinics in the sum.
+
+        Returns:
+            Its standard deviation over the one that the ledgers count on.
+        """
+        return sqrt(took_part * self.clinic_share**2 + self.mechanism.share**2)
 
 
 @dataclass
 class Record:
-    """What has happened so far; grows by one entry a round.
+    """What has happened so far; grows by one entry an attempt.
 
     Attributes:
-        participation: Who took part in each round.
+        participation: Who took part in each attempt at each round.
     """
 
     participation: list[Participation] = field(default_factory=list)
@@ -60,17 +82,19 @@ class Record:
 
 @dataclass
 class RollCall:
-    """Which clinics are still in a round, step by step.
+    """Which clinics are still in an attempt at a round, step by step.
 
     Attributes:
         terms: What the run is held to.
         round: The round.
+        attempt: The attempt's number.
         missing: Clinics that fell out, each with the reason.
         refused: The replies of those among them that refused.
     """
 
     terms: RunTerms
     round: Round
+    attempt: int = 1
     missing: dict[str, str] = field(default_factory=dict)
     refused: list[Reply] = field(default_factory=list)
 
@@ -87,7 +111,7 @@ class RollCall:
         Returns:
             The sound replies by clinic, in the order of the requests.
         """
-        replies, sound = ask(requests), {}
+        replies, sound = self._asked(ask, requests), {}
         for clinic in requests:
             reply = replies.get(clinic, "no answer")
             if isinstance(reply, str):
@@ -103,28 +127,64 @@ class RollCall:
                 sound[clinic] = reply
         return sound
 
+    def _asked(self, ask: Ask, requests: Mapping[str, Request]) -> Mapping[str, Reply | str]:
+        """Ask, and ask those who stayed silent the same again."""
+        replies, silent = dict(ask(requests)), dict(requests)
+        for _ in range(self.terms.resends):
+            silent = {
+                name: request
+                for name, request in silent.items()
+                if isinstance(reply := replies.get(name, "no answer"), str) and reply != DIED
+            }
+            if not silent:
+                break
+            replies |= ask(silent)
+        return replies
+
     def _stray(self, reply: Reply, clinic: str) -> str:
         same = reply.round == self.round.number and reply.clinic == clinic
         return "" if same else "an answer to another question"
 
-    def close(self, record: Record, took_part: tuple[str, ...]) -> None:
-        """Put the round on record, and end the run where too few took part.
+    def require_enough(self, took_part: tuple[str, ...]) -> None:
+        """Go on only where enough clinics are left.
 
         Args:
-            record: Where the participation is written, before anything is raised.
             took_part: The clinics in the sum.
 
         Raises:
             BudgetExceededError, PolicyError, IntegrityError: If a clinic refused for that reason.
             IncompleteRunError: If more clinics are missing than allowed.
         """
-        terms = self.terms
-        away = {name: why for name, why in self.missing.items() if name not in took_part}
-        record.participation.append(
-            Participation(self.round.number, terms.clinics, took_part, away)
-        )
-        if len(away) > terms.allowed_missing or len(took_part) < max(terms.least_survivors, 1):
+        least = max(self.terms.least_survivors, 1)
+        if len(self._away(took_part)) > self.terms.allowed_missing or len(took_part) < least:
             raise self.why()
+
+    def close(self, record: Record, took_part: tuple[str, ...]) -> None:
+        """Put an attempt on record whose sum is there.
+
+        Args:
+            record: Where the participation is written.
+            took_part: The clinics in the sum.
+        """
+        self._write(record, took_part, self.terms.noise(len(took_part)))
+
+    def give_up(self, record: Record, answered: tuple[str, ...]) -> None:
+        """Put an attempt on record that ended without a sum.
+
+        Args:
+            record: Where the participation is written.
+            answered: The clinics that did their part.
+        """
+        self._write(record, answered, None)
+
+    def _away(self, took_part: tuple[str, ...]) -> dict[str, str]:
+        return {name: why for name, why in self.missing.items() if name not in took_part}
+
+    def _write(self, record: Record, took_part: tuple[str, ...], noise: float | None) -> None:
+        number, expected, away = self.round.number, self.terms.clinics, self._away(took_part)
+        record.participation.append(
+            Participation(number, expected, took_part, away, self.attempt, noise)
+        )
 
     def why(self) -> SkinmlError:
         """Say why the round cannot go on: a clinic's refusal before all else."""

@@ -10,12 +10,8 @@ unmask      for each clinic one share: of its self mask, or of its pair seeds, n
 from __future__ import annotations
 
 import hashlib
-import json
-from base64 import b64decode, b64encode
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -40,25 +36,12 @@ from skinml.federated.secure_session import (
     verified,
 )
 from skinml.federated.secure_shares import split
+from skinml.federated.step_book import Answers, StepBook, answer_once, answers_of
 
 SELF_MASK, SEEDS = b"self mask", b"seeds"
 
-# By step: digest of the request, and the answer. Under `_OWN` stands the self mask's seed.
-_Answers = dict[str, tuple[str, bytes]]
+# Kept beside the answers of an attempt: the self mask's seed.
 _OWN = "own"
-
-
-class StepBook(Protocol):
-    """Where a clinic keeps, through crashes, what it has answered in the latest attempt."""
-
-    def load(self) -> bytes:
-        """Read what was saved last; empty at first."""
-
-    def save(self, content: bytes) -> None:
-        """Save it, durably, before anything leaves."""
-
-    def locked(self) -> AbstractContextManager[None]:
-        """Keep whoever else answers for this clinic out until the block ends."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +100,7 @@ class SecureClinic:
         """
         roster = roster_of(self.session, adverts)
 
-        def make(kept: _Answers) -> bytes:
+        def make(kept: Answers) -> bytes:
             names = self.session.participants
             secrets = {what: new_secret() for what in (SELF_MASK, SEEDS)}
             kept[_OWN] = ("", secrets[SELF_MASK])
@@ -162,7 +145,7 @@ class SecureClinic:
         roster = roster_of(self.session, adverts)
         self._opened(attempt, roster, letters)
 
-        def make(kept: _Answers) -> bytes:
+        def make(kept: Answers) -> bytes:
             if _OWN not in kept:
                 raise broken(
                     f"a self mask that clinic {self._me} shared out before its sum",
@@ -247,7 +230,7 @@ class SecureClinic:
                 f"{len(signers)} signatures",
             )
 
-        def make(_: _Answers) -> bytes:
+        def make(_: Answers) -> bytes:
             chosen = [shares[n][0 if n in survivors else 1] for n in sorted(shares)]
             return joined(chosen)
 
@@ -280,42 +263,14 @@ class SecureClinic:
             )
 
     def _once(
-        self, attempt: Attempt, step: str, request: str, make: Callable[[_Answers], bytes]
+        self, attempt: Attempt, step: str, request: str, make: Callable[[Answers], bytes]
     ) -> Signed:
-        """Answer a step for the first time, or send the identical answer again.
-
-        Two processes that both saw no answer would send two, such as two sums under one mask.
-        """
-        with self.book.locked():
-            answers = self._answers(attempt)
-            if step in answers:
-                if answers[step][0] != request:
-                    raise broken(
-                        f"step '{step}' of an attempt to be asked once at clinic {self._me}",
-                        "another request for the same attempt",
-                    )
-                payload = answers[step][1]
-            else:
-                payload = make(answers)
-                answers[step] = (request, payload)
-                self.book.save(_written(attempt, answers))
+        place = (attempt.round, attempt.number)
+        payload = answer_once(self.book, self._me, place, step, request, make)
         return signed(self.signing_key, attempt, self._me, step, payload)
 
-    def _answers(self, attempt: Attempt) -> _Answers:
-        """Read what was answered in this attempt; older ones are over."""
-        content = self.book.load()
-        if not content:
-            return {}
-        values = json.loads(content)
-        latest, asked = (values["round"], values["number"]), (attempt.round, attempt.number)
-        if asked < latest:
-            raise broken(
-                f"an attempt not older than the latest one that clinic {self._me} answered",
-                f"round {attempt.round}, attempt {attempt.number}",
-            )
-        if asked > latest:
-            return {}
-        return {step: (d, b64decode(p)) for step, (d, p) in values["answers"].items()}
+    def _answers(self, attempt: Attempt) -> Answers:
+        return answers_of(self.book, self._me, (attempt.round, attempt.number))
 
 
 def secure_clinic(
@@ -395,9 +350,3 @@ def _rows(roster: Mapping[str, PublicKeys]) -> list[bytes]:
 
 def _digest(parts: Sequence[bytes]) -> str:
     return hashlib.sha256(joined(list(parts))).hexdigest()
-
-
-def _written(attempt: Attempt, answers: _Answers) -> bytes:
-    rows = {step: [digest, b64encode(p).decode()] for step, (digest, p) in answers.items()}
-    values = {"round": attempt.round, "number": attempt.number, "answers": rows}
-    return json.dumps(values).encode()

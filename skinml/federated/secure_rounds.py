@@ -43,12 +43,13 @@ class SecureRounds:
     record: Record
     _adverts: list[Signed] = field(default_factory=list)
 
-    def exchange(self, round_: Round, query: Arrays) -> Exchanged:
-        """Run one round.
+    def exchange(self, round_: Round, query: Arrays, number: int = 1) -> Exchanged:
+        """Run one attempt at a round.
 
         Args:
             round_: The round; each of its releases has a grid.
             query: What the clinics are sent with the masked step.
+            number: The attempt's number; no two attempts at a round of a run may share one.
 
         Returns:
             The sums of the clinics that took part, with all their noise.
@@ -62,29 +63,35 @@ class SecureRounds:
         Guarantees:
             What is opened is the sum over the clinics of the record, all of it or none.
         """
-        attempt, roll = Attempt(self.session, round_.number, 1), RollCall(self.terms, round_)
+        attempt = Attempt(self.session, round_.number, number)
+        roll = RollCall(self.terms, round_, number)
         steps = _Steps(self, attempt, roll, query)
         try:
             shared = steps.share()
             total = steps.mask(shared, sum(prod(r.shape) for r in round_.releases))
-        except IncompleteRunError:
-            roll.close(self.record, ())
-            raise
+            roll.require_enough(total.survivors)
+            words = steps.open(shared, total)
+        except SkinmlError as error:
+            present = (n for n in self.session.participants if n not in roll.missing)
+            roll.give_up(self.record, tuple(present))
+            raise (roll.why() if isinstance(error, IncompleteRunError) else error) from None
         roll.close(self.record, total.survivors)
-        words = steps.open(shared, total)
         return Exchanged(_sums(words, round_), len(total.survivors))
 
-    def adverts(self) -> list[Signed]:
+    def adverts(self, roll: RollCall) -> list[Signed]:
         """Fetch everybody's public keys, once a run.
+
+        Args:
+            roll: Hears who did not send them.
 
         Raises:
             IncompleteRunError, PolicyError, IntegrityError: If a clinic's keys are missing.
         """
         if not self._adverts:
-            roll = RollCall(self.terms, _RUN_START)
+            start = RollCall(self.terms, _RUN_START, 1, roll.missing, roll.refused)
             request = Request(self.terms.run, 0, 1, self.terms.clinics, {}, "keys")
             requests = dict.fromkeys(self.session.participants, request)
-            replies = roll.call(self.ask, requests, _no_sums)
+            replies = start.call(self.ask, requests, _no_sums)
             if len(replies) < len(requests):
                 raise roll.why()
             found = [unpacked(reply.signed) for reply in replies.values()]
@@ -104,11 +111,11 @@ class _Steps:
 
     def share(self) -> Posted:
         names = self.rounds.session.participants
-        post = {"adverts": write_messages(self.rounds.adverts())}
+        post = {"adverts": write_messages(self.rounds.adverts(self.roll))}
         return posted(self.attempt, self._call("shares", dict.fromkeys(names, post)))
 
     def mask(self, shared: Posted, size: int) -> SecureSum:
-        adverts = write_messages(self.rounds.adverts())
+        adverts = write_messages(self.rounds.adverts(self.roll))
         posts = {
             name: {"adverts": adverts, "letters": write_letters(shared.letters[name])}
             for name in shared.senders
@@ -124,7 +131,7 @@ class _Steps:
         survivors = list_of(total.survivors)
         posts = {n: {"letters": each, "survivors": survivors} for n, each in letters.items()}
         agreed = self._call("survivors", posts)
-        adverts = write_messages(self.rounds.adverts())
+        adverts = write_messages(self.rounds.adverts(self.roll))
         signatures = write_messages(agreed.values())
         last = {
             name: {"adverts": adverts, "letters": letters[name], "agreements": signatures}

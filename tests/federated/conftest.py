@@ -101,10 +101,13 @@ class World:
         self.setups[name] = replace(self.setups[name], **changes)
 
     def terms(self, **changes):
-        coordinator = Mechanism(noise_rule(self.privacy, len(NAMES)).coordinator)
+        rule = noise_rule(self.privacy, len(NAMES))
         secure = self.setups[NAMES[0]].secure
         session = secure.session if secure else None
-        return replace(RunTerms(RUN, NAMES, 0, 1, 5.0, coordinator, session), **changes)
+        terms = RunTerms(
+            RUN, NAMES, 0, 1, 5.0, Mechanism(rule.coordinator), rule.clinic, session=session
+        )
+        return replace(terms, **changes)
 
     def open(self, node):
         name = NAMES[node["partition-id"]]

@@ -1,0 +1,147 @@
+"""What a clinic has answered: so that a message is sent again, and never made again.
+
+An attempt at a round is answered once. Asked the same again, in the same attempt, a clinic sends
+what it sent before; asked anything else it refuses. Whatever is computed anew belongs to a new
+attempt, with fresh noise, and is charged as such.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from base64 import b64decode, b64encode
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+import numpy as np
+
+from skinml.federated.secure_session import broken
+from skinml.records import Arrays
+
+Place = tuple[int, int]
+"""A round's number and the attempt at it."""
+
+Answers = dict[str, tuple[str, bytes]]
+"""By step: digest of the request, and the answer."""
+
+
+class StepBook(Protocol):
+    """Where a clinic keeps, through crashes, what it has answered in the latest attempt."""
+
+    def load(self) -> bytes:
+        """Read what was saved last; empty at first."""
+
+    def save(self, content: bytes) -> None:
+        """Save it, durably, before anything leaves."""
+
+    def locked(self) -> AbstractContextManager[None]:
+        """Keep whoever else answers for this clinic out until the block ends."""
+
+
+def answer_once(
+    book: StepBook,
+    clinic: str,
+    place: Place,
+    step: str,
+    asked: str,
+    make: Callable[[Answers], bytes],
+) -> bytes:
+    """Answer a step for the first time, or find the identical answer again.
+
+    Two processes that both saw no answer would give two, such as two sums under one mask: so one
+    process at a time.
+
+    Args:
+        book: What the clinic has answered.
+        clinic: Its name, for the message.
+        place: The attempt.
+        step: The step.
+        asked: Digest of the request.
+        make: Makes the answer; may add to what is kept beside it.
+
+    Returns:
+        The answer.
+
+    Raises:
+        IntegrityError: If the step was answered on another request, or a later attempt was.
+        EnvironmentProblem: If the book cannot be written: then nothing may leave.
+
+    Guarantees:
+        For one attempt and step at most one answer is ever returned, through crashes too.
+    """
+    with book.locked():
+        answers = answers_of(book, clinic, place)
+        if step in answers:
+            if answers[step][0] != asked:
+                raise broken(
+                    f"step '{step}' of an attempt to be asked once at clinic {clinic}",
+                    "another request for the same attempt",
+                )
+            return answers[step][1]
+        answer = make(answers)
+        answers[step] = (asked, answer)
+        book.save(_written(place, answers))
+    return answer
+
+
+def answers_of(book: StepBook, clinic: str, place: Place) -> Answers:
+    """Read what was answered in an attempt.
+
+    Args:
+        book: What the clinic has answered.
+        clinic: Its name, for the message.
+        place: The attempt.
+
+    Returns:
+        The answers by step; none where the attempt is new.
+
+    Raises:
+        IntegrityError: If a later attempt was answered: this one is over.
+    """
+    content = book.load()
+    if not content:
+        return {}
+    values = json.loads(content)
+    latest = (values["round"], values["number"])
+    if place < latest:
+        raise broken(
+            f"an attempt not older than the latest one that clinic {clinic} answered",
+            f"round {place[0]}, attempt {place[1]}",
+        )
+    if place > latest:
+        return {}
+    return {step: (d, b64decode(p)) for step, (d, p) in values["answers"].items()}
+
+
+def _written(place: Place, answers: Answers) -> bytes:
+    rows = {step: [digest, b64encode(p).decode()] for step, (digest, p) in answers.items()}
+    values = {"round": place[0], "number": place[1], "answers": rows}
+    return json.dumps(values).encode()
+
+
+def write_arrays(arrays: Arrays) -> bytes:
+    """Put arrays into one byte string.
+
+    Args:
+        arrays: Arrays by name.
+
+    Returns:
+        The bytes.
+    """
+    content = io.BytesIO()
+    np.savez(content, **dict(arrays))  # type: ignore[arg-type]  # names as keywords
+    return content.getvalue()
+
+
+def read_arrays(content: bytes) -> Arrays:
+    """Read what `write_arrays` wrote.
+
+    Args:
+        content: The bytes.
+
+    Returns:
+        The arrays by name.
+    """
+    with np.load(io.BytesIO(content), allow_pickle=False) as held:
+        return {name: held[name] for name in held.files}
