@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from contextlib import suppress
 from threading import Event
 
-import numpy as np
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid as Grid  # others name the type through this door
 
@@ -19,8 +18,8 @@ from skinml.errors import IncompleteRunError, IntegrityError, SkinmlError
 from skinml.federated.messages import Reply, Request, pack_request, require_sums, unpack_reply
 from skinml.federated.roll_call import DIED, Ask, Record, RollCall, RunTerms
 from skinml.federated.secure_rounds import SecureRounds
-from skinml.privacy.mechanism import Mechanism
-from skinml.records import Arrays, FloatArray
+from skinml.federated.strategies import require_short
+from skinml.records import Arrays
 from skinml.training.fit import Exchange, Exchanged
 from skinml.training.learner import Round
 
@@ -41,7 +40,7 @@ def exchange_with(
         attempt: The attempt's number.
 
     Returns:
-        The sums with all their noise, added in the order of the clinics' names.
+        The total with all its noise, by the strategy of the terms.
 
     Raises:
         BudgetExceededError, PolicyError, IntegrityError: If a clinic refused for that reason.
@@ -53,6 +52,7 @@ def exchange_with(
     def defect(reply: Reply, clinic: str) -> str:
         try:
             require_sums(reply.sums, {r.name: r.shape for r in round_.releases}, clinic)
+            require_short(reply.sums, round_, query, terms.max_update_norm, clinic)
         except IntegrityError as error:
             return f"expected {error.rule}; got {error.got}"
         return ""
@@ -66,7 +66,7 @@ def exchange_with(
         raise
     roll.close(record, took_part)
     sums = {clinic: reply.sums for clinic, reply in replies.items()}
-    return Exchanged(_total(sums, round_, terms.mechanism), len(sums))
+    return Exchanged(terms.combine(sums, round_, terms.mechanism), len(sums))
 
 
 def exchanger(ask: Ask, terms: RunTerms, record: Record) -> Exchange:
@@ -100,14 +100,6 @@ def exchanger(ask: Ask, terms: RunTerms, record: Record) -> Exchange:
         return attempted(round_, query, last)
 
     return exchange
-
-
-def _total(sums: Mapping[str, Arrays], round_: Round, mechanism: Mechanism) -> Arrays:
-    total: dict[str, FloatArray] = {}
-    for release in round_.releases:
-        exact = np.sum([sums[clinic][release.name] for clinic in sorted(sums)], axis=0)
-        total[release.name] = mechanism.privatize(release, exact)
-    return total
 
 
 def grid_asker(grid: Grid, terms: RunTerms, stop: Event) -> Ask:

@@ -15,6 +15,7 @@ from skinml.errors import (
 )
 from skinml.federated.messages import Reply, Request
 from skinml.federated.secure_session import Session
+from skinml.federated.strategies import Combine, add_up
 from skinml.privacy.mechanism import Mechanism
 from skinml.records import Participation
 from skinml.training.learner import Round
@@ -43,6 +44,9 @@ class RunTerms:
             what it has answered before it sends again, at no cost.
         attempts: Attempts at a round; from the second on each is charged as a round of its own.
         first_attempt: The number of the first; a resumed run counts on where it cannot collide.
+        combine: How plain sums become a total, see `skinml.federated.strategies.combiner`.
+        max_update_norm: Greatest L2 norm of a clinic's plain sum in a round of training; None: no
+            bound.
     """
 
     run: str
@@ -56,6 +60,8 @@ class RunTerms:
     resends: int = 0
     attempts: int = 1
     first_attempt: int = 1
+    combine: Combine = add_up
+    max_update_norm: float | None = None
 
     def noise(self, took_part: int) -> float:
         """Tell how much noise is in a sum.

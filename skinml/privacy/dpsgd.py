@@ -60,6 +60,8 @@ class StepPlan:
         loss: Name of the loss in `LOSSES`.
         mode: Which of `gradient_modes.MODES` computes the sums; they give the same.
         grid: Whether each patient's gradient is cut down to the grid of the integer path.
+        proximal_mu: Pull of every step back to the weights that the round began with; reads no
+            patient and costs nothing.
     """
 
     steps: int
@@ -73,6 +75,7 @@ class StepPlan:
     loss: str = "cross_entropy"
     mode: str = "hooks"
     grid: bool = False
+    proximal_mu: float = 0.0
 
 
 def train_steps(
@@ -119,6 +122,7 @@ def train_steps(
     require_isolated(module, images.shape[1:])
     rows = rows_by_patient(patients)
     std = plan.noise_multiplier * plan.clip_norm
+    began = _flat(module)
     for step in range(plan.steps):
         sample = draw_sample(
             rows,
@@ -130,7 +134,12 @@ def train_steps(
         # An empty sample is a noisy step too: one of zeros, for otherwise its number would tell.
         total = clipped_sum(module, images, labels, sample, plan, augment, left_out)
         total += source.normal(total.shape, std)
-        descend(module, total * (plan.learning_rate / plan.divisor))
+        total *= plan.learning_rate / plan.divisor
+        if plan.proximal_mu:
+            # The gradient of mu / 2 times the squared distance, outside of clip and noise: both
+            # ends of it are public or noised (Li et al. 2020, arXiv:1812.06127, equation 2).
+            total += plan.learning_rate * plan.proximal_mu * (_flat(module) - began)
+        descend(module, total)
 
 
 def clipped_sum(
@@ -230,6 +239,12 @@ def descend(module: nn.Module, step: FloatArray) -> None:
             part = step[start : start + parameter.numel()].reshape(tuple(parameter.shape))
             parameter.sub_(torch.from_numpy(part).to(parameter.dtype))
             start += parameter.numel()
+
+
+def _flat(module: nn.Module) -> FloatArray:
+    """Read the trained parameters in the order of `descend`."""
+    arrays = [p.detach().numpy().ravel() for p in trained(module).values()]
+    return np.concatenate(arrays).astype(np.float64)
 
 
 def _chunks(sample: Sequence[Sampled], views: int, at_once: int) -> list[list[Sampled]]:

@@ -29,6 +29,12 @@ from skinml.privacy.settings import PrivacySettings
 from skinml.records import Arrays, FloatArray, Samples
 from skinml.training.augment import random_views
 from skinml.training.learner import Round
+from skinml.training.server_optimisers import (
+    ServerOptimiser,
+    optimised,
+    with_moments,
+    without_moments,
+)
 from skinml.training.settings import NetworkSettings
 from skinml.training.step_rules import ONE_STEP, require_fitting_steps
 
@@ -45,6 +51,10 @@ class NetworkLearner:
         settings: The recipe.
         privacy: Budget, clip and trust model.
         build: Builds the network with the run's initial weights.
+        optimiser: Turns the clinics' common move into the coordinator's step; None takes it as
+            it is.
+        proximal_mu: Pull of local steps back to the weights of the round, see
+            `skinml.privacy.dpsgd.StepPlan`.
 
     Raises:
         ConfigError: If the trust model needs one step a round and the recipe has more; or, under
@@ -58,9 +68,16 @@ class NetworkLearner:
     """
 
     def __init__(
-        self, settings: NetworkSettings, privacy: PrivacySettings, build: Callable[[], nn.Module]
+        self,
+        settings: NetworkSettings,
+        privacy: PrivacySettings,
+        build: Callable[[], nn.Module],
+        optimiser: ServerOptimiser | None = None,
+        proximal_mu: float = 0.0,
     ) -> None:
         self._settings = settings
+        self._optimiser = optimiser
+        self._proximal_mu = proximal_mu
         self._privacy = privacy
         self._build = build
         require_fitting_steps(settings, privacy.trust)
@@ -93,22 +110,25 @@ class NetworkLearner:
         """Make the initial weights.
 
         Returns:
-            The network's arrays by name.
+            The network's arrays by name, and the moments of an optimiser.
         """
-        return network_arrays(self._build())
+        arrays = network_arrays(self._build())
+        if self._optimiser is None:
+            return arrays
+        return with_moments(self._optimiser, arrays, self._names)
 
     def query(self, round_: Round, state: Arrays) -> Arrays:
         """Send the current weights.
 
         Args:
             round_: The round.
-            state: The network's arrays.
+            state: The coordinator's state.
 
         Returns:
-            The same arrays.
+            The network's arrays.
         """
         del round_
-        return state
+        return without_moments(state)
 
     def contributor(self, samples: Samples) -> NetworkContributor:
         """Open a clinic's side.
@@ -137,6 +157,7 @@ class NetworkLearner:
             loss=self._settings.loss,
             mode=self._mode(network, images.shape[1:]),
             grid=self._global,
+            proximal_mu=self._proximal_mu,
         )
         return NetworkContributor(network, images, samples, plan)
 
@@ -160,32 +181,46 @@ class NetworkLearner:
 
         Args:
             round_: The round.
-            state: The network's arrays before the round.
+            state: The coordinator's state before the round.
             total: Sums over the clinics of their flat weights under "weights", or of their
                 clipped gradients under "gradient".
             num_clinics: How many clinics are in the sums.
 
         Returns:
-            The next arrays.
+            The next state.
         """
+        arrays = without_moments(state)
         if round_.kind == LOCAL_STEPS:
-            return unflatten(total[WEIGHTS] / num_clinics, state)
+            averaged = total[WEIGHTS] / num_clinics
+            if self._optimiser is None:
+                return unflatten(averaged, arrays)
+            return self._optimised(self._optimiser, state, averaged - flatten(arrays), arrays)
         settings = self._settings
         divisor = settings.sampling_prob * settings.expected_patients * num_clinics
         old = {name: state[name] for name in self._names}
-        moved = flatten(old) - total[GRADIENT] * (settings.learning_rate / divisor)
-        return dict(state) | dict(unflatten(moved, old))
+        step = total[GRADIENT] * (settings.learning_rate / divisor)
+        if self._optimiser is None:
+            return dict(state) | dict(unflatten(flatten(old) - step, old))
+        return self._optimised(self._optimiser, state, -step, old)
+
+    def _optimised(
+        self, optimiser: ServerOptimiser, state: Arrays, move: FloatArray, like: Arrays
+    ) -> Arrays:
+        """Let the optimiser choose how far to follow the clinics' flat move."""
+        exact = {name: values.astype(np.float64) for name, values in like.items()}
+        moves = unflatten(move.ravel().astype(np.float64), exact)
+        return dict(state) | optimised(optimiser, state, {n: moves[n] for n in self._names})
 
     def model(self, state: Arrays) -> Arrays:
         """Read the network from the final state.
 
         Args:
-            state: The network's arrays.
+            state: The coordinator's state.
 
         Returns:
-            The same arrays.
+            The network's arrays.
         """
-        return state
+        return without_moments(state)
 
 
 class NetworkContributor:
