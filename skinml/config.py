@@ -22,7 +22,11 @@ from skinml.privacy.settings import PrivacySettings
 from skinml.stewardship.purposes import Purpose
 from skinml.stewardship.settings import VirtualClinicSettings
 from skinml.tracking.settings import TrackingSettings
-from skinml.training.recipes import require_public_images, with_recipe
+from skinml.training.recipes import (
+    require_gradients_by_class,
+    require_public_images,
+    with_recipe,
+)
 from skinml.training.settings import TrainingSettings
 from skinml.training.step_rules import require_fitting_steps
 
@@ -82,6 +86,7 @@ class RunConfig(BaseModel):
         _require_honest_purpose(self.purpose, self.federation.mode)
         if self.model.kind == "linear_head":
             require_public_images(self.privacy.recipe, self.training.head)
+            require_gradients_by_class(self.privacy.recipe, self.training.head)
         missing, dropouts = self.federation.allowed_missing, self.privacy.tolerated_dropouts
         if self.privacy.trust == "distributed" and missing > dropouts:
             raise ConfigError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,58 @@ def clip_factors(norms: FloatArray, bound: float) -> FloatArray:
     finite = np.isfinite(norms)
     factors = bound / np.maximum(np.where(finite, norms, bound), bound)
     return np.asarray(np.where(finite, factors, 0.0))
+
+
+def class_bounds(bound: float, weights: Sequence[float]) -> FloatArray:
+    """Divide the bound of a patient's whole contribution among the columns of the classes.
+
+    Args:
+        bound: Greatest L2 norm of the whole contribution, above zero.
+        weights: k public weights above zero; equal ones give each column bound / sqrt(k).
+
+    Returns:
+        (k,) bounds in proportion to the weights, whose squares add up to that of bound.
+
+    Raises:
+        ConfigError: If bound or a weight is zero, negative, infinite or NaN.
+
+    Source:
+        McMahan et al. 2018, arXiv:1710.06963, section 2.3, clipping by layer.
+
+    Example:
+        >>> class_bounds(0.5, (3, 4)).tolist()
+        [0.3, 0.4]
+    """
+    require_positive(clip_norm=bound)
+    for weight in weights:
+        require_positive(class_clip_weight=weight)
+    shares = np.asarray(weights, dtype=np.float64) / max(weights)
+    return np.asarray(bound * shares / np.sqrt(np.sum(shares**2)))
+
+
+def clip_factors_by_class(norms: FloatArray, bounds: FloatArray) -> FloatArray:
+    """Compute by how much each column of each contribution must shrink to fit its own bound.
+
+    Args:
+        norms: (n, k) L2 norms of the columns of each patient's contribution.
+        bounds: (k,) greatest norm of each column, above zero, see `class_bounds`.
+
+    Returns:
+        (n, k) factors from 0 to 1; a row of zeros where one of its norms is NaN or infinite.
+
+    Raises:
+        ConfigError: If a bound is zero, negative or NaN.
+
+    Guarantees:
+        norms * factors is at most bounds, up to rounding.
+
+    Example:
+        >>> clip_factors_by_class(np.array([[1.0, 4.0], [0.0, np.inf]]), np.array([2, 1])).tolist()
+        [[1.0, 0.25], [0.0, 0.0]]
+    """
+    columns = [clip_factors(norms[:, at], float(bound)) for at, bound in enumerate(bounds)]
+    finite = np.isfinite(norms).all(axis=1, keepdims=True)
+    return np.asarray(np.where(finite, np.stack(columns, axis=1), 0.0))
 
 
 def clip_rows(rows: FloatArray, bound: float) -> FloatArray:

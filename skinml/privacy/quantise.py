@@ -7,6 +7,8 @@ multiple that occurs here exactly: a grid of 2**-28 and sums below 2**24 take 52
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -119,6 +121,48 @@ def clipped_factor(rows: FloatArray, others: NDArray[np.int64], bound: float) ->
         shrink = np.minimum(np.sqrt(limit / squares[over]), 1 - 2.0**-40)
         second[over] = np.trunc(second[over] * shrink[:, None])
     return second
+
+
+def clipped_columns(
+    rows: FloatArray, others: NDArray[np.int64], bound: float, weights: Sequence[float]
+) -> NDArray[np.int16]:
+    """Cut the second factors down to the grid so that each column of a product keeps its own clip.
+
+    Args:
+        rows: (n, k) second factors, already clipped up to rounding.
+        others: (n,) squared norms of the first factors, see `squared_norms`.
+        bound: Greatest L2 norm of a patient's whole outer product, above zero.
+        weights: k public weights above zero; a column's bound is its part of bound, see
+            `skinml.privacy.clipping.class_bounds`.
+
+    Returns:
+        (n, k) multiples of the root of `GRID`.
+
+    Raises:
+        ConfigError: If bound or a weight is zero, negative, infinite or NaN.
+
+    Guarantees:
+        For each patient the norm of the first factor times the size of column j's second factor
+        is at most column j's bound, exactly, and so the whole product's norm is at most bound. A
+        patient's factors do not depend on the other patients.
+
+    Example:
+        >>> first = factor_of(np.array([[1.0, 0.0]]))
+        >>> clipped_columns(np.array([[0.9, -0.9]]), squared_norms(first), 1.0, (3, 4)) / 2**14
+        array([[ 0.59997559, -0.79998779]])
+    """
+    require_positive(clip_norm=bound)
+    for weight in weights:
+        require_positive(class_clip_weight=weight)
+    squares = [Fraction(weight) ** 2 for weight in weights]
+    whole = int(bound / GRID) ** 2
+    # Rounded down one by one, so that together they are at most the whole's limit. One beyond
+    # 2**63, which is a norm of 11, is lowered to that: inputs have norm 1, and lower is safe.
+    limits = [min(int(whole * square / sum(squares)), 2**63 - 1) for square in squares]
+    allowed = np.asarray(limits, np.int64) // np.maximum(others, 1)[:, None]
+    # No factor's square reaches 2**30; up to there the root cut down is that of the whole numbers.
+    largest = np.floor(np.sqrt(np.minimum(allowed, 2**30 - 1)))
+    return np.asarray(np.clip(factor_of(rows), -largest, largest).astype(np.int16))
 
 
 def products(

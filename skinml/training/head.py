@@ -19,13 +19,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from skinml.errors import ConfigError
 from skinml.models.linear_head import head_inputs, softmax
 from skinml.privacy.accounting import gaussian_mu_for
-from skinml.privacy.clipping import clip_factors, mean_by_patient, modal_labels
+from skinml.privacy.clipping import (
+    class_bounds,
+    clip_factors,
+    clip_factors_by_class,
+    mean_by_patient,
+    modal_labels,
+)
 from skinml.privacy.mechanism import Mechanism
 from skinml.privacy.plan import Release, gaussian_releases
 from skinml.privacy.quantise import (
     GRID,
+    clipped_columns,
     clipped_factor,
     counts_on_grid,
     factor_of,
@@ -69,11 +77,15 @@ class HeadLearner:
         public: Opens the public images of a recipe that has them; called by the coordinator only,
             when the first round is over.
 
+    Raises:
+        ConfigError: If a weight of the clip is for a class that there is not.
+
     Guarantees:
         Clinics are asked the same with public images as without. One patient of a clinic changes
         the counts by at most 1, the feature sum by at most 1 and each sum of gradients or of
         classes by at most clip_norm in L2 norm, however many images it has; all
-        bounds are divided by max_clinics_per_patient. The sums are whole multiples of
+        bounds are divided by max_clinics_per_patient. Clipped by class, each column of a gradient
+        has a bound of its own, and the whole the same. The sums are whole multiples of
         `skinml.privacy.quantise.GRID`, and the bounds hold in integers.
 
     Source:
@@ -96,6 +108,7 @@ class HeadLearner:
         self._classes = classes
         self._num_features = num_features
         self._num_clinics = num_clinics
+        self._class_weights = _class_weights(settings, classes)
         self.rounds = self._plan()
 
     def _plan(self) -> tuple[Round, ...]:
@@ -163,6 +176,7 @@ class HeadLearner:
             share=1 / self._privacy.max_clinics_per_patient,
             clip_norm=self._privacy.clip_norm,
             bias_input=self._settings.bias_input,
+            class_weights=self._class_weights,
         )
 
     def advance(self, round_: Round, state: Arrays, total: Arrays, num_clinics: int) -> Arrays:
@@ -296,6 +310,8 @@ class HeadContributor:
         share: Part of the clip that this clinic may use of one patient.
         clip_norm: Greatest norm of one patient's gradient.
         bias_input: Constant behind the features.
+        class_weights: k weights of the bounds where gradients are clipped by class; None: as a
+            whole.
     """
 
     def __init__(
@@ -306,6 +322,7 @@ class HeadContributor:
         share: float,
         clip_norm: float,
         bias_input: float,
+        class_weights: tuple[float, ...] | None = None,
     ) -> None:
         features, position = mean_by_patient(samples.inputs, samples.patients)
         malignant = np.asarray(classes.malignant, dtype=bool)
@@ -320,6 +337,7 @@ class HeadContributor:
         self._share = share
         self._clip_norm = clip_norm
         self._bias_input = bias_input
+        self._class_weights = class_weights
         self._inputs: tuple[bytes, NDArray[np.int16], NDArray[np.int64]] | None = None
 
     def contribute(
@@ -368,13 +386,27 @@ class HeadContributor:
             return {CLASS_SUMS: self._class_sums(inputs, squares)}
         logits = products(inputs, query["weight"]) + query["offset"]
         errors = softmax(logits) - self._targets
-        # A patient's gradient is the outer product of input and error, so its norm needs no
-        # gradient: it is the product of the two norms (Goodfellow 2015, arXiv:1510.01799).
-        norms = np.sqrt(squares * GRID) * np.linalg.norm(errors, axis=1)
-        # Not finite where a weight overflowed: the factor makes zeros of it.
-        self.not_finite += int(np.count_nonzero(~np.isfinite(norms)))
-        errors *= self._share * clip_factors(norms, self._clip_norm)[:, None]
-        return {GRADIENT: self._clipped_products(inputs, errors, squares)}
+        # Not finite where a weight overflowed: the clip makes zeros of it.
+        self.not_finite += int(np.count_nonzero(~np.isfinite(errors).all(axis=1)))
+        return {GRADIENT: summed_products(inputs, self._clipped_errors(errors, squares))}
+
+    def _clipped_errors(self, errors: FloatArray, squares: NDArray[np.int64]) -> NDArray[np.int16]:
+        """Clip the patients' gradients by their second factors, the errors.
+
+        A gradient is the outer product of input and error, so its norm needs no gradient: it is
+        the product of the two norms (Goodfellow 2015, arXiv:1510.01799), and a column's that of
+        the input's norm and one error.
+        """
+        lengths, bound = np.sqrt(squares * GRID), self._share * self._clip_norm
+        if self._class_weights is None:
+            norms = lengths * np.linalg.norm(errors, axis=1)
+            scaled = errors * (self._share * clip_factors(norms, self._clip_norm)[:, None])
+            return clipped_factor(scaled, squares, bound)
+        bounds = class_bounds(self._clip_norm, self._class_weights)
+        factors = clip_factors_by_class(lengths[:, None] * np.abs(errors), bounds)
+        return clipped_columns(
+            errors * (self._share * factors), squares, bound, self._class_weights
+        )
 
     def _class_sums(self, inputs: NDArray[np.int16], squares: NDArray[np.int64]) -> FloatArray:
         """Add up the patients of each class, each scaled to the clip."""
@@ -382,13 +414,8 @@ class HeadContributor:
         norms = np.sqrt(np.maximum(squares, 1) * GRID)
         # Never longer than the input itself: the grid of factors holds no large numbers.
         scales = np.minimum(bound / norms, 1.0)
-        return self._clipped_products(inputs, self._targets * scales[:, None], squares)
-
-    def _clipped_products(
-        self, inputs: NDArray[np.int16], second: FloatArray, squares: NDArray[np.int64]
-    ) -> FloatArray:
-        bound = self._share * self._clip_norm
-        return summed_products(inputs, clipped_factor(second, squares, bound))
+        second = clipped_factor(self._targets * scales[:, None], squares, bound)
+        return summed_products(inputs, second)
 
     def _centred(self, centre: FloatArray) -> tuple[NDArray[np.int16], NDArray[np.int64]]:
         """Centre the features once for all rounds that use the same centre."""
@@ -405,6 +432,21 @@ def _release(
     name: str, purpose: str, sensitivity: float, shape: tuple[int, ...], steps: int = 1
 ) -> Release:
     return Release(name, purpose, "train", sensitivity, 0.0, shape, steps=steps, grid=GRID)
+
+
+def _class_weights(settings: HeadSettings, classes: Labels) -> tuple[float, ...] | None:
+    """Put the weights of the bounds into the order of the classes; None where the clip is flat."""
+    if settings.clipping == "flat":
+        return None
+    named = settings.class_clip_weights
+    unknown = [name for name in named if name not in classes.names]
+    if unknown:
+        raise ConfigError(
+            rule=f"training.head.class_clip_weights for classes among {', '.join(classes.names)}",
+            got=f"class_clip_weights.{unknown[0]}",
+            do="Use the names of the run's classes.",
+        )
+    return tuple(named.get(name, 1.0) for name in classes.names)
 
 
 def step_for_mu(points: Sequence[tuple[float, float]], mu: float) -> float:

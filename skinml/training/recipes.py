@@ -114,3 +114,22 @@ def require_public_images(recipe: Recipe, settings: HeadSettings) -> None:
             got="public_images=null",
             do="Name a folder of public images, or choose privacy.recipe=centred.",
         )
+
+
+def require_gradients_by_class(recipe: Recipe, settings: HeadSettings) -> None:
+    """Check that a recipe has gradients where they are to be clipped by class.
+
+    Args:
+        recipe: Its name.
+        settings: The head's settings.
+
+    Raises:
+        ConfigError: If the clip is by class and the recipe sums features of classes.
+    """
+    if recipe == "prototypes" and settings.clipping != "flat":
+        raise ConfigError(
+            rule="training.head.clipping=flat where privacy.recipe is prototypes",
+            got=f"clipping={settings.clipping}",
+            do="Keep it flat: each patient is in the sum of one class alone, so that a bound for "
+            "each class would only be a smaller one.",
+        )

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from skinml.errors import ConfigError
+
+_ADAPTIVE = (
+    "an adaptive norm is read from the patients, and no event of the ledger records what that "
+    "costs."
+)
 
 
 class HeadSettings(BaseModel):
@@ -56,6 +61,38 @@ class HeadSettings(BaseModel):
         15.0, gt=0, description="Floor of a released label count; keeps the offset finite."
     )
     bias_input: float = Field(0.1, gt=0, description="Constant behind the features.")
+    clipping: Literal["flat", "by_class"] = Field(
+        "flat",
+        description="How a patient's gradient is clipped: flat, by privacy.clip_norm as a whole; "
+        "by_class, each class's column by a bound of its own, whose squares add up to the same.",
+    )
+    class_clip_weights: dict[str, Annotated[float, Field(ge=0.001, le=1000)]] = Field(
+        default_factory=dict,
+        description="Public weights of the classes' bounds under clipping=by_class; 1 for classes "
+        "without one.",
+    )
+
+    @field_validator("clipping", mode="before")
+    @classmethod
+    def _clipping_is_charged(cls, value: Any) -> Any:
+        if value not in ("flat", "by_class"):
+            raise ConfigError(
+                rule="training.head.clipping=flat or by_class",
+                got=f"clipping={value}",
+                do=f"Choose one of the two: {_ADAPTIVE}",
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _weights_have_their_use(self) -> HeadSettings:
+        if self.class_clip_weights and self.clipping != "by_class":
+            raise ConfigError(
+                rule="training.head.class_clip_weights only where clipping is by_class",
+                got=f"class_clip_weights of {len(self.class_clip_weights)} classes with "
+                f"clipping={self.clipping}",
+                do="Set training.head.clipping=by_class, or leave the weights out.",
+            )
+        return self
 
 
 class NetworkSettings(BaseModel):
@@ -110,8 +147,7 @@ class NetworkSettings(BaseModel):
             raise ConfigError(
                 rule="training.network.clipping=flat",
                 got=f"clipping={value}",
-                do="Keep it flat: an adaptive norm is read from the patients, and no event of the "
-                "ledger records what that costs.",
+                do=f"Keep it flat: {_ADAPTIVE}",
             )
         return value
 

@@ -9,7 +9,14 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from skinml.errors import ConfigError
-from skinml.privacy.clipping import clip_factors, clip_rows, mean_by_patient, modal_labels
+from skinml.privacy.clipping import (
+    class_bounds,
+    clip_factors,
+    clip_factors_by_class,
+    clip_rows,
+    mean_by_patient,
+    modal_labels,
+)
 
 ANY = st.floats(allow_nan=True, allow_infinity=True)
 ROUNDING = 1 + 1e-9
@@ -75,6 +82,26 @@ def test_a_bound_that_bounds_nothing_is_refused(bound):
 def test_factors_shrink_and_never_stretch(norms):
     factors = clip_factors(np.abs(norms), 0.5)
     assert ((factors >= 0) & (factors <= 1)).all()
+
+
+@settings(deadline=None)
+@given(st.floats(1e-3, 1e3), st.lists(st.floats(1e-3, 1e3), min_size=1, max_size=8))
+def test_bounds_of_classes_are_in_proportion_and_together_the_whole(bound, weights):
+    bounds = class_bounds(bound, weights)
+    assert np.linalg.norm(bounds) == pytest.approx(bound, rel=1e-12)
+    np.testing.assert_allclose(bounds / bounds[0], np.array(weights) / weights[0], rtol=1e-9)
+
+
+@settings(deadline=None)
+@given(matrices(), st.floats(1e-3, 1e3))
+def test_each_column_is_shrunk_to_its_own_bound_and_hostile_rows_to_nothing(norms, bound):
+    norms = np.abs(norms)
+    bounds = class_bounds(bound, np.arange(1.0, norms.shape[1] + 1))
+    factors = clip_factors_by_class(norms, bounds)
+    honest = np.isfinite(norms).all(axis=1)
+    assert not factors[~honest].any()
+    shortened = norms[honest] * factors[honest]
+    np.testing.assert_allclose(shortened, np.minimum(norms[honest], bounds), rtol=1e-12)
 
 
 @pytest.mark.parametrize("copies", [1, 2, 6, 16])

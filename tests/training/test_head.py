@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
+from skinml.errors import ConfigError
 from skinml.privacy.accounting import epsilon
 from skinml.privacy.events import UnprotectedEvent
 from skinml.privacy.mechanism import Mechanism
@@ -23,9 +25,13 @@ ROUNDING = 1 + 1e-4
 TRUSTS = ("none", "central", "distributed", "local")
 
 
-def learner(trust="distributed", rounds=4, clinics=3, **changes):
+BY_CLASS = {"clipping": "by_class", "class_clip_weights": {"melanoma": 3.0, "keratosis": 0.5}}
+
+
+def learner(trust="distributed", rounds=4, clinics=3, head=None, **changes):
     privacy = PrivacySettings(trust=trust, **changes)
-    return HeadLearner(HeadSettings(rounds=rounds), privacy, CLASSES, FEATURES, clinics)
+    settings = HeadSettings(rounds=rounds, **(head or {}))
+    return HeadLearner(settings, privacy, CLASSES, FEATURES, clinics)
 
 
 def samples_of(inputs, labels, patients):
@@ -83,10 +89,13 @@ TAME = st.floats(0, 1, width=32)
     label=st.integers(0, 2),
     trust=st.sampled_from(TRUSTS),
     scale=st.sampled_from([0.0, 1.0, 1e4]),
+    head=st.sampled_from([{}, {"clipping": "by_class"}, BY_CLASS]),
 )
-def test_one_patient_moves_each_release_by_at_most_its_sensitivity(images, label, trust, scale):
+def test_one_patient_moves_each_release_by_at_most_its_sensitivity(
+    images, label, trust, scale, head
+):
     """P5 and P9: however many images, whatever is in them."""
-    recipe, others, sent = learner(trust), cohort(), query(scale=scale)
+    recipe, others, sent = learner(trust, head=head), cohort(), query(scale=scale)
     with_one = samples_of(
         np.concatenate([others.inputs, np.asarray(images, np.float32)]),
         np.concatenate([others.labels, [label] * len(images)]),
@@ -98,10 +107,12 @@ def test_one_patient_moves_each_release_by_at_most_its_sensitivity(images, label
 
 
 @pytest.mark.parametrize("trust", TRUSTS)
+@pytest.mark.parametrize("head", [{}, BY_CLASS], ids=["flat", "by class"])
 @pytest.mark.parametrize("at", [1, 2, 3])
-def test_a_patient_at_several_clinics_moves_the_total_by_at_most_the_sensitivity(trust, at):
+def test_a_patient_at_several_clinics_moves_the_total_by_at_most_the_sensitivity(trust, head, at):
     """unit=patient with K = 3 clinics: the clip and the counts are divided by K."""
-    recipe, sent = learner(trust, unit="patient", max_clinics_per_patient=3), query(scale=5.0)
+    recipe = learner(trust, head=head, unit="patient", max_clinics_per_patient=3)
+    sent = query(scale=5.0)
     one = samples_of(np.eye(FEATURES)[:1], [1], ["one"])
     totals = dict.fromkeys(sensitivities(recipe), 0.0)
     for seed in range(3):
@@ -120,21 +131,87 @@ def test_a_patient_at_several_clinics_moves_the_total_by_at_most_the_sensitivity
     assert np.linalg.norm(totals["label_counts"]) == pytest.approx(at / 3)
 
 
-def test_copies_of_a_patients_images_change_no_release():
+@pytest.mark.parametrize("head", [{}, BY_CLASS], ids=["flat", "by class"])
+def test_copies_of_a_patients_images_change_no_release(head):
     """P9."""
     whole = cohort()
     mine = np.flatnonzero(whole.patients == "p3")
     again = whole.take(np.concatenate([np.arange(len(whole)), np.tile(mine, 15)]))
-    ours, theirs = (released(part, learner(), query()) for part in (whole, again))
+    ours, theirs = (released(part, learner(head=head), query()) for part in (whole, again))
     for name in ours:
         np.testing.assert_allclose(ours[name], theirs[name], atol=1e-5)
 
 
+def one_patients_gradient(seed, **settings):
+    """What one patient adds, and the gradient before any clip, computed apart."""
+    sent, one = query(seed=seed, scale=3.0), cohort(1, seed)
+    contributor = learner("none", **settings).contributor(one)
+    sum_ = contributor.exact(learner("none").rounds[1], sent)["gradient"]
+    direction = one.inputs.mean(axis=0) - sent["centre"]
+    feature = np.append(direction / np.linalg.norm(direction), 0.1)
+    logits = feature @ sent["weight"] + sent["offset"]
+    label = np.bincount(one.labels, weights=1 + 0.5 * (one.labels == 1), minlength=3).argmax()
+    error = np.exp(logits - logits.max())
+    return sum_, np.outer(feature, error / error.sum() - np.eye(3)[label])
+
+
+@pytest.mark.parametrize("clip_norm", [0.1, 0.5, 3.0])
+@pytest.mark.parametrize("seed", range(6))
+def test_each_classs_column_is_shortened_to_its_own_part_of_the_clip(seed, clip_norm):
+    sum_, gradient = one_patients_gradient(seed, head=BY_CLASS, clip_norm=clip_norm)
+    bounds = clip_norm * np.array([1.0, 3.0, 0.5]) / np.sqrt(1 + 9 + 0.25)
+    norms = np.linalg.norm(gradient, axis=0)
+    expected = gradient * np.minimum(1.0, bounds / norms)
+    np.testing.assert_allclose(sum_, expected, atol=3e-4)
+    assert (np.linalg.norm(sum_, axis=0) <= bounds).all()
+
+
+def test_of_two_classes_equal_bounds_clip_as_one():
+    """The errors of two classes are each other's negative, and their columns of one length."""
+    two = Labels(("benign", "malignant"), (False, True))
+    inputs = cohort(60).inputs
+    part = samples_of(inputs, np.arange(len(inputs)) % 2, [f"p{i}" for i in range(len(inputs))])
+    sent = {
+        name: values[..., :2] if name != "centre" else values for name, values in query().items()
+    }
+    sums = []
+    for clipping in ("flat", "by_class"):
+        head = HeadSettings(rounds=2, clipping=clipping)
+        recipe = HeadLearner(head, PrivacySettings(trust="none"), two, FEATURES, 1)
+        sums.append(recipe.contributor(part).exact(recipe.rounds[1], sent)["gradient"])
+    np.testing.assert_allclose(*sums, atol=1e-4 * len(inputs))
+
+
+def test_a_clip_by_class_changes_neither_releases_nor_noise():
+    for trust in TRUSTS:
+        assert learner(trust).rounds == learner(trust, head=BY_CLASS).rounds
+
+
+@pytest.mark.parametrize("way", ["adaptive", "quantile", 0.5, None, ["flat"]])
+def test_p11_an_adaptive_clip_is_refused_for_nobody_charges_it(way):
+    with pytest.raises(ConfigError, match="no event of the ledger"):
+        HeadSettings(clipping=way)
+
+
+@pytest.mark.parametrize("weight", [0.0, -1.0, float("nan"), float("inf"), 1e4])
+def test_a_weight_that_is_no_weight_is_refused(weight):
+    with pytest.raises(ValidationError, match="class_clip_weights"):
+        HeadSettings(clipping="by_class", class_clip_weights={"melanoma": weight})
+
+
+def test_weights_of_no_class_or_of_no_use_are_refused():
+    with pytest.raises(ConfigError, match="only where clipping is by_class"):
+        HeadSettings(class_clip_weights={"melanoma": 2.0})
+    with pytest.raises(ConfigError, match=r"among naevus, melanoma, keratosis; got .*mole"):
+        learner(head={"clipping": "by_class", "class_clip_weights": {"mole": 2.0}})
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3e38])
 @pytest.mark.parametrize("name", ["weight", "centre", "offset"])
-def test_a_hostile_query_cannot_tell_whether_a_patient_is_there(name, value):
+@pytest.mark.parametrize("head", [{}, BY_CLASS], ids=["flat", "by class"])
+def test_a_hostile_query_cannot_tell_whether_a_patient_is_there(name, value, head):
     """An empty clinic and one of one patient must both answer within the bound."""
-    recipe, sent = learner(), query()
+    recipe, sent = learner(head=head), query()
     sent[name] = np.full_like(sent[name], value)
     sums = released(cohort(1), recipe, sent)
     assert np.isfinite(sums["gradient"]).all()
@@ -142,9 +219,10 @@ def test_a_hostile_query_cannot_tell_whether_a_patient_is_there(name, value):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_patients_without_finite_features_change_no_sum_and_are_counted(value):
+@pytest.mark.parametrize("head", [{}, BY_CLASS], ids=["flat", "by class"])
+def test_patients_without_finite_features_change_no_sum_and_are_counted(value, head):
     """P5: not even their label counts, and zeros are not taken for their features."""
-    whole, recipe = cohort(), learner()
+    whole, recipe = cohort(), learner(head=head)
     inputs = whole.inputs.copy()
     for patient in ("p3", "p5"):
         inputs[np.flatnonzero(whole.patients == patient)[-1], 0] = value
@@ -156,8 +234,9 @@ def test_patients_without_finite_features_change_no_sum_and_are_counted(value):
         assert (side.not_finite, others.not_finite) == (2, 0)
 
 
-def test_a_clinic_without_patients_answers_zeros():
-    sums = released(cohort().take(np.zeros(0, int)), learner(), query())
+@pytest.mark.parametrize("head", [{}, BY_CLASS], ids=["flat", "by class"])
+def test_a_clinic_without_patients_answers_zeros(head):
+    sums = released(cohort().take(np.zeros(0, int)), learner(head=head), query())
     assert all(not values.any() for values in sums.values())
 
 

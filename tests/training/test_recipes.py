@@ -139,6 +139,22 @@ def test_a_public_centre_needs_public_images_and_leaves_its_share_to_the_gradien
     np.testing.assert_allclose(state["centre"], public.mean, rtol=1e-6)
 
 
+def test_one_sum_for_each_patients_class_has_no_bounds_of_classes():
+    for name in RECIPES:
+        overrides = [
+            f"privacy.recipe={name}",
+            "training.head.clipping=by_class",
+            "training.head.class_clip_weights.malignant=2",
+            "training.head.public_images=pictures",
+        ]
+        if name == "prototypes":
+            with pytest.raises(ConfigError, match=r"flat where privacy\.recipe is prototypes"):
+                load_config("quickstart", overrides)
+        else:
+            config = load_config("quickstart", overrides)
+            assert config.training.head.class_clip_weights == {"malignant": 2.0}
+
+
 @pytest.mark.parametrize("values", [{}, {"privacy": 3}, {"privacy": {"recipe": "x"}}])
 def test_what_is_no_config_is_left_for_the_validation(values):
     assert with_recipe(values) == values
