@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import get_args
 
@@ -57,6 +58,7 @@ from skinml.seeding import Seeds
 from skinml.training.features import features_version
 from skinml.training.learner import Learner, Round
 from skinml.training.network import WEIGHTS
+from skinml.training.recipes import RECIPES
 
 TRUSTS: tuple[Trust, ...] = get_args(Trust)
 # Two rounds of a kind show what one leaves behind for the next.
@@ -204,7 +206,8 @@ def replay_sides(
 
     Returns:
         One finding for each recipe, trust model, change and kind of release. Where a recipe needs
-        public images and the config has none for it, they are drawn and the findings say so.
+        public images and the config has none for it, they are drawn and the findings say so. So
+        they do where a setting of the config is refused with a recipe, and replayed at its default.
 
     Raises:
         SkinmlError: For whatever keeps a run of this config from its rounds.
@@ -218,7 +221,8 @@ def replay_sides(
         try:
             public = _public_images(sides, config, recipe)
             variant = variant_of(config, recipe, trust, public)
-            note = PUBLIC_IMAGES_DRAWN if public else ""
+            drawn = [PUBLIC_IMAGES_DRAWN] if public else []
+            note = ", ".join((*_unfit(config, recipe), *drawn))
             done = _replay_one(sides, variant, recipe, trust, tamper or _untouched)
             found += [replace(finding, note=note) for finding in done]
         except (ConfigError, RefusedError) as error:
@@ -253,10 +257,24 @@ def _public_images(sides: OpenedSides, config: RunConfig, recipe: str) -> Path |
     return drawn_public_images(folder, whole.gathered.cohort.labels.names, config.data)
 
 
+def _unfit(config: RunConfig, recipe: str) -> Mapping[str, Sequence[str]]:
+    """List the head's settings that a recipe refuses, under the words for their replay."""
+    needs: Mapping[str, str] = {name: ready.needs for name, ready in RECIPES.items()}
+    head = config.training.head
+    unfit: dict[str, Sequence[str]] = {}
+    if head.centring == "public" and needs.get(recipe) == "nothing":
+        unfit["centring paid"] = ("centring",)
+    if head.clipping == "by_class" and recipe == "prototypes":
+        unfit["clipping flat"] = ("clipping", "class_clip_weights")
+    return unfit
+
+
 def variant_of(
     config: RunConfig, recipe: str, trust: Trust, public_images: Path | None = None
 ) -> RunConfig:
     """Set recipe and trust model, and few rounds of one noisy step each.
+
+    What the recipe refuses of the head's settings is at its default.
 
     Args:
         config: The config.
@@ -276,6 +294,8 @@ def variant_of(
         values["training"]["network"] |= {"rounds": _ROUNDS, "steps_per_round": 1}
     else:
         values["training"]["head"] |= {"rounds": _ROUNDS, "learning_rate": _STEP}
+        for name in chain.from_iterable(_unfit(config, recipe).values()):
+            del values["training"]["head"][name]
         if public_images is not None:
             values["training"]["head"] |= {"public_images": str(public_images)}
         if "recipe" in PrivacySettings.model_fields:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from math import sqrt
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 from skinml.config import RunConfig, load_config
-from skinml.experiments.audit_public import PUBLIC_IMAGES_DRAWN
+from skinml.experiments.audit_public import PUBLIC_IMAGES_DRAWN, drawn_public_images
 from skinml.experiments.audit_replay import (
     TRUSTS,
     OpenedSides,
@@ -149,6 +150,66 @@ def test_each_noisy_step_of_a_network_keeps_its_sensitivity(
     assert step.distance == pytest.approx(step.sensitivity, rel=1e-3)
 
 
+BY_CLASS = ({}, {"malignant": 2.0}, {"benign": 5.0})
+
+
+def _with_head(config: RunConfig, **changes: Any) -> RunConfig:
+    changed = config.training.head.model_copy(update=changes)
+    training = config.training.model_copy(update={"head": changed})
+    return config.model_copy(update={"training": training})
+
+
+@pytest.mark.parametrize(
+    ("trust", "weights"),
+    [*((trust, BY_CLASS[0]) for trust in TRUSTS), ("local", BY_CLASS[1]), ("none", BY_CLASS[2])],
+)
+def test_a_clip_by_class_keeps_the_sensitivity_of_the_whole(
+    sides: OpenedSides, head: RunConfig, trust: Any, weights: dict[str, float]
+) -> None:
+    config = _with_head(head, clipping="by_class", class_clip_weights=weights)
+    everything = replay_sides(_few(sides), config, trusts=[trust], recipes=OWN, tamper=_light)
+    found = _audited(everything)
+    assert len(found) == len(everything)
+    assert not [finding for finding in found if finding.flagged]
+    notes = {("centred", ""), ("prototypes", "clipping flat")}
+    assert {(finding.recipe, finding.note) for finding in found} == notes
+    (moved,) = (
+        finding for finding in found if (finding.release, finding.change) == ("gradient", "removed")
+    )
+    # An error of two classes fills both columns alike, so that unequal bounds may have room left.
+    reached = 0.75 if weights == {"benign": 5.0} else 0.99
+    assert reached * moved.sensitivity < moved.distance <= moved.sensitivity
+
+
+def test_a_clip_by_class_behind_public_images_keeps_its_sensitivity(
+    sides: OpenedSides, head: RunConfig
+) -> None:
+    config = _with_head(head, clipping="by_class", class_clip_weights={"malignant": 2.0})
+    found = _audited(
+        replay_sides(_few(sides), config, trusts=["none"], recipes=["started"], tamper=_light)
+    )
+    assert {finding.note for finding in found} == {PUBLIC_IMAGES_DRAWN}
+    assert not [finding for finding in found if finding.flagged]
+
+
+@pytest.mark.parametrize("recipe", ["centred", "projected"])
+def test_a_public_centre_is_replayed_where_the_recipe_takes_one_and_else_paid(
+    sides: OpenedSides, head: RunConfig, tmp_path: Path, recipe: str
+) -> None:
+    classes = sides.whole.gathered.cohort.labels.names
+    listed = drawn_public_images(tmp_path / "public", classes, head.data)
+    config = _with_head(head, centring="public", public_images=listed)
+    privacy = config.privacy.model_copy(update={"recipe": "projected"})
+    config = config.model_copy(update={"privacy": privacy})
+    everything = replay_sides(_few(sides), config, trusts=["none"], recipes=[recipe], tamper=_light)
+    found = _audited(everything)
+    assert len(found) == len(everything)
+    assert not [finding for finding in found if finding.flagged]
+    paid = recipe == "centred"
+    assert {finding.note for finding in found} == {"centring paid" if paid else ""}
+    assert ("feature_sum" in {finding.release for finding in found}) == paid
+
+
 class Planted:
     """A recipe whose clinics compute something else."""
 
@@ -197,6 +258,13 @@ def _image_as_unit(setup: ClinicSetup, samples: Samples) -> Contributor:
 def _no_clip(setup: ClinicSetup, samples: Samples) -> Contributor:
     contributor: Any = setup.learner.contributor(samples)
     contributor._clip_norm = 3.0  # more than any gradient of the head
+    return contributor  # type: ignore[no-any-return]
+
+
+def _whole_bound_for_each_class(setup: ClinicSetup, samples: Samples) -> Contributor:
+    """The bounds of the classes are not divided by the root of their number."""
+    contributor: Any = setup.learner.contributor(samples)
+    contributor._clip_norm *= sqrt(len(contributor._class_weights))
     return contributor  # type: ignore[no-any-return]
 
 
@@ -282,6 +350,16 @@ def test_a_planted_fault_is_seen(
     )
     flagged = {finding.release for finding in found if finding.flagged}
     assert release in flagged, found
+
+
+@pytest.mark.parametrize("weights", BY_CLASS, ids=["equal", "malignant", "benign"])
+def test_class_bounds_that_together_pass_the_clip_are_seen(
+    sides: OpenedSides, head: RunConfig, weights: dict[str, float]
+) -> None:
+    config = _with_head(head, clipping="by_class", class_clip_weights=weights)
+    tamper = _with_contributor(_whole_bound_for_each_class)
+    found = replay_sides(_few(sides), config, trusts=["none"], recipes=["centred"], tamper=tamper)
+    assert {each.release for each in _audited(found) if each.flagged} == {"gradient"}
 
 
 def test_a_planted_fault_is_seen_behind_public_images(sides: OpenedSides, head: RunConfig) -> None:
