@@ -17,6 +17,7 @@ from skinml.data.settings import DataSettings
 from skinml.errors import ConfigError
 from skinml.fairness.settings import FairnessSettings
 from skinml.federated.settings import FederationSettings
+from skinml.federated.strategy_rules import require_allowed
 from skinml.models.settings import ModelSettings
 from skinml.privacy.settings import PrivacySettings
 from skinml.stewardship.purposes import Purpose
@@ -95,6 +96,13 @@ class RunConfig(BaseModel):
                 got=f"allowed_missing={missing}, tolerated_dropouts={dropouts}",
                 do="Raise privacy.tolerated_dropouts to the same number.",
             )
+        require_allowed(
+            self.federation,
+            trust=self.privacy.trust,
+            kind=self.model.kind,
+            recipe=self.privacy.recipe,
+            steps_per_round=self.training.network.steps_per_round,
+        )
         # The recipe refuses this too, but only once all images have been read.
         if self.model.kind == "network":
             require_fitting_steps(self.training.network, self.privacy.trust)

@@ -11,6 +11,8 @@ from skinml.config import RunConfig
 from skinml.data.settings import DataSettings
 from skinml.errors import ConfigError
 from skinml.federated.clinic import SCORE_BINS
+from skinml.federated.settings import StrategySettings
+from skinml.federated.strategy_rules import require_enough_clinics
 from skinml.models.bundle import Bundle, BundleSpec, score
 from skinml.models.networks import build_network
 from skinml.privacy.mechanism import Mechanism
@@ -24,6 +26,7 @@ from skinml.training.head import HeadLearner
 from skinml.training.learner import Learner
 from skinml.training.network import NetworkLearner
 from skinml.training.recipes import RECIPES
+from skinml.training.server_optimisers import ServerOptimiser
 
 if TYPE_CHECKING:
     from skinml.training.public_images import PublicImages
@@ -47,11 +50,17 @@ def build_learner(
         The recipe; the same at every clinic and at the coordinator.
 
     Raises:
-        ConfigError: If the trust model does not fit the model's kind.
+        ConfigError: If the trust model does not fit the model's kind, or the strategy the number
+            of clinics.
     """
+    strategy, missing = config.federation.strategy, config.federation.allowed_missing
+    require_enough_clinics(strategy, num_clinics - missing)
+    optimiser = server_optimiser(strategy)
     if config.model.kind == "linear_head":
         head, public = config.training.head, public_knowledge(config, classes, num_features)
-        return HeadLearner(head, config.privacy, classes, num_features, num_clinics, public)
+        return HeadLearner(
+            head, config.privacy, classes, num_features, num_clinics, public, optimiser
+        )
     name = config.model.network
     if name is None:
         raise ConfigError(
@@ -63,7 +72,28 @@ def build_learner(
     def build() -> Any:
         return build_network(name, len(classes.names), Seeds(config.seed).stream("weights"))
 
-    return NetworkLearner(config.training.network, config.privacy, build)
+    pull = strategy.proximal_mu if strategy.name == "fedprox" else 0.0
+    return NetworkLearner(config.training.network, config.privacy, build, optimiser, pull)
+
+
+def server_optimiser(strategy: StrategySettings) -> ServerOptimiser | None:
+    """Read the coordinator's optimiser from a strategy.
+
+    Args:
+        strategy: The strategy.
+
+    Returns:
+        The optimiser; None where the recipe's own step is taken.
+    """
+    if strategy.name not in ("fedadam", "fedyogi"):
+        return None
+    return ServerOptimiser(
+        strategy.name,
+        strategy.server_learning_rate,
+        strategy.beta_1,
+        strategy.beta_2,
+        strategy.tau,
+    )
 
 
 def public_knowledge(

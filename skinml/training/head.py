@@ -45,6 +45,7 @@ from skinml.privacy.quantise import (
 from skinml.privacy.settings import PrivacySettings
 from skinml.records import Arrays, FloatArray, Labels, Samples
 from skinml.training.learner import Round
+from skinml.training.server_optimisers import ServerOptimiser, optimised, with_moments
 from skinml.training.settings import HeadSettings
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ class HeadLearner:
             the sum's noise, and the step shrinks accordingly.
         public: Opens the public images of a recipe that has them; called by the coordinator only,
             when the first round is over.
+        optimiser: Takes the coordinator's steps in place of gradient descent with momentum.
 
     Raises:
         ConfigError: If a weight of the clip is for a class that there is not.
@@ -101,9 +103,11 @@ class HeadLearner:
         num_features: int,
         num_clinics: int,
         public: Callable[[], PublicImages] | None = None,
+        optimiser: ServerOptimiser | None = None,
     ) -> None:
         self._settings = settings
         self._public = public
+        self._optimiser = optimiser
         self._privacy = privacy
         self._classes = classes
         self._num_features = num_features
@@ -132,10 +136,10 @@ class HeadLearner:
 
         Returns:
             weight, velocity and average (d + 1, k), centre (d,), offset and counts (k,),
-            patients (1,).
+            patients (1,); and the moments of an optimiser.
         """
         shape = (self._num_features + 1, len(self._classes.names))
-        return {
+        state: Arrays = {
             "weight": np.zeros(shape, np.float32),
             "velocity": np.zeros(shape, np.float32),
             "average": np.zeros(shape, np.float64),
@@ -144,6 +148,9 @@ class HeadLearner:
             "counts": np.zeros(shape[1], np.float64),
             "patients": np.zeros(1),
         }
+        if self._optimiser is None:
+            return state
+        return with_moments(self._optimiser, state, ["weight"])
 
     def query(self, round_: Round, state: Arrays) -> Arrays:
         """Choose what the clinics are sent.
@@ -199,14 +206,20 @@ class HeadLearner:
             return self._after_class_sums(state, total[CLASS_SUMS])
         patients = float(state["patients"][0])
         step = scale * total[GRADIENT] / (self._privacy.clip_norm * patients)
-        velocity = self._settings.momentum * state["velocity"] + self._shaped(step)
-        velocity = velocity.astype(np.float32)
-        weight = (state["weight"] - self._learning_rate(patients) * velocity).astype(np.float32)
-        average = state["average"]
+        moved = self._moved(state, self._shaped(step), patients)
+        weight, average = moved["weight"], state["average"]
         tail = max(1, int(self._settings.rounds * self._settings.averaged))
         if round_.number > self._settings.rounds + 1 - tail:
             average = average + weight.astype(np.float64) / tail
-        return dict(state) | {"weight": weight, "velocity": velocity, "average": average}
+        return dict(state) | moved | {"average": average}
+
+    def _moved(self, state: Arrays, step: FloatArray, patients: float) -> dict[str, FloatArray]:
+        """Descend along a step, with momentum or by the optimiser; gives what changed."""
+        if self._optimiser is not None:
+            return optimised(self._optimiser, state, {"weight": -step})
+        velocity = (self._settings.momentum * state["velocity"] + step).astype(np.float32)
+        weight = state["weight"] - self._learning_rate(patients) * velocity
+        return {"weight": weight.astype(np.float32), "velocity": velocity}
 
     def _after_statistics(
         self, round_: Round, state: Arrays, total: Arrays, scale: float

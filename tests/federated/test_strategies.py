@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from threading import Event
 
 import numpy as np
@@ -10,7 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from skinml.config import load_config, parse_config
 from skinml.errors import ConfigError, IncompleteRunError, IntegrityError
+from skinml.experiments.learners import build_learner, server_optimiser
 from skinml.federated.coordinator import exchanger, grid_asker
 from skinml.federated.local_grid import LocalGrid
 from skinml.federated.settings import FederationSettings, StrategySettings
@@ -20,12 +23,15 @@ from skinml.privacy.mechanism import Mechanism
 from skinml.privacy.noise import fixed_noise
 from skinml.privacy.plan import Release
 from skinml.privacy.quantise import GRID
+from skinml.records import Labels
 from skinml.training.fit import fit
 from skinml.training.learner import Round
+from skinml.training.server_optimisers import ServerOptimiser
 
 ALL = ("fedavg", "fedadam", "fedyogi", "fedprox", "trimmed_mean", "median", "krum")
 SUMS = {"fedavg", "fedadam", "fedyogi"}
 SILENT = Mechanism(0.0)
+CLASSES = Labels(("benign", "malignant"), (False, True))
 
 
 @pytest.fixture(autouse=True)
@@ -330,3 +336,36 @@ def test_a_clinic_that_lies_moves_the_sum_and_not_the_median(make):
         weight = fitted.arrays["weight"]
         slopes[name] = float(weight[0, 1] - weight[0, 0])  # the first feature makes it malignant
     assert slopes["median"] > 0 > slopes["fedavg"]
+
+
+# --- from the config ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["fedprox", "qfedavg", "trimmed_mean", "median", "krum"])
+def test_the_shipped_experiments_refuse_what_a_secure_sum_hides(name):
+    with pytest.raises(ConfigError, match="strategy"):
+        load_config("quickstart", [f"federation.strategy.name={name}"])
+
+
+def test_a_config_with_a_strategy_survives_the_way_to_a_clinic():
+    chosen = ["privacy=local", "federation.strategy.name=krum"]
+    config = load_config("quickstart", [*chosen, "federation.strategy.malicious_clinics=2"])
+    again = parse_config(json.loads(config.model_dump_json()))
+    assert again.federation.strategy == StrategySettings(name="krum", malicious_clinics=2)
+
+
+def test_the_number_of_clinics_that_may_be_missing_counts_against_a_defence():
+    changes = ["privacy=local", "federation.strategy.name=median", "federation.allowed_missing=1"]
+    config = load_config("quickstart", changes)
+    build_learner(config, CLASSES, 4, num_clinics=4)
+    with pytest.raises(ConfigError, match="at least 3 clinics"):
+        build_learner(config, CLASSES, 4, num_clinics=3)
+
+
+@pytest.mark.parametrize("name", ["fedadam", "fedyogi"])
+def test_the_configs_optimiser_is_the_learners(name):
+    figures = ["server_learning_rate=0.3", "beta_1=0.5", "beta_2=0.7", "tau=0.2"]
+    changes = [f"federation.strategy.{each}" for each in (f"name={name}", *figures)]
+    chosen = load_config("quickstart", changes).federation.strategy
+    assert server_optimiser(chosen) == ServerOptimiser(name, 0.3, 0.5, 0.7, 0.2)
+    assert server_optimiser(StrategySettings()) is None

@@ -9,6 +9,9 @@ from flwr.serverapp.strategy import FedAdam, FedYogi
 from flwr.supercore.task_identity import TaskIdentity
 
 from skinml.errors import ConfigError
+from skinml.privacy.settings import PrivacySettings
+from skinml.records import Labels
+from skinml.training.head import HeadLearner
 from skinml.training.server_optimisers import (
     FIRST_MOMENT,
     SECOND_MOMENT,
@@ -17,6 +20,7 @@ from skinml.training.server_optimisers import (
     with_moments,
     without_moments,
 )
+from skinml.training.settings import HeadSettings
 
 ETA, B1, B2, TAU = 0.05, 0.8, 0.95, 0.01
 
@@ -121,3 +125,25 @@ def test_impossible_figures_are_refused(changes):
         optimiser("fedadam", **changes)
     with pytest.raises(ConfigError):
         optimiser("fedavg")
+
+
+@pytest.mark.parametrize("name", ["fedadam", "fedyogi"])
+def test_a_head_is_moved_against_its_gradient_and_sends_no_moments(name):
+    chosen = optimiser(name)
+    privacy = PrivacySettings(trust="local", clip_norm=0.5)
+    classes = Labels(("benign", "malignant"), (False, True))
+    recipe = HeadLearner(HeadSettings(rounds=2), privacy, classes, 3, 4, optimiser=chosen)
+    plain = HeadLearner(HeadSettings(rounds=2), privacy, classes, 3, 4)
+    assert recipe.rounds == plain.rounds
+    rng = np.random.default_rng(0)
+    counts = {"label_counts": np.array([30.0, 20.0]), "feature_sum": rng.normal(size=3)}
+    state = recipe.advance(recipe.rounds[0], recipe.start(), counts, 4)
+    assert set(recipe.query(recipe.rounds[1], state)) == {"weight", "centre", "offset"}
+    gradient = rng.normal(size=(4, 2))
+    moved = recipe.advance(recipe.rounds[1], state, {"gradient": gradient}, 4)
+    # Sum over clip and patients, as the recipe states it; the first step of the optimiser.
+    begin = with_moments(chosen, {"weight": np.zeros((4, 2))}, ["weight"])
+    expected = optimised(chosen, begin, {"weight": -gradient / (0.5 * 50)})
+    np.testing.assert_allclose(moved["weight"], expected["weight"], rtol=1e-5)
+    assert np.array_equal(np.sign(moved["weight"]), -np.sign(gradient))
+    assert set(recipe.model(moved)) == set(plain.model(plain.start()))
