@@ -16,6 +16,7 @@ from skinml.federated.coordinator import Grid, exchanger, grid_asker
 from skinml.federated.messages import Reply, Request
 from skinml.federated.roll_call import Ask, Record, RunTerms
 from skinml.federated.simulation import simulate
+from skinml.federated.strategies import combiner
 from skinml.privacy.plan import Release, admissions_release
 from skinml.records import FloatArray
 from skinml.training.fit import Fitted, fit
@@ -74,6 +75,8 @@ def train(
         least_survivors=_least_survivors(config, len(terms.clinics)),
         mechanism=coordinator_mechanism(config, len(terms.clinics)),
         session=secure_session(config, terms),
+        combine=combiner(config.federation.strategy, config.privacy.trust),
+        max_update_norm=config.federation.max_update_norm,
     )
 
     def through(ask: Ask) -> Trained:
