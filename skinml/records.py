@@ -6,7 +6,7 @@ inside a clinic; `RunRecord` is what may be shown, logged and reported.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -260,6 +260,19 @@ class Participation:
     missing: Mapping[str, str]
     attempt: int = 1
     noise: float | None = None
+
+
+def last_attempts(participation: Iterable[Participation]) -> tuple[Participation, ...]:
+    """Choose the entry of each round's last attempt.
+
+    Args:
+        participation: Entries in the order in which things happened.
+
+    Returns:
+        One entry a round, in the order of the rounds.
+    """
+    by_round = {each.round: each for each in participation}
+    return tuple(by_round[number] for number in sorted(by_round))
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,7 @@ def report_error(error: BaseException, *, as_json: bool) -> int:
         The exit code.
     """
     if isinstance(error, KeyboardInterrupt):
-        _say("interrupted", "", "", EXIT_INTERRUPTED, (), as_json=as_json)
+        _say("interrupted", "", "", EXIT_INTERRUPTED, _notes(error), as_json=as_json)
         return EXIT_INTERRUPTED
     known = translated(error)
     if known is None:
@@ -71,8 +71,13 @@ def report_error(error: BaseException, *, as_json: bool) -> int:
         got, do = type(error).__name__, "Report this defect with the traceback above."
         _say("a run without a defect of skinml", got, do, EXIT_DEFECT, (), as_json=as_json)
         return EXIT_DEFECT
-    _say(known.rule, known.got, known.do, known.exit_code, known.details, as_json=as_json)
+    details = (*known.details, *_notes(error))
+    _say(known.rule, known.got, known.do, known.exit_code, details, as_json=as_json)
     return known.exit_code
+
+
+def _notes(error: BaseException) -> tuple[str, ...]:
+    return tuple(getattr(error, "__notes__", ()))
 
 
 def usage_error(message: str) -> InputError:

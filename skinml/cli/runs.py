@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from skinml.cli.progress import Bars
+from skinml.errors import InputError
 
 if TYPE_CHECKING:
     from skinml.records import Estimate, RunRecord
@@ -25,9 +27,17 @@ WorkDir = Annotated[
 
 
 def run(
-    experiment: Annotated[str, typer.Argument(help="One of configs/experiment/*.yaml.")],
+    experiment: Annotated[
+        str | None, typer.Argument(help="One of configs/experiment/*.yaml.")
+    ] = None,
     overrides: Annotated[
         list[str] | None, typer.Argument(help="Changes such as privacy.epsilon=1 seed=7.")
+    ] = None,
+    resume: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RUN", help="Go on with a run that was broken off; work_dir=PATH may follow."
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -35,10 +45,21 @@ def run(
 
     Example: skinml run quickstart privacy.epsilon=1
     """
+    from skinml.experiments.run import resume as resume_run
     from skinml.experiments.run import run as run_experiment
 
+    words = [*([experiment] if experiment else []), *(overrides or [])]
     with Bars(quiet=as_json) as bars:
-        finished = run_experiment(experiment, overrides or [], progress=bars)
+        if resume is not None:
+            finished = resume_run(resume, work_dir=_work_dir(words), progress=bars)
+        elif experiment is None:
+            raise InputError(
+                rule="an experiment, or --resume with a run",
+                got="neither",
+                do="Example: skinml run quickstart",
+            )
+        else:
+            finished = run_experiment(experiment, overrides or [], progress=bars)
     if as_json:
         _print_json(finished.result)
         return
@@ -72,6 +93,18 @@ def evaluate(
         return
     _show(done.record, done.result)
     Console(soft_wrap=True).print(f"Report:  {done.result['artifacts']['report']}")
+
+
+def _work_dir(words: Sequence[str]) -> Path:
+    """Read the only change that a resumed run takes: where its working folder is now."""
+    others = [word for word in words if not word.startswith("work_dir=")]
+    if others:
+        raise InputError(
+            rule="no other change of a run that is resumed than work_dir=PATH",
+            got=" ".join(others),
+            do="Leave it out: the run goes on with the config that it began with.",
+        )
+    return Path(words[-1].removeprefix("work_dir=")) if words else Path()
 
 
 def _tracking_uri(default: str) -> str:

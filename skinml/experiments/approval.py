@@ -30,16 +30,20 @@ class Draft:
         config: The run's config.
         num_clinics: Clinics in the run.
         releases: What leaves in all rounds, the evaluation included.
-        entries: The same as entries of a ledger.
+        entries: What is left of it, as entries of a ledger.
+        run: The run's id.
     """
 
     config: RunConfig
     num_clinics: int
     releases: tuple[Release, ...]
     entries: tuple[Entry, ...]
+    run: str
 
 
-def drafted(config: RunConfig, classes: Labels, *, num_clinics: int, run: str) -> Draft:
+def drafted(
+    config: RunConfig, classes: Labels, *, num_clinics: int, run: str, from_round: int = 1
+) -> Draft:
     """Let the recipe of a run plan its releases.
 
     Args:
@@ -47,6 +51,7 @@ def drafted(config: RunConfig, classes: Labels, *, num_clinics: int, run: str) -
         classes: What the model tells apart.
         num_clinics: Clinics in the run.
         run: The run's id.
+        from_round: The first round that is still to be done, of a run that is resumed.
 
     Returns:
         The draft: what the run itself would do.
@@ -63,9 +68,14 @@ def drafted(config: RunConfig, classes: Labels, *, num_clinics: int, run: str) -
         r for round_ in schedule(learner, validation, admissions) for r in round_.releases
     )
     entries = planned_entries(
-        learner, validation, config.privacy, run=run, split_key_id=split_key_id(config.data)
+        learner,
+        validation,
+        config.privacy,
+        run=run,
+        split_key_id=split_key_id(config.data),
+        from_round=from_round,
     )
-    return Draft(config, num_clinics, releases, tuple(entries))
+    return Draft(config, num_clinics, releases, tuple(entries), run)
 
 
 def propose(draft: Draft, folder: ClinicFolder, *, num_patients: int | None) -> Proposal:
@@ -83,10 +93,11 @@ def propose(draft: Draft, folder: ClinicFolder, *, num_patients: int | None) -> 
         IntegrityError: If the clinic's ledger was changed.
     """
     held, planned = folder.ledger.entries(), draft.entries
+    before = [entry for entry in held if entry.binding.run == draft.run]
     delta, now = draft.config.privacy.delta, datetime.now(UTC)
     return replace(
         terms_of(draft.config, draft.releases, num_clinics=draft.num_clinics),
-        epsilon=spent(planned, delta),
+        epsilon=spent([*before, *planned], delta),
         patients=num_patients,
         epsilon_year=spent([*entries_of_year(held, now), *planned], delta),
         epsilon_life=spent([*held, *planned], delta),

@@ -55,7 +55,9 @@ class Gathered:
     digest: str
 
 
-def gather(config: RunConfig, workspace: Workspace, run: str, progress: Progress) -> Gathered:
+def gather(
+    config: RunConfig, workspace: Workspace, run: str, progress: Progress, *, from_round: int = 1
+) -> Gathered:
     """Pass every clinic's gate; read, check, divide and audit the data of a run.
 
     Args:
@@ -63,6 +65,7 @@ def gather(config: RunConfig, workspace: Workspace, run: str, progress: Progress
         workspace: Where clinic folders and synthetic cohorts are.
         run: The run's id.
         progress: Hears how far it is.
+        from_round: The first round that is still to be done, of a run that is resumed.
 
     Returns:
         The cohort with every clinic's folder opened.
@@ -77,7 +80,7 @@ def gather(config: RunConfig, workspace: Workspace, run: str, progress: Progress
     settings = config.data
     manifest = open_manifest(settings, workspace, progress)
     today = datetime.datetime.now(datetime.UTC).date()
-    gates = Gates(config, workspace, run, manifest.root, today)
+    gates = Gates(config, workspace, run, manifest.root, today, from_round=from_round)
     try:
         cohort = build_cohort(
             manifest,

@@ -40,6 +40,7 @@ class Gates:
         run: The run's id.
         manifest_root: The manifest's folder, where the table of consents may be.
         today: The day of use.
+        from_round: The first round that is still to be done, of a run that is resumed.
     """
 
     def __init__(
@@ -49,11 +50,14 @@ class Gates:
         run: str,
         manifest_root: Path,
         today: datetime.date,
+        *,
+        from_round: int = 1,
     ) -> None:
         self._config = config
         self._workspace = workspace
         self._run = run
         self._today = today
+        self._from_round = from_round
         self._find = cache(partial(find_virtual_folder, workspace.clinics))
         self._opened: dict[str, tuple[ClinicFolder, str]] = {}
         self._records = _read_records(config, manifest_root, today)
@@ -146,7 +150,13 @@ class Gates:
             )
         patients = cohort.items["patient_id"].to_numpy(dtype=str)
         training = cohort.items["split"].to_numpy(dtype=str) == "train"
-        draft = drafted(self._config, cohort.labels, num_clinics=len(names), run=self._run)
+        draft = drafted(
+            self._config,
+            cohort.labels,
+            num_clinics=len(names),
+            run=self._run,
+            from_round=self._from_round,
+        )
         for name in names:
             folder, actor = self._opened[name]
             mine = training & [place == name for place in places]

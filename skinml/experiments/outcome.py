@@ -27,6 +27,7 @@ from skinml.records import (
     Predictions,
     RunRecord,
     Samples,
+    last_attempts,
 )
 from skinml.seeding import Seeds
 from skinml.stewardship.admissibility import under_licence
@@ -118,7 +119,7 @@ def run_record(
         config=config.model_dump(mode="json"),
         versions={package: version(package) for package in _VERSIONS},
         history=outcome.trained.fitted.history,
-        complete=all(not each.missing for each in outcome.participation),
+        complete=all(not each.missing for each in last_attempts(outcome.participation)),
         admissions=admissions,
     )
 

@@ -8,13 +8,15 @@ from functools import partial
 from threading import Event
 
 from skinml.config import RunConfig
-from skinml.experiments.learners import coordinator_mechanism
+from skinml.errors import SkinmlError
+from skinml.experiments.learners import clinic_mechanism, coordinator_mechanism
+from skinml.experiments.resuming import Checkpoints
 from skinml.experiments.sites import Opener, Terms, open_clinic, secure_session
 from skinml.federated.client_app import client_app, close_clinics
 from skinml.federated.clinic import Clinic, schedule
 from skinml.federated.coordinator import Grid, exchanger, grid_asker
 from skinml.federated.messages import Reply, Request
-from skinml.federated.roll_call import Ask, Record, RunTerms
+from skinml.federated.roll_call import Ask, RunTerms
 from skinml.federated.simulation import simulate
 from skinml.federated.strategies import combiner
 from skinml.privacy.plan import Release, admissions_release
@@ -46,18 +48,22 @@ def train(
     terms: Terms,
     learner: Learner,
     validation: Release,
-    record: Record,
+    checkpoints: Checkpoints,
     on_round: OnRound,
+    *,
+    first_attempt: int = 1,
 ) -> Trained:
-    """Run all rounds of a run, evaluation included.
+    """Run all rounds of a run that are still to be done, evaluation included.
 
     Args:
         config: The run's config.
         terms: What every node knows.
         learner: The recipe.
         validation: The release of validation scores.
-        record: Grows by one entry a round, whatever happens.
+        checkpoints: Where the run stands, and where each whole round is kept; its record grows by
+            one entry an attempt, whatever happens.
         on_round: Called after each training round.
+        first_attempt: Number of the first attempt at each round.
 
     Returns:
         The model, the released validation scores and counts of admissions.
@@ -67,38 +73,58 @@ def train(
         IncompleteRunError: If more clinics were missing than allowed.
     """
     admissions = admissions_release(config.privacy)
-    held_to = RunTerms(
-        run=terms.run,
-        clinics=terms.clinics,
-        allowed_missing=config.federation.allowed_missing,
-        deadline_s=config.federation.round_deadline_s,
-        least_survivors=_least_survivors(config, len(terms.clinics)),
-        mechanism=coordinator_mechanism(config, len(terms.clinics)),
-        session=secure_session(config, terms),
-        combine=combiner(config.federation.strategy, config.privacy.trust),
-        max_update_norm=config.federation.max_update_norm,
-    )
+    held_to, done = run_terms(config, terms, first_attempt), checkpoints.load()
 
     def through(ask: Ask) -> Trained:
-        exchange = exchanger(ask, held_to, record)
-        fitted = fit(learner, exchange, on_round)
+        exchange = exchanger(ask, held_to, checkpoints.record)
+        fitted = fit(learner, exchange, on_round, resume=done, keep=checkpoints.keep)
         last = schedule(learner, validation, admissions)[-1]
         total = exchange(last, fitted.arrays).total
         counts = total[admissions.name] if admissions else None
         return Trained(fitted, total[validation.name], counts)
 
-    if config.federation.mode == "centralised":
-        return through(partial(_ask_directly, open_clinic(terms, {"partition-id": 0})))
-
     def drive(grid: Grid, stop: Event) -> Trained:
         return through(grid_asker(grid, held_to, stop))
 
     try:
-        return simulate(
-            client_app(Opener(terms)), len(terms.clinics), drive, cpus=config.federation.cpus
-        )
+        if config.federation.mode == "centralised":
+            return through(partial(_ask_directly, open_clinic(terms, {"partition-id": 0})))
+        app, cpus = client_app(Opener(terms)), config.federation.cpus
+        return simulate(app, len(terms.clinics), drive, cpus=cpus)
+    except SkinmlError:
+        checkpoints.close()
+        raise
     finally:
         close_clinics()
+
+
+def run_terms(config: RunConfig, terms: Terms, first_attempt: int = 1) -> RunTerms:
+    """Write down what the coordinator holds a run to.
+
+    Args:
+        config: The run's config.
+        terms: What every node knows.
+        first_attempt: Number of the first attempt at each round.
+
+    Returns:
+        The terms.
+    """
+    count, federation = len(terms.clinics), config.federation
+    return RunTerms(
+        run=terms.run,
+        clinics=terms.clinics,
+        allowed_missing=federation.allowed_missing,
+        deadline_s=federation.round_deadline_s,
+        least_survivors=_least_survivors(config, count),
+        mechanism=coordinator_mechanism(config, count),
+        clinic_share=clinic_mechanism(config, count).share,
+        session=secure_session(config, terms),
+        resends=federation.resends,
+        attempts=federation.attempts,
+        first_attempt=first_attempt,
+        combine=combiner(federation.strategy, config.privacy.trust),
+        max_update_norm=federation.max_update_norm,
+    )
 
 
 def _least_survivors(config: RunConfig, num_clinics: int) -> int:

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from skinml.clinic.gate import logged_run
-from skinml.config import RunConfig, load_config
+from skinml.config import RunConfig, load_config, parse_config
+from skinml.durable import read_whole
 from skinml.errors import SkinmlError
 from skinml.experiments.admissions import store_standings
 from skinml.experiments.cohorts import Gathered, gather
@@ -20,6 +21,16 @@ from skinml.experiments.learners import build_learner, validation_release
 from skinml.experiments.outcome import Outcome, run_bundle, run_record
 from skinml.experiments.progress import Progress, Silence
 from skinml.experiments.result import RESULT_FILE, result_json, write_record
+from skinml.experiments.resuming import (
+    Checkpoints,
+    Life,
+    find_interrupted,
+    how_to_go_on,
+    kept_history,
+    resumable,
+    strip_notes,
+    turn,
+)
 from skinml.experiments.rounds import num_rounds, train
 from skinml.experiments.samples import (
     drop_samples,
@@ -31,7 +42,7 @@ from skinml.experiments.samples import (
 )
 from skinml.experiments.sealed_book import SealedBook
 from skinml.experiments.sites import Terms
-from skinml.experiments.workspace import Workspace, new_run_id, run_folder
+from skinml.experiments.workspace import Workspace, new_run_id, run_folder, run_of
 from skinml.fairness.thresholds import choose_threshold, score_edges
 from skinml.federated.clinic import SCORE_BINS
 from skinml.federated.roll_call import Record
@@ -41,6 +52,7 @@ from skinml.records import RunRecord, Samples
 from skinml.reports.report import ReportFiles, write_report
 from skinml.tracking.tracker import DatasetRef, Tracker, make_tracker
 
+_CONFIG = "config.json"
 _SERVED_MODEL = Path(__file__).with_name("served_model.py")
 
 
@@ -95,26 +107,62 @@ def run_config(config: RunConfig, *, progress: Progress | None = None) -> Finish
     Raises:
         SkinmlError: For whatever keeps the run from its report; see `skinml.errors`.
     """
-    watcher = progress or Silence()
-    workspace = Workspace(config.work_dir)
-    began, clock = datetime.now(UTC), time.monotonic()
     require_one_view(config)
-    name = new_run_id(config.name, began)
-    with run_folder(workspace, name) as draft:
-        (draft / "config.json").write_text(config.model_dump_json(indent=2) + "\n")
-        gathered = gather(config, workspace, name, watcher)
+    name = new_run_id(config.name, datetime.now(UTC))
+    return _carried(config, Workspace(config.work_dir), name, progress or Silence())
+
+
+def resume(run: str, *, work_dir: Path = Path(), progress: Progress | None = None) -> Finished:
+    """Go on with a run that was broken off, from its last whole round.
+
+    Args:
+        run: The run's id.
+        work_dir: The working folder that it began in.
+        progress: Hears how far it is.
+
+    Returns:
+        The finished run.
+
+    Raises:
+        DataError: If there is no such run to be resumed.
+        EnvironmentProblem: If it is not broken off but still going on.
+        IntegrityError: If its checkpoint was damaged.
+        SkinmlError: For whatever else keeps the run from its report.
+
+    Guarantees:
+        What a clinic released for the round that was broken off stays charged, and is never added
+        to a later attempt: that round is asked for again, with fresh noise, and charged again.
+        Without noise, the model is that of a run that was not broken off.
+    """
+    workspace = Workspace(work_dir)
+    draft = find_interrupted(workspace, run)
+    held = json.loads(read_whole(draft / _CONFIG, "config of the run"))
+    config = parse_config(held | {"work_dir": str(work_dir)})
+    return _carried(config, workspace, run, progress or Silence())
+
+
+def _carried(config: RunConfig, workspace: Workspace, name: str, watcher: Progress) -> Finished:
+    """Bring a run, new or broken off, to its report."""
+    clock = time.monotonic()
+    with run_folder(workspace, name, resumable) as draft, turn(draft) as life:
+        if life.number == 1:
+            (draft / _CONFIG).write_text(config.model_dump_json(indent=2) + "\n")
+        history = kept_history(draft)
+        gathered = gather(config, workspace, name, watcher, from_round=len(history) + 1)
         tracker = make_tracker(config.tracking, workspace.root, _SERVED_MODEL)
         # Policies name users of computers: they stay at the clinics.
         told = config.model_dump(mode="json", exclude={"clinic"})
-        tracker.start(name, config.name, told, [_dataset(gathered)])
+        tracker.start(name, config.name, told, [_dataset(gathered)], history)
         try:
             with logged_run(gathered.folders.values(), name, simulated=True):
-                outcome = _work(config, name, gathered, tracker, watcher)
-            record = run_record(config, gathered, outcome, began, clock)
+                outcome = _work(config, draft, life, gathered, tracker, watcher)
+            record = run_record(config, gathered, outcome, life.began, clock)
             _write(draft, record, run_bundle(config, gathered, outcome, record))
+            strip_notes(draft)
         except (SkinmlError, KeyboardInterrupt, OSError) as error:
             with suppress(SkinmlError):  # the first error is the one to tell
                 tracker.fail(type(error).__name__)
+            how_to_go_on(error, workspace, name)
             raise
     # The run is whole on the disk by now: a store that fails from here on loses nothing.
     final = workspace.runs / name
@@ -139,13 +187,20 @@ def _write_result(
 
 
 def _work(
-    config: RunConfig, name: str, gathered: Gathered, tracker: Tracker, progress: Progress
+    config: RunConfig,
+    draft: Path,
+    life: Life,
+    gathered: Gathered,
+    tracker: Tracker,
+    progress: Progress,
 ) -> Outcome:
     """Do the middle of a run: from checked images to a model and its predictions."""
+    name = run_of(draft)
     samples, features_version = prepare_samples(config, gathered, progress)
     terms = _terms(config, name, gathered, samples)
     learner = build_learner(config, terms.classes, terms.num_features, len(terms.clinics))
-    validation, rounds = validation_release(config), Record()
+    validation = validation_release(config)
+    checkpoints = Checkpoints(draft, name, learner.rounds, Record())
     counted = admissions_release(config.privacy) is not None
     progress.begin("rounds", num_rounds(learner))
 
@@ -161,7 +216,15 @@ def _work(
             if counted:
                 admissions, mode = gathered.cohort.admissions, config.federation.mode
                 store_standings(folder, name, admissions, mode)
-        trained = train(config, terms, learner, validation, rounds, on_round)
+        trained = train(
+            config,
+            terms,
+            learner,
+            validation,
+            checkpoints,
+            on_round,
+            first_attempt=life.first_attempt,
+        )
         samples = {
             clinic: still_admitted(folder, name, config.purpose)
             for clinic, folder in gathered.folders.items()
@@ -179,7 +242,7 @@ def _work(
         validation=validation,
         trained=trained,
         threshold=choose_threshold(trained.scores, score_edges(SCORE_BINS)),
-        participation=tuple(rounds.participation),
+        participation=tuple(checkpoints.record.participation),
     )
 
 

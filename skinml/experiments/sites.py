@@ -155,6 +155,7 @@ def clinic_setup(terms: Terms, node: Mapping[str, object]) -> ClinicSetup:
         sampling_root=sampling_root(config, folder),
         simulated=True,
         secure=_secure(config, terms, folder),
+        book=SealedBook(folder, terms.run),
         admissions=standings.counts if counts else None,
         not_finite=record.note_not_finite,
     )

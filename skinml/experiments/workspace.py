@@ -2,6 +2,7 @@
 
 WORK_DIR/
   runs/RUN/          result.json, report.html, report.json, config.json, model/
+  runs/.RUN.draft/   a run that grows, or that was broken off and can be resumed
   clinics/NAME/      each virtual clinic's folder, with the ledger that outlives runs
   anchors/           what virtual clinics' files looked like last
   audits/            audits' pages, one folder each
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -36,6 +37,22 @@ class Workspace:
     def runs(self) -> Path:
         """Finished runs."""
         return self.root / "runs"
+
+    def draft(self, run: str) -> Path:
+        """Name the folder in which a run grows.
+
+        Args:
+            run: The run's id.
+
+        Returns:
+            The folder, beside the finished runs.
+        """
+        return self.runs / f".{run}.draft"
+
+    @property
+    def drafts(self) -> tuple[Path, ...]:
+        """The folders of runs that grow or were broken off."""
+        return tuple(sorted(self.runs.glob(".*.draft")))
 
     @property
     def clinics(self) -> Path:
@@ -88,23 +105,37 @@ def new_run_id(experiment: str, now: datetime) -> str:
     return f"{experiment}-{now.astimezone(UTC):%Y%m%d-%H%M%S}-{os.urandom(2).hex()}"
 
 
+def run_of(draft: Path) -> str:
+    """Read a run's id from the folder in which it grows.
+
+    Args:
+        draft: The folder.
+
+    Returns:
+        The id.
+    """
+    return draft.name.removeprefix(".").removesuffix(".draft")
+
+
 @contextmanager
-def run_folder(workspace: Workspace, run: str) -> Iterator[Path]:
-    """Make a run's folder that appears whole or not at all.
+def run_folder(workspace: Workspace, run: str, keep: Callable[[Path], bool]) -> Iterator[Path]:
+    """Make a run's folder that appears whole or not at all, or go on with its draft.
 
     Args:
         workspace: Where.
         run: The run's id.
+        keep: Tells of a draft whose block did not end well whether it is worth keeping.
 
     Yields:
-        A draft folder, renamed to the run's when the block ends well and removed when not.
+        A draft folder, renamed to the run's when the block ends well; when not, it is removed
+        unless it is worth keeping.
 
     Raises:
         EnvironmentProblem: If the working folder cannot be written.
     """
-    draft = workspace.runs / f".{run}.draft"
+    draft = workspace.draft(run)
     try:
-        draft.mkdir(parents=True)
+        draft.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise EnvironmentProblem(
             rule="a working folder that can be written",
@@ -115,4 +146,5 @@ def run_folder(workspace: Workspace, run: str) -> Iterator[Path]:
         yield draft
         draft.rename(workspace.runs / run)
     finally:
-        shutil.rmtree(draft, ignore_errors=True)
+        if draft.is_dir() and not keep(draft):
+            shutil.rmtree(draft, ignore_errors=True)

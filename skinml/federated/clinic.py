@@ -366,8 +366,9 @@ def planned_entries(
     *,
     run: str,
     split_key_id: str,
+    from_round: int = 1,
 ) -> list[Entry]:
-    """Write down what a whole run will release at one clinic, as if it had.
+    """Write down what a run, or the rest of it, will release at one clinic, as if it had.
 
     Args:
         learner: The recipe.
@@ -375,12 +376,13 @@ def planned_entries(
         privacy: The promise of the run.
         run: The run's id.
         split_key_id: Short public digest of the split key.
+        from_round: The first round of what is left.
 
     Returns:
         Entries like those of a ledger.
     """
     binding = Binding(run, 1, 1, (), privacy.trust, privacy.unit, split_key_id, True)
-    return _planned(learner, validation, privacy, binding, from_round=1)
+    return _planned(learner, validation, privacy, binding, from_round=from_round)
 
 
 def require_budget(

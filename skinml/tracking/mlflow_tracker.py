@@ -36,6 +36,7 @@ _METRICS_AT_ONCE = 1000
 _PARAMS_AT_ONCE = 100
 _MAX_DIGEST = 36
 # Rounds are written together this often, for each write is a transaction of its own.
+_FAILURE = "skinml.failure"
 _FLUSH_S = 2.0
 
 Point = tuple[str, float, int]
@@ -86,8 +87,9 @@ class MlflowTracker:
         experiment: str,
         params: Mapping[str, Any],
         datasets: Sequence[DatasetRef],
+        history: Sequence[Mapping[str, float]] = (),
     ) -> None:
-        """Begin the parent run, see `Tracker.start`."""
+        """Begin the parent run or go on with it, see `Tracker.start`."""
         written = checked_params(params)
         references = [checked_dataset(dataset) for dataset in datasets]
         tags = checked_tags(
@@ -96,11 +98,37 @@ class MlflowTracker:
         self._experiment = experiment
         with self._store() as client:
             self._experiment_id = _experiment_id(client, self._settings.experiment, self.uri)
+            if history and self._go_on(client, run, history):
+                return
             created = client.create_run(self._experiment_id, tags=tags, run_name=run)
             self._run_id = str(created.info.run_id)
             _log_params(client, self._run_id, written)
             if references:
                 client.log_inputs(self._run_id, [_dataset_input(each) for each in references])
+            self._points += [
+                (name, value, at)
+                for at, each in enumerate(history, 1)
+                for name, value in each.items()
+            ]
+
+    def _go_on(
+        self, client: MlflowClient, run: str, history: Sequence[Mapping[str, float]]
+    ) -> bool:
+        """Take up the run that an earlier process left; tells whether there is one."""
+        found = client.search_runs([self._experiment_id], f"tags.`skinml.run` = '{run}'")
+        parents = [each for each in found if each.data.tags.get("skinml.kind") == "run"]
+        if not parents:
+            return False
+        self._run_id = str(parents[0].info.run_id)
+        if _FAILURE in parents[0].data.tags:
+            client.delete_tag(self._run_id, _FAILURE)
+        client.update_run(self._run_id, status="RUNNING")
+        # What a killed process had not written yet.
+        for name in history[0]:
+            last = max((p.step for p in client.get_metric_history(self._run_id, name)), default=0)
+            points = [(name, each[name], at) for at, each in enumerate(history, 1) if at > last]
+            _log_points(client, self._run_id, points)
+        return True
 
     def log_round(self, round_number: int, metrics: Mapping[str, float]) -> None:
         """Write the figures of one round, see `Tracker.log_round`."""
@@ -136,7 +164,7 @@ class MlflowTracker:
             return
         with self._store() as client:
             self._flush(client)
-            tags = checked_tags({"skinml.failure": clean_reason(reason)})
+            tags = checked_tags({_FAILURE: clean_reason(reason)})
             _log_tags(client, self._run_id, tags)
             client.set_terminated(self._run_id, "FAILED")
 

@@ -31,14 +31,16 @@ class Tracker(Protocol):
         experiment: str,
         params: Mapping[str, Any],
         datasets: Sequence[DatasetRef],
+        history: Sequence[Mapping[str, float]] = (),
     ) -> None:
-        """Begin a run.
+        """Begin a run, or go on with one that was broken off.
 
         Args:
             run: The run's id.
             experiment: The experiment's name, such as "derm_malignancy".
             params: The whole config, nested or flattened.
             datasets: The data used, by digest.
+            history: The public figures of the rounds that are done, of a run that is resumed.
 
         Raises:
             PolicyError: If the allow-list refuses a name or a value.
@@ -101,6 +103,7 @@ class NullTracker:
         experiment: str,
         params: Mapping[str, Any],
         datasets: Sequence[DatasetRef],
+        history: Sequence[Mapping[str, float]] = (),
     ) -> None:
         """Do nothing, see `Tracker.start`."""
 
@@ -149,11 +152,13 @@ class MemoryTracker:
         experiment: str,
         params: Mapping[str, Any],
         datasets: Sequence[DatasetRef],
+        history: Sequence[Mapping[str, float]] = (),
     ) -> None:
         """Begin a run, see `Tracker.start`."""
         self.params = checked_params(params)
         self.datasets = [checked_dataset(dataset) for dataset in datasets]
         self.tags = checked_tags({"skinml.run": run, "skinml.experiment": experiment})
+        self.rounds = {n: checked_round_metrics(each) for n, each in enumerate(history, start=1)}
         self.status = "running"
 
     def log_round(self, round_number: int, metrics: Mapping[str, float]) -> None:

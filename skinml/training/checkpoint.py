@@ -12,7 +12,7 @@ import io
 import json
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ import numpy as np
 
 from skinml.durable import read_whole, write_whole
 from skinml.errors import IntegrityError
-from skinml.records import Arrays
+from skinml.records import Arrays, Participation
 from skinml.training.learner import Round
 
 _WHAT = "checkpoint of the run"
@@ -36,11 +36,13 @@ class Progress:
         rounds_done: How many rounds are in the state; 0 before the first.
         state: The learner's state after them.
         history: Their public figures.
+        participation: Who took part in them.
     """
 
     rounds_done: int
     state: Arrays
     history: tuple[Mapping[str, float], ...] = ()
+    participation: tuple[Participation, ...] = ()
 
 
 def schedule_digest(rounds: Sequence[Round]) -> str:
@@ -76,6 +78,7 @@ def save_progress(path: Path, run: str, rounds: Sequence[Round], progress: Progr
         "schedule": schedule_digest(rounds),
         "rounds_done": progress.rounds_done,
         "history": [dict(figures) for figures in progress.history],
+        "participation": [asdict(each) for each in progress.participation],
     }
     content = io.BytesIO()
     np.savez(content, **{_HEADER: np.array(json.dumps(header)), **arrays})  # type: ignore[arg-type]  # names as keywords
@@ -100,21 +103,52 @@ def load_progress(path: Path, run: str, rounds: Sequence[Round]) -> Progress | N
     """
     if not path.exists():
         return None
-    content = read_whole(path, _WHAT)
-    digest, body = content[:32], content[32:]
-    if hashlib.sha256(body).digest() != digest:
-        raise _unusable("a file with another digest")
     try:
-        with np.load(io.BytesIO(body), allow_pickle=False) as held:
+        with np.load(io.BytesIO(_body(path)), allow_pickle=False) as held:
             header = json.loads(str(held[_HEADER]))
             state = {n.removeprefix(_ARRAY): held[n] for n in held.files if n != _HEADER}
-        progress = Progress(int(header["rounds_done"]), state, tuple(header["history"]))
+        rows = tuple(_participation(row) for row in header["participation"])
+        progress = Progress(int(header["rounds_done"]), state, tuple(header["history"]), rows)
         same = (header["run"], header["schedule"]) == (run, schedule_digest(rounds))
-    except (KeyError, ValueError, zipfile.BadZipFile) as error:
+    except (KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
         raise _unusable("a file of another form") from error
     if not same or not 0 <= progress.rounds_done <= len(rounds):
         raise _unusable("a checkpoint of another run or of another schedule")
     return progress
+
+
+def history_kept(path: Path) -> tuple[Mapping[str, float], ...]:
+    """Read the rounds' public figures from a checkpoint, whatever their schedule.
+
+    Args:
+        path: The checkpoint's file.
+
+    Returns:
+        One entry a whole round; none where there is no checkpoint.
+
+    Raises:
+        IntegrityError: If the file was damaged.
+        EnvironmentProblem: If it cannot be read.
+    """
+    if not path.exists():
+        return ()
+    try:
+        with np.load(io.BytesIO(_body(path)), allow_pickle=False) as held:
+            return tuple(json.loads(str(held[_HEADER]))["history"])
+    except (KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
+        raise _unusable("a file of another form") from error
+
+
+def _body(path: Path) -> bytes:
+    content = read_whole(path, _WHAT)
+    if hashlib.sha256(content[32:]).digest() != content[:32]:
+        raise _unusable("a file with another digest")
+    return content[32:]
+
+
+def _participation(row: dict[str, Any]) -> Participation:
+    lists = {name: tuple(row[name]) for name in ("expected", "took_part")}
+    return Participation(**{**row, **lists})
 
 
 def _unusable(got: str) -> IntegrityError:
