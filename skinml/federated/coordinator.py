@@ -7,7 +7,7 @@ answered; here a missing clinic is named and ends the run unless the config allo
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from threading import Event
 
@@ -15,15 +15,17 @@ from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid as Grid  # others name the type through this door
 
 from skinml.errors import IncompleteRunError, IntegrityError, SkinmlError
-from skinml.federated.messages import Reply, Request, pack_request, require_sums, unpack_reply
+from skinml.federated.messages import Reply, Request, pack_requests, require_sums, unpack_reply
+from skinml.federated.plain_sums import PlainSum
 from skinml.federated.roll_call import DIED, Ask, Record, RollCall, RunTerms
 from skinml.federated.secure_rounds import SecureRounds
-from skinml.federated.strategies import require_short
+from skinml.federated.strategies import add_up, require_short
 from skinml.records import Arrays
 from skinml.training.fit import Exchange, Exchanged
 from skinml.training.learner import Round
 
 _POLL_S = 0.01
+_AT_ONCE = 16  # replies in memory before they are added
 
 
 def exchange_with(
@@ -57,16 +59,23 @@ def exchange_with(
             return f"expected {error.rule}; got {error.got}"
         return ""
 
-    replies = roll.call(ask, dict.fromkeys(terms.clinics, request), defect)
-    took_part = tuple(replies)
+    total, kept, arrived = PlainSum(round_), dict[str, Arrays](), set[str]()
+    for clinic, reply in roll.arrive(ask, dict.fromkeys(terms.clinics, request), defect):
+        arrived.add(clinic)
+        if terms.combine is add_up:
+            total.add(reply.sums)  # and the reply goes: what is held does not grow
+        else:
+            kept[clinic] = reply.sums  # a robust total compares the clinics' arrays
+    took_part = tuple(clinic for clinic in terms.clinics if clinic in arrived)
     try:
         roll.require_enough(took_part)
     except SkinmlError:
         roll.give_up(record, took_part)
         raise
     roll.close(record, took_part)
-    sums = {clinic: reply.sums for clinic, reply in replies.items()}
-    return Exchanged(terms.combine(sums, round_, terms.mechanism), len(sums))
+    noise = terms.mechanism
+    summed = terms.combine(kept, round_, noise) if kept else total.total(noise)
+    return Exchanged(summed, len(took_part))
 
 
 def exchanger(ask: Ask, terms: RunTerms, record: Record) -> Exchange:
@@ -114,7 +123,7 @@ def grid_asker(grid: Grid, terms: RunTerms, stop: Event) -> Ask:
         stop: Set by whoever wants the run to end now.
 
     Returns:
-        The function that `exchange_with` asks through.
+        The function that `exchange_with` asks through; it hands replies out as they arrive.
 
     Raises:
         IncompleteRunError: If nodes stay away until the deadline.
@@ -125,23 +134,22 @@ def grid_asker(grid: Grid, terms: RunTerms, stop: Event) -> Ask:
     )
     places: dict[str, int] = {}
     faults: dict[str, str] = {}
-    for node, reply in described.items():
+    for node, reply in described:
         if isinstance(reply, Reply) and reply.clinic:
             places[reply.clinic] = node
         else:
             words = reply if isinstance(reply, str) else str(reply.problem.get("got", ""))
             faults[f"a node ({len(faults) + 1})"] = words
 
-    def ask(requests: Mapping[str, Request]) -> Mapping[str, Reply | str]:
-        contents = {
-            places[clinic]: pack_request(request)
-            for clinic, request in requests.items()
-            if clinic in places
-        }
+    def ask(requests: Mapping[str, Request]) -> Iterator[tuple[str, Reply | str]]:
+        reached = {name: request for name, request in requests.items() if name in places}
+        clinics = {places[name]: name for name in reached}
+        contents = {places[name]: packed for name, packed in pack_requests(reached).items()}
         patience = terms.deadline_s / (terms.resends + 1)
-        answers = _send(grid, contents, "train", patience, stop)
+        for node, reply in _send(grid, contents, "train", patience, stop):
+            yield clinics[node], reply
         why = "; ".join(faults.values()) or "no node of this clinic"
-        return {clinic: answers[places[clinic]] if clinic in places else why for clinic in requests}
+        yield from ((name, why) for name in requests if name not in places)
 
     return ask
 
@@ -161,24 +169,29 @@ def _wait_for_nodes(grid: Grid, count: int, deadline_s: float, stop: Event) -> l
 
 def _send(
     grid: Grid, contents: Mapping[int, RecordDict], kind: str, deadline_s: float, stop: Event
-) -> dict[int, Reply | str]:
-    """Send a message to each node; bring back its reply, or in words why there is none."""
+) -> Iterator[tuple[int, Reply | str]]:
+    """Send a message to each node; hand out its reply, or in words why there is none."""
     messages = [Message(content, node, kind) for node, content in contents.items()]
-    ids = dict(zip(grid.push_messages(messages), contents, strict=True))
-    answers: dict[int, Reply | str] = {}
+    waiting = dict(zip(grid.push_messages(messages), contents, strict=True))
     until = time.monotonic() + deadline_s
-    waiting = set(ids)
-    while waiting and time.monotonic() < until and not stop.is_set():
-        arrived = list(grid.pull_messages(list(waiting)))
-        for message in arrived:
-            node = ids[message.metadata.reply_to_message_id]
-            waiting.discard(message.metadata.reply_to_message_id)
-            answers[node] = _read(message)
-        if DIED in answers.values():
-            break  # a dead worker goes back into Flower's pool and takes healthy clinics with it
-        if not arrived:
+    died = False
+    while waiting and not died:
+        before = len(waiting)
+        for message in _arrived(grid, list(waiting)):
+            reply = _read(message)
+            yield waiting.pop(message.metadata.reply_to_message_id), reply
+            # A dead worker goes back into Flower's pool and takes healthy clinics with it.
+            died = died or reply == DIED
+        if time.monotonic() > until or stop.is_set():
+            break
+        if len(waiting) == before:
             time.sleep(_POLL_S)
-    return {node: answers.get(node, "no answer before the deadline") for node in contents}
+    yield from ((node, "no answer before the deadline") for node in waiting.values())
+
+
+def _arrived(grid: Grid, ids: list[str]) -> Iterator[Message]:
+    for start in range(0, len(ids), _AT_ONCE):
+        yield from grid.pull_messages(ids[start : start + _AT_ONCE])
 
 
 def _read(message: Message) -> Reply | str:

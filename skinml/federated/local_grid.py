@@ -28,7 +28,7 @@ class LocalGrid(Grid):
         # Outside a run of Flower's own, a message refuses to be made without these.
         TaskIdentity.run_id = TaskIdentity.task_id = TaskIdentity.node_id = 1
         self._app = app
-        self._replies: dict[str, Message] = {}
+        self._pushed: dict[str, Message] = {}
         self._numbers = itertools.count(1)
         self._contexts = {
             node: Context(1, node, dict(config), RecordDict({}), {})
@@ -56,7 +56,7 @@ class LocalGrid(Grid):
         return list(self._contexts)
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Deliver messages at once.
+        """Take messages, which are delivered when their replies are asked for.
 
         Args:
             messages: What to deliver.
@@ -68,21 +68,22 @@ class LocalGrid(Grid):
         for message in messages:
             number = str(next(self._numbers))
             message.metadata.__dict__["_message_id"] = number
-            context = self._contexts[message.metadata.dst_node_id]
-            self._replies[number] = self._app(message, context)
+            self._pushed[number] = message
             ids.append(number)
         return ids
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Hand replies out, each once.
+        """Deliver messages and hand the replies out, each once and one by one.
 
         Args:
             message_ids: The ids from `push_messages`.
 
-        Returns:
+        Yields:
             The replies.
         """
-        return [self._replies.pop(i) for i in list(message_ids) if i in self._replies]
+        for number in list(message_ids):
+            if (message := self._pushed.pop(number, None)) is not None:
+                yield self._app(message, self._contexts[message.metadata.dst_node_id])
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None

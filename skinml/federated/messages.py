@@ -75,6 +75,20 @@ class Reply:
     signed: bytes = b""
 
 
+def pack_requests(requests: Mapping[str, Request]) -> dict[str, RecordDict]:
+    """Turn requests into Flower's records; a query that several share is packed once.
+
+    Args:
+        requests: By clinic.
+
+    Returns:
+        Three records a request: "request", "query" and "post".
+    """
+    queries = {id(each.query): each.query for each in requests.values()}
+    packed = {number: _pack_arrays(query) for number, query in queries.items()}
+    return {name: _packed(each, packed[id(each.query)]) for name, each in requests.items()}
+
+
 def pack_request(request: Request) -> RecordDict:
     """Turn a request into Flower's records.
 
@@ -84,6 +98,10 @@ def pack_request(request: Request) -> RecordDict:
     Returns:
         Three records: "request", "query" and "post".
     """
+    return _packed(request, _pack_arrays(request.query))
+
+
+def _packed(request: Request, query: ArrayRecord) -> RecordDict:
     header = ConfigRecord(
         {
             "run": request.run,
@@ -94,7 +112,7 @@ def pack_request(request: Request) -> RecordDict:
         }
     )
     post = ConfigRecord(dict(request.post))
-    return RecordDict({"request": header, "query": _pack_arrays(request.query), "post": post})
+    return RecordDict({"request": header, "query": query, "post": post})
 
 
 def unpack_request(records: RecordDict) -> Request:

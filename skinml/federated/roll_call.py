@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from math import sqrt
 
@@ -23,8 +23,13 @@ from skinml.training.learner import Round
 DIED = "the clinic's process died"
 _REFUSALS: Mapping[int, type[SkinmlError]] = {3: PolicyError, 5: IntegrityError}
 
-Ask = Callable[[Mapping[str, Request]], Mapping[str, Reply | str]]
-"""Sends each clinic its request; brings back its reply, or in words why there is none."""
+Answered = Mapping[str, Reply | str] | Iterable[tuple[str, Reply | str]]
+"""By clinic its reply, or in words why there is none: all at once, or one by one as they come."""
+
+Ask = Callable[[Mapping[str, Request]], Answered]
+"""Sends each clinic its request, and brings back what came of it."""
+
+_SILENT = "no answer"
 
 
 @dataclass(frozen=True)
@@ -95,14 +100,14 @@ class RollCall:
         round: The round.
         attempt: The attempt's number.
         missing: Clinics that fell out, each with the reason.
-        refused: The replies of those among them that refused.
+        refused: The replies of those among them that refused, by clinic.
     """
 
     terms: RunTerms
     round: Round
     attempt: int = 1
     missing: dict[str, str] = field(default_factory=dict)
-    refused: list[Reply] = field(default_factory=list)
+    refused: dict[str, Reply] = field(default_factory=dict)
 
     def call(
         self, ask: Ask, requests: Mapping[str, Request], defect: Callable[[Reply, str], str]
@@ -117,35 +122,52 @@ class RollCall:
         Returns:
             The sound replies by clinic, in the order of the requests.
         """
-        replies, sound = self._asked(ask, requests), {}
-        for clinic in requests:
-            reply = replies.get(clinic, "no answer")
-            if isinstance(reply, str):
-                self.missing[clinic] = reply
-            elif reply.problem:
-                self.missing[clinic] = (
-                    f"expected {reply.problem['rule']}; got {reply.problem['got']}"
-                )
-                self.refused.append(reply)
-            elif problem := self._stray(reply, clinic) or defect(reply, clinic):
-                self.missing[clinic] = problem
-            else:
-                sound[clinic] = reply
-        return sound
+        sound = dict(self.arrive(ask, requests, defect))
+        return {clinic: sound[clinic] for clinic in requests if clinic in sound}
 
-    def _asked(self, ask: Ask, requests: Mapping[str, Request]) -> Mapping[str, Reply | str]:
-        """Ask, and ask those who stayed silent the same again."""
-        replies, silent = dict(ask(requests)), dict(requests)
-        for _ in range(self.terms.resends):
-            silent = {
-                name: request
-                for name, request in silent.items()
-                if isinstance(reply := replies.get(name, "no answer"), str) and reply != DIED
-            }
-            if not silent:
+    def arrive(
+        self, ask: Ask, requests: Mapping[str, Request], defect: Callable[[Reply, str], str]
+    ) -> Iterator[tuple[str, Reply]]:
+        """Ask some clinics and hand out the sound replies one by one, without keeping them.
+
+        Clinics that stay silent are asked the same again where the terms allow it. Who is missing
+        is known once all replies were handed out.
+
+        Args:
+            ask: Sends the requests.
+            requests: One for each clinic asked.
+            defect: Says in words what is wrong with a clinic's reply; empty where nothing is.
+
+        Yields:
+            Clinics and their sound replies, each clinic once, in the order in which they come.
+        """
+        silent = dict.fromkeys(requests, _SILENT)
+        for _ in range(self.terms.resends + 1):
+            asked = {name: requests[name] for name, why in silent.items() if why != DIED}
+            if not asked:
                 break
-            replies |= ask(silent)
-        return replies
+            answered = ask(asked)
+            for clinic, reply in answered.items() if isinstance(answered, Mapping) else answered:
+                if clinic not in asked or clinic not in silent:
+                    continue  # nobody asked it, or it has answered: no sum may be added twice
+                if isinstance(reply, str):
+                    silent[clinic] = reply
+                    continue
+                del silent[clinic]
+                if not self._fell_out(reply, clinic, defect):
+                    yield clinic, reply
+        self.missing |= silent
+
+    def _fell_out(self, reply: Reply, clinic: str, defect: Callable[[Reply, str], str]) -> bool:
+        """Note a clinic whose reply is of no use."""
+        if reply.problem:
+            self.refused[clinic] = reply
+            words = f"expected {reply.problem['rule']}; got {reply.problem['got']}"
+        else:
+            words = self._stray(reply, clinic) or defect(reply, clinic)
+        if words:
+            self.missing[clinic] = words
+        return bool(words)
 
     def _stray(self, reply: Reply, clinic: str) -> str:
         same = reply.round == self.round.number and reply.clinic == clinic
@@ -184,7 +206,12 @@ class RollCall:
         self._write(record, answered, None)
 
     def _away(self, took_part: tuple[str, ...]) -> dict[str, str]:
-        return {name: why for name, why in self.missing.items() if name not in took_part}
+        """Tell who is missing from a sum, in the clinics' order: replies come in any."""
+        return {
+            name: self.missing[name]
+            for name in self.terms.clinics
+            if name in self.missing and name not in took_part
+        }
 
     def _write(self, record: Record, took_part: tuple[str, ...], noise: float | None) -> None:
         number, expected, away = self.round.number, self.terms.clinics, self._away(took_part)
@@ -194,16 +221,19 @@ class RollCall:
 
     def why(self) -> SkinmlError:
         """Say why the round cannot go on: a clinic's refusal before all else."""
-        for reply in self.refused:
+        for name in self.terms.clinics:
+            if (reply := self.refused.get(name)) is None:
+                continue
             code = int(reply.problem["code"])
             if code in _REFUSALS:
                 words = {key: str(reply.problem[key]) for key in ("rule", "got", "do")}
                 budget = code == 3 and "epsilon" in words["rule"]
                 kind = BudgetExceededError if budget else _REFUSALS[code]
                 return kind(**words)
+        away = self._away(())
         return IncompleteRunError(
             rule="every clinic to take part, or federation.allowed_missing to allow for it",
-            got=f"in round {self.round.number} without {', '.join(self.missing)}",
+            got=f"in round {self.round.number} without {', '.join(away)}",
             do="Mend the clinics named, or allow for missing ones in the config.",
-            details=[f"{clinic}: {reason}" for clinic, reason in self.missing.items()],
+            details=[f"{clinic}: {reason}" for clinic, reason in away.items()],
         )

@@ -7,7 +7,7 @@ whoever falls out later has taken part.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 
@@ -121,8 +121,8 @@ class _Steps:
             for name in shared.senders
         }
         total = SecureSum(self.attempt, shared, size, query_digest(self.query))
-        for message in self._call("masked", posts, self.query).values():
-            total.add(message)
+        for _, message in self._arrive("masked", posts, self.query):
+            total.add(message)  # and the message goes: what is held does not grow
         total.require_enough()
         return total
 
@@ -146,14 +146,19 @@ class _Steps:
         if len(found) < self.rounds.session.threshold:
             raise self.roll.why()
 
-    def _call(
-        self, step: str, posts: Mapping[str, Mapping[str, bytes]], query: Arrays | None = None
-    ) -> dict[str, Signed]:
+    def _call(self, step: str, posts: Mapping[str, Mapping[str, bytes]]) -> dict[str, Signed]:
         """Take a step with some clinics; gives the verified messages of those who answered."""
+        found = dict(self._arrive(step, posts, {}))
+        return {name: found[name] for name in posts if name in found}
+
+    def _arrive(
+        self, step: str, posts: Mapping[str, Mapping[str, bytes]], query: Arrays
+    ) -> Iterator[tuple[str, Signed]]:
+        """Take a step with some clinics; hands out verified messages as they come."""
         terms, attempt = self.rounds.terms, self.attempt
         requests = {
             name: Request(
-                terms.run, attempt.round, attempt.number, terms.clinics, query or {}, step, post
+                terms.run, attempt.round, attempt.number, terms.clinics, query, step, post
             )
             for name, post in posts.items()
         }
@@ -166,8 +171,8 @@ class _Steps:
                 return f"expected {error.rule}; got {error.got}"
             return "" if message.sender == clinic and not reply.sums else "another clinic's message"
 
-        replies = self.roll.call(self.rounds.ask, requests, defect)
-        return {name: unpacked(reply.signed) for name, reply in replies.items()}
+        for name, reply in self.roll.arrive(self.rounds.ask, requests, defect):
+            yield name, unpacked(reply.signed)
 
 
 def _no_sums(reply: Reply, clinic: str) -> str:

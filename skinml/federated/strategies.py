@@ -25,6 +25,7 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
 
 from skinml.errors import IntegrityError
+from skinml.federated.plain_sums import PlainSum
 from skinml.federated.settings import StrategySettings
 from skinml.federated.strategy_rules import ROBUST
 from skinml.privacy.mechanism import Mechanism
@@ -44,7 +45,10 @@ _LOCAL_STEPS = "local_steps"
 
 
 def add_up(sums: Mapping[str, Arrays], round_: Round, mechanism: Mechanism) -> Arrays:
-    """Add the clinics' arrays up, in the order of their names.
+    """Add the clinics' arrays up.
+
+    A round whose total this is needs no clinic's arrays longer than it takes to add them, see
+    `skinml.federated.plain_sums.PlainSum`: the coordinator does not keep them.
 
     Args:
         sums: The arrays of each clinic.
@@ -54,12 +58,10 @@ def add_up(sums: Mapping[str, Arrays], round_: Round, mechanism: Mechanism) -> A
     Returns:
         One array a release, with the coordinator's noise.
     """
-    return {
-        release.name: mechanism.privatize(
-            release, np.sum([sums[clinic][release.name] for clinic in sorted(sums)], axis=0)
-        )
-        for release in round_.releases
-    }
+    total = PlainSum(round_)
+    for arrays in sums.values():
+        total.add(arrays)
+    return total.total(mechanism)
 
 
 def combiner(strategy: StrategySettings, trust: str) -> Combine:

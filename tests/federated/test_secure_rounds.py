@@ -56,7 +56,7 @@ def test_every_clinics_sum_is_on_the_wire_under_masks_alone(make):
     honest = grid_asker(world.grid(), world.terms(), Event())
 
     def ask(requests):
-        replies = honest(requests)
+        replies = dict(honest(requests))
         seen.extend((requests[n].step, reply) for n, reply in replies.items())
         return replies
 
@@ -207,8 +207,8 @@ def test_asked_for_the_same_masked_sum_twice_a_clinic_charges_once(make):
     def ask(sent):
         if next(iter(sent.values())).step == "masked" and not requests:
             requests.append(sent["north"])
-            first = honest(sent)
-            again = honest({"north": sent["north"]})
+            first = dict(honest(sent))
+            again = dict(honest({"north": sent["north"]}))
             assert again["north"] == first["north"]
             return first
         return honest(sent)
