@@ -251,7 +251,7 @@ class Participation:
         attempt: Which attempt at the round; an attempt that ended without a sum has its own entry.
         noise: Standard deviation of the noise in each sum of the round over the one that the
             ledgers count on: 1 or more where privacy is promised, 0 without a promise; None where
-            no sum was made.
+            no sum was made, or a robust strategy made something else of the clinics' parts.
     """
 
     round: int

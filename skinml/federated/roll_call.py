@@ -68,15 +68,18 @@ class RunTerms:
     combine: Combine = add_up
     max_update_norm: float | None = None
 
-    def noise(self, took_part: int) -> float:
+    def noise(self, took_part: int) -> float | None:
         """Tell how much noise is in a sum.
 
         Args:
             took_part: Clinics in the sum.
 
         Returns:
-            Its standard deviation over the one that the ledgers count on.
+            Its standard deviation over the one that the ledgers count on; None where a robust
+            strategy makes the total, whose noise is not the sum's.
         """
+        if self.combine is not add_up:
+            return None
         return sqrt(took_part * self.clinic_share**2 + self.mechanism.share**2)
 
 

@@ -315,6 +315,7 @@ def test_a_whole_run_with_a_robust_rule_leaves_the_same_ledgers(make, trust, str
     planned = [r.event for round_ in world.learner.rounds for r in round_.releases]
     for name in ("north", "south", "studied"):
         assert [entry.event for entry in world.ledger(name)][: len(planned)] == planned
+    assert {each.noise for each in world.record.participation} == {None}
 
 
 def test_a_clinic_that_lies_moves_the_sum_and_not_the_median(make):
