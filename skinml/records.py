@@ -413,9 +413,10 @@ class RunRecord:
         config: The whole validated config as plain values.
         versions: The versions of skinml and the libraries that it stands on.
         history: For each round, public figures of the optimiser such as the update's norm.
-        complete: Whether every expected clinic took part in every round.
+        complete: Whether every expected clinic took part in every round, in its last attempt.
         admissions: What became of patients at the gates, by `ADMISSION_CELLS`; None where no
             noised counts of it were released.
+        resumes: How often the run was broken off and resumed.
     """
 
     run: str
@@ -440,3 +441,4 @@ class RunRecord:
     history: tuple[Mapping[str, float], ...]
     complete: bool
     admissions: NoisedCounts | None = None
+    resumes: int = 0

@@ -50,7 +50,8 @@ class Outcome:
         validation: The release of validation scores.
         trained: The model, its history and the released validation scores.
         threshold: The threshold from those scores.
-        participation: Who took part, a round each.
+        participation: Who took part, an attempt each.
+        resumes: How often the run was resumed.
     """
 
     run: str
@@ -61,6 +62,7 @@ class Outcome:
     trained: Trained
     threshold: ThresholdChoice
     participation: tuple[Participation, ...]
+    resumes: int = 0
 
 
 def run_record(
@@ -121,6 +123,7 @@ def run_record(
         history=outcome.trained.fitted.history,
         complete=all(not each.missing for each in last_attempts(outcome.participation)),
         admissions=admissions,
+        resumes=outcome.resumes,
     )
 
 

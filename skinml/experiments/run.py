@@ -243,6 +243,7 @@ def _work(
         trained=trained,
         threshold=choose_threshold(trained.scores, score_edges(SCORE_BINS)),
         participation=tuple(checkpoints.record.participation),
+        resumes=life.number - 1,
     )
 
 
