@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
@@ -135,11 +136,11 @@ def unpack_request(records: RecordDict) -> Request:
 
 def _request_of(records: RecordDict) -> Request:
     _require_keys(set(records), {"request", "query", "post"}, "a request")
-    header = dict(records.config_records["request"])
+    header = _values(records, "request")
     _require_keys(set(header), _HEADER, "a request's header")
     participants = header["participants"]
     typed = isinstance(header["round"], int) and isinstance(header["attempt"], int)
-    step, post = str(header["step"]), dict(records.config_records["post"])
+    step, post = str(header["step"]), _values(records, "post")
     _require_keys(set(post), set(POSTS[step]), f"what is posted with step '{step}'")
     if not (typed and isinstance(participants, list)):
         raise _foreign("a request's header with numbers and a list of clinics")
@@ -148,7 +149,7 @@ def _request_of(records: RecordDict) -> Request:
         round=int(str(header["round"])),
         attempt=int(str(header["attempt"])),
         participants=tuple(str(name) for name in participants),
-        query=_unpack_arrays(records.array_records["query"]),
+        query=_unpack_arrays(records, "query"),
         step=step,
         post={name: _bytes(value) for name, value in post.items()},
     )
@@ -194,16 +195,16 @@ def unpack_reply(records: RecordDict) -> Reply:
 
 def _reply_of(records: RecordDict) -> Reply:
     _require_keys(set(records), {"reply", "sums", "problem"}, "a reply")
-    header = dict(records.config_records["reply"])
+    header = _values(records, "reply")
     _require_keys(set(header), {"clinic", "round", "signed"}, "a reply's header")
-    problem = dict(records.config_records["problem"])
+    problem = _values(records, "problem")
     if problem:
         _require_keys(set(problem), {"code", "rule", "got", "do"}, "a problem")
         problem["code"] = int(str(problem["code"]))
     return Reply(
         clinic=str(header["clinic"]),
         round=int(str(header["round"])),
-        sums=_unpack_arrays(records.array_records["sums"]),
+        sums=_unpack_arrays(records, "sums"),
         problem={key: v if isinstance(v, int) else str(v) for key, v in problem.items()},
         signed=_bytes(header["signed"]),
     )
@@ -261,8 +262,20 @@ def _pack_arrays(arrays: Arrays) -> ArrayRecord:
     return ArrayRecord({name: Array(np.ascontiguousarray(a)) for name, a in arrays.items()})
 
 
-def _unpack_arrays(record: ArrayRecord) -> Arrays:
-    return {name: array.numpy() for name, array in record.items()}
+# Flower's own views by type, such as `array_records`, form cycles with the records: what a message
+# held would stay in memory until Python looks for cycles.
+def _unpack_arrays(records: RecordDict, name: str) -> Arrays:
+    record = records[name]
+    if not isinstance(record, ArrayRecord):
+        raise _foreign(f"arrays under '{name}'")
+    return {key: array.numpy() for key, array in record.items()}
+
+
+def _values(records: RecordDict, name: str) -> dict[str, Any]:
+    record = records[name]
+    if not isinstance(record, ConfigRecord):
+        raise _foreign(f"values under '{name}'")
+    return dict(record)
 
 
 def _require_keys(found: set[str], expected: set[str], what: str) -> None:
