@@ -192,6 +192,7 @@ def make(tmp_path):
                 sampling_root=1,
                 simulated=True,
                 secure=secure_side(privacy, name, tmp_path) if trust == "distributed" else None,
+                book=FileBook(tmp_path / name / "book"),
             )
             for place, name in enumerate(NAMES)
         }
