@@ -166,6 +166,14 @@ def test_each_classs_column_is_shortened_to_its_own_part_of_the_clip(seed, clip_
     assert (np.linalg.norm(sum_, axis=0) <= bounds).all()
 
 
+@pytest.mark.parametrize("head", [{}, BY_CLASS], ids=["flat", "by class"])
+@pytest.mark.parametrize("seed", range(3))
+def test_of_a_gradient_that_is_not_clipped_each_of_k_clinics_adds_a_kth(seed, head):
+    shared = {"unit": "patient", "max_clinics_per_patient": 4, "clip_norm": 20.0}
+    sum_, gradient = one_patients_gradient(seed, head=head, **shared)
+    np.testing.assert_allclose(4 * sum_, gradient, atol=1e-3)
+
+
 def test_of_two_classes_equal_bounds_clip_as_one():
     """The errors of two classes are each other's negative, and their columns of one length."""
     two = Labels(("benign", "malignant"), (False, True))
