@@ -29,7 +29,7 @@ from skinml.training.recipes import (
     with_recipe,
 )
 from skinml.training.settings import TrainingSettings
-from skinml.training.step_rules import require_fitting_steps
+from skinml.training.step_rules import require_fitting_personal_head, require_fitting_steps
 
 # In a checkout the configs lie beside the package, in a wheel inside it.
 _PLACES = (Path(__file__).parent / "configs", Path(__file__).parents[1] / "configs")
@@ -102,6 +102,9 @@ class RunConfig(BaseModel):
             kind=self.model.kind,
             recipe=self.privacy.recipe,
             steps_per_round=self.training.network.steps_per_round,
+        )
+        require_fitting_personal_head(
+            self.training.personal_head, self.model.kind, self.federation.mode
         )
         # The recipe refuses this too, but only once all images have been read.
         if self.model.kind == "network":

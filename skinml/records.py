@@ -239,6 +239,21 @@ class Yardstick:
 
 
 @dataclass(frozen=True)
+class PersonalHead:
+    """A clinic's own head beside the run's model, on that clinic's own test patients.
+
+    Attributes:
+        clinic: The clinic.
+        shared: Figures of the run's model.
+        personal: Figures of the clinic's own head; no guarantee covers it.
+    """
+
+    clinic: str
+    shared: Mapping[str, Estimate]
+    personal: Mapping[str, Estimate]
+
+
+@dataclass(frozen=True)
 class Participation:
     """Who took part in one attempt at a round.
 
@@ -417,6 +432,7 @@ class RunRecord:
         admissions: What became of patients at the gates, by `ADMISSION_CELLS`; None where no
             noised counts of it were released.
         resumes: How often the run was broken off and resumed.
+        personal_heads: The clinics' own heads where they keep some; only a simulation sees them.
     """
 
     run: str
@@ -442,3 +458,4 @@ class RunRecord:
     complete: bool
     admissions: NoisedCounts | None = None
     resumes: int = 0
+    personal_heads: tuple[PersonalHead, ...] = ()

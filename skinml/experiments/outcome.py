@@ -13,6 +13,7 @@ from skinml.experiments.admissions import noised_counts
 from skinml.experiments.cohorts import Gathered
 from skinml.experiments.guarantee import guarantee
 from skinml.experiments.learners import model_spec
+from skinml.experiments.personal import personal_heads
 from skinml.experiments.rounds import Trained
 from skinml.experiments.samples import read_predictions
 from skinml.experiments.yardsticks import pooled, yardsticks
@@ -124,6 +125,9 @@ def run_record(
         complete=all(not each.missing for each in last_attempts(outcome.participation)),
         admissions=admissions,
         resumes=outcome.resumes,
+        personal_heads=personal_heads(
+            config, outcome.run, gathered.folders, present, cohort.labels
+        ),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import io
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -16,15 +17,16 @@ from skinml.config import RunConfig
 from skinml.data.cohort import Cohort
 from skinml.data.feature_store import FeatureStore, store_path
 from skinml.data.sealed_arrays import read_patient_arrays, write_patient_arrays
-from skinml.durable import make_folder
+from skinml.durable import make_folder, read_whole, write_whole
 from skinml.errors import ConfigError
 from skinml.experiments.admissions import drop_standings
 from skinml.experiments.cohorts import Gathered, image_positions
 from skinml.experiments.progress import Progress
 from skinml.models.backbones import Backbone, load_backbone
 from skinml.models.linear_head import item_features
-from skinml.records import SPLITS, BoolArray, Labels, Predictions, Samples
+from skinml.records import SPLITS, Arrays, BoolArray, Labels, Predictions, Samples
 from skinml.stewardship.admissibility import row_reasons
+from skinml.stewardship.encryption import seal, unseal
 from skinml.training.features import (
     extract_features,
     features_version,
@@ -34,6 +36,8 @@ from skinml.training.features import (
 
 _GROUP = "group."
 _GROUNDS = ("licence", "series")
+PERSONAL_TEST = "test-personal"
+"""The name of what clinics' own heads predicted for their test patients."""
 
 Grounds = Mapping[str, NDArray[np.str_]]
 """What `row_reasons` asks of each sample beside its patient."""
@@ -334,6 +338,49 @@ def read_predictions(folder: ClinicFolder, run: str, split: str, classes: Labels
         patients=patients,
         groups=_groups(arrays),
     )
+
+
+def keep_personal_head(
+    folder: ClinicFolder, run: str, head: Arrays, predictions: Predictions
+) -> None:
+    """Seal a clinic's own head, and what it predicted for its test patients.
+
+    Args:
+        folder: The clinic's folder.
+        run: The run's id.
+        head: The head's arrays.
+        predictions: The predictions.
+
+    Raises:
+        EnvironmentProblem: If the folder cannot be written.
+        IntegrityError: If the vault was changed.
+    """
+    content = io.BytesIO()
+    np.savez(content, **head)  # type: ignore[arg-type]  # names as keywords
+    context = f"personal head {run}".encode()
+    sealed = seal(folder.key, content.getvalue(), context=context)
+    write_whole(folder.run(run) / "personal-head.sealed", sealed, "personal head")
+    keep_predictions(folder, run, PERSONAL_TEST, predictions)
+
+
+def read_personal_head(folder: ClinicFolder, run: str) -> Arrays:
+    """Open a clinic's own head.
+
+    Args:
+        folder: The clinic's folder.
+        run: The run's id.
+
+    Returns:
+        The head's arrays.
+
+    Raises:
+        EnvironmentProblem: If it cannot be read.
+        IntegrityError: If it was changed.
+    """
+    sealed = read_whole(folder.run(run) / "personal-head.sealed", "personal head")
+    content = unseal(folder.key, sealed, context=f"personal head {run}".encode())
+    with np.load(io.BytesIO(content), allow_pickle=False) as held:
+        return {name: held[name] for name in held.files}
 
 
 def _write(

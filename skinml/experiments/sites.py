@@ -23,7 +23,13 @@ from skinml.experiments.learners import (
     split_key_id,
     validation_release,
 )
-from skinml.experiments.samples import Grounds, admitted, keep_predictions, open_samples
+from skinml.experiments.samples import (
+    Grounds,
+    admitted,
+    keep_personal_head,
+    keep_predictions,
+    open_samples,
+)
 from skinml.experiments.sealed_book import SealedBook
 from skinml.federated.clinic import Clinic, ClinicSetup, schedule
 from skinml.federated.secure_clinic import SecureClinic, secure_clinic
@@ -32,10 +38,11 @@ from skinml.federated.secure_session import Session
 from skinml.journal import Mark
 from skinml.privacy.ledger import Ceilings, Entry
 from skinml.privacy.plan import admissions_release
-from skinml.records import EVERY_SPLIT, SPLITS, BoolArray, Labels, Samples
+from skinml.records import EVERY_SPLIT, SPLITS, Arrays, BoolArray, Labels, Samples
 from skinml.seeding import Seeds
 from skinml.stewardship.encryption import derive_key
 from skinml.stewardship.policy_terms import Proposal, require_within
+from skinml.training.personal_head import personal_head
 
 
 @dataclass(frozen=True)
@@ -135,6 +142,7 @@ def clinic_setup(terms: Terms, node: Mapping[str, object]) -> ClinicSetup:
     standings = read_standings(folder, terms.run) if counts else Standings({})
     rounds = schedule(learner, validation, counts)
     releases = [release for round_ in rounds for release in round_.releases]
+    admitted_now = _admissions(folder, config.purpose, opened)
     return ClinicSetup(
         name=folder.name,
         run=terms.run,
@@ -144,7 +152,7 @@ def clinic_setup(terms: Terms, node: Mapping[str, object]) -> ClinicSetup:
         samples=samples,
         predict=predictor(config, terms.classes),
         keep=partial(keep_predictions, folder, terms.run),
-        admitted=_admissions(folder, config.purpose, opened),
+        admitted=admitted_now,
         note=partial(_note, record, samples, standings),
         ledger=folder.ledger,
         ceilings=partial(_ceilings, folder, terms_of(config, releases, num_clinics=count)),
@@ -158,7 +166,35 @@ def clinic_setup(terms: Terms, node: Mapping[str, object]) -> ClinicSetup:
         book=SealedBook(folder, terms.run),
         admissions=standings.counts if counts else None,
         not_finite=record.note_not_finite,
+        personalise=_personaliser(config, terms, folder, samples, admitted_now),
     )
+
+
+def _personaliser(
+    config: RunConfig,
+    terms: Terms,
+    folder: ClinicFolder,
+    samples: Mapping[str, Samples],
+    admitted_now: Callable[[str], BoolArray],
+) -> Callable[[Arrays], None]:
+    """Say what a clinic makes of the final model for itself: a head of its own, or nothing."""
+    settings = config.training.personal_head
+
+    def make(model: Arrays) -> None:
+        if not settings.keep:
+            return
+        train, test = (samples[split].take(admitted_now(split)) for split in ("train", "test"))
+        own = personal_head(
+            model,
+            train,
+            terms.classes,
+            pull=settings.pull,
+            bias_input=config.training.head.bias_input,
+        )
+        made = predictor(config, terms.classes)(own, test)
+        keep_personal_head(folder, terms.run, own, made)
+
+    return make
 
 
 def secure_session(config: RunConfig, terms: Terms) -> Session | None:

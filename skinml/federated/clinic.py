@@ -37,6 +37,10 @@ SCORE_BINS = 64
 _READS_SUMS = ("none", "central")
 
 
+def _nothing(model: Arrays) -> None:
+    """Make nothing of the final model."""
+
+
 def _unheard(round_: int, patients: int) -> None:
     """Hear nothing, as an audit of clinics that release nothing does."""
 
@@ -74,6 +78,8 @@ class ClinicSetup:
         not_finite: Hears in each round of training, before anything leaves, the round's number and
             how many patients' contributions were not finite. The number is exact: it may go into
             the clinic's own log and nowhere else. A real run gives one that writes it.
+        personalise: Does in the last round what the clinic does with the final model for itself;
+            it gives nothing back, and what it makes stays in the clinic's folder.
     """
 
     name: str
@@ -98,6 +104,7 @@ class ClinicSetup:
     book: StepBook | None = None
     admissions: IntArray | None = None
     not_finite: Callable[[int, int], None] = _unheard
+    personalise: Callable[[Arrays], None] = _nothing
 
 
 def schedule(
@@ -350,6 +357,7 @@ class Clinic:
         }
         for split, made in predictions.items():
             setup.keep(split, made)
+        setup.personalise(model)
         held_out = predictions["validation"]
         exact = score_histogram(
             held_out.malignancy_scores, held_out.malignant, held_out.patients, SCORE_BINS

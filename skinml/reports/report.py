@@ -16,6 +16,7 @@ from skinml.reports import numbers, view
 from skinml.reports.admissions import admission_tables
 from skinml.reports.derived import Derived, derive
 from skinml.reports.document import record_to_json
+from skinml.reports.personal import personal_table
 from skinml.reports.sections import history_plots, sections
 from skinml.reports.wording import (
     METRICS,
@@ -121,6 +122,7 @@ def _context(record: RunRecord, derived: Derived) -> dict[str, Any]:
         "sections": sections(record, derived, people),
         "words": [words for name, words in METRICS.items() if name in shown],
         "yardsticks": view.yardstick_table(record),
+        "personal_heads": personal_table(record),
         "flow": view.flow_table(record, people),
         "cohort": [*admission_tables(record, people), *view.cohort_tables(record, people)],
         "clinics": view.clinic_table(record, derived),

@@ -152,6 +152,21 @@ class NetworkSettings(BaseModel):
         return value
 
 
+class PersonalHeadSettings(BaseModel):
+    """A head of its own that each clinic makes from the run's model and keeps."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    keep: bool = Field(
+        False,
+        description="Whether each clinic fits the run's head to its own training patients after "
+        "the last round. Such a head has no noise and never leaves the clinic.",
+    )
+    pull: float = Field(
+        0.001, gt=0, description="How strongly it is held to the run's model (skinml.training)."
+    )
+
+
 class TrainingSettings(BaseModel):
     """Both recipes; the model's kind says which one is used."""
 
@@ -160,4 +175,8 @@ class TrainingSettings(BaseModel):
     head: HeadSettings = Field(default=HeadSettings(), description="For model.kind linear_head.")
     network: NetworkSettings = Field(
         default=NetworkSettings(), description="For model.kind network."
+    )
+    personal_head: PersonalHeadSettings = Field(
+        default=PersonalHeadSettings(),
+        description="A clinic's own head, for model.kind linear_head.",
     )

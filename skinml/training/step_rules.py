@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from skinml.errors import ConfigError
-from skinml.training.settings import NetworkSettings
+from skinml.training.settings import NetworkSettings, PersonalHeadSettings
 
 ONE_STEP = ("central", "distributed")
 """Trust models under which a round is one global step on the sum of the clinics' gradients."""
@@ -36,4 +36,24 @@ def require_fitting_steps(settings: NetworkSettings, trust: str) -> None:
             got=f"gradient_mode={settings.gradient_mode}",
             do="Leave it at auto: exact sums take one patient at a time, so that nobody is in "
             "another patient's rounding.",
+        )
+
+
+def require_fitting_personal_head(settings: PersonalHeadSettings, kind: str, mode: str) -> None:
+    """Refuse heads of the clinics' own where there is no head, or no other clinic.
+
+    Args:
+        settings: The section.
+        kind: The model's kind.
+        mode: The federation's mode.
+
+    Raises:
+        ConfigError: If so.
+    """
+    if settings.keep and (kind != "linear_head" or mode == "centralised"):
+        raise ConfigError(
+            rule="model.kind=linear_head and a federation of clinics where "
+            "training.personal_head.keep is true",
+            got=f"model.kind={kind}, federation.mode={mode}",
+            do="Leave training.personal_head.keep out.",
         )
