@@ -16,9 +16,9 @@ from math import exp, inf, log, sqrt
 from typing import Any
 
 from scipy.optimize import brentq
-from scipy.special import log_ndtr, ndtr
 
 from skinml.errors import ConfigError, require_in_range, require_positive
+from skinml.privacy.closed_form import gaussian_delta, gaussian_epsilon
 from skinml.privacy.discrete import (
     ROUNDING_VARIANCE,
     SAMPLER_DIVERGENCE,
@@ -45,6 +45,9 @@ _SEARCH_GRID = 1e-3
 _TOLERANCE = 1e-3
 # Beyond it e^epsilon is no number any more, and no promise long before.
 _GREATEST_EPSILON = 700.0
+# Beyond it, as for a patient at fifty clinics, a grid for one Gaussian takes gigabytes: there the
+# closed form stands in, which is exact.
+_GREATEST_MU = 8.0
 # No selection runs so many times its mean number of repetitions: the chance is below e**-100.
 _LONGEST = 1000
 
@@ -229,6 +232,11 @@ def _reduced(events: Iterable[Event]) -> tuple[tuple[_Accountable, ...], float, 
 
 @lru_cache(maxsize=256)  # every clinic of a run asks the same
 def _composed_epsilon(events: tuple[_Accountable, ...], delta: float, grid: float) -> float:
+    first, *others = events
+    if isinstance(first, GaussianEvent) and not others:
+        mu = gaussian_mu([first])
+        if mu > _GREATEST_MU:
+            return gaussian_epsilon(mu, delta)
     return float(_composed(events, grid).get_epsilon(delta))
 
 
@@ -285,28 +293,6 @@ def gaussian_mu(events: Iterable[GaussianEvent]) -> float:
         Dong, Roth and Su 2019, arXiv:1905.02383, Corollary 3.3.
     """
     return sqrt(sum(event.count / event.noise_multiplier**2 for event in events))
-
-
-def gaussian_delta(mu: float, eps: float) -> float:
-    """Compute delta of a mechanism with Gaussian differential privacy mu, in closed form.
-
-    Args:
-        mu: Sensitivity over noise standard deviation, above zero.
-        eps: Epsilon, zero or above.
-
-    Returns:
-        The smallest delta.
-
-    Source:
-        Balle and Wang 2018, arXiv:1805.06530, Theorem 8.
-
-    Example:
-        >>> round(gaussian_delta(0.2681, 1.0), 7)
-        1e-05
-    """
-    # The second term in logarithms: e^eps overflows before its product with the tail does.
-    tail = exp(eps + float(log_ndtr(-eps / mu - mu / 2)))
-    return float(ndtr(-eps / mu + mu / 2)) - tail
 
 
 def gaussian_mu_for(eps: float, delta: float) -> float:

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from math import floor, log, sqrt
-
-from scipy.optimize import brentq
+from math import floor, sqrt
 
 from skinml.errors import require_in_range, require_positive
 from skinml.privacy.accounting import (
     CERTIFICATE_GRID,
     divergence,
-    gaussian_delta,
     gaussian_mu,
     gaussian_mu_for,
     only_gaussians,
 )
+from skinml.privacy.closed_form import gaussian_epsilon
 from skinml.privacy.events import DiscreteGaussianEvent, GaussianEvent
 from skinml.privacy.headroom import Limit, most_epsilon
 from skinml.privacy.ledger import Entry, compositions, spent
@@ -63,30 +61,6 @@ def epsilon_left(entries: Iterable[Entry], ceiling: float, delta: float) -> floa
     reach = ceiling - 2 * sum(map(divergence, grids))
     lefts = (_left(events, runs, reach, delta) for events, runs in _charged_with(held))
     return min(lefts) / _STEPS
-
-
-def gaussian_epsilon(mu: float, delta: float) -> float:
-    """Compute epsilon of a mechanism with Gaussian differential privacy mu, in closed form.
-
-    Args:
-        mu: Sensitivity over noise standard deviation, above zero.
-        delta: Delta to read epsilon at, above 0 and below 1.
-
-    Returns:
-        The smallest epsilon, zero or above.
-
-    Source:
-        Balle and Wang 2018, arXiv:1805.06530, Theorem 8.
-
-    Example:
-        >>> round(gaussian_epsilon(0.7191, 1e-5), 3)
-        3.0
-    """
-    if gaussian_delta(mu, 0.0) <= delta:
-        return 0.0
-    # Beyond this the normal's tail alone is below delta (Chernoff).
-    most = mu**2 / 2 + mu * (sqrt(-2 * log(delta)) + 1)
-    return float(brentq(lambda eps: gaussian_delta(mu, eps) - delta, 0.0, most, xtol=1e-12))
 
 
 def _charged_with(entries: Iterable[Entry]) -> list[tuple[list[GaussianEvent], int]]:

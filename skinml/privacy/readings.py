@@ -13,7 +13,7 @@ from scipy.optimize import minimize_scalar
 
 from skinml.errors import require_in_range
 from skinml.privacy.accounting import delta, epsilon, gaussian_mu
-from skinml.privacy.allowance import gaussian_epsilon
+from skinml.privacy.closed_form import gaussian_epsilon
 from skinml.privacy.events import (
     DiscreteGaussianEvent,
     Event,

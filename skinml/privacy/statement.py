@@ -15,7 +15,7 @@ from math import sqrt
 
 from skinml.errors import require_in_range
 from skinml.privacy.accounting import epsilon, gaussian_mu, only_gaussians
-from skinml.privacy.allowance import gaussian_epsilon
+from skinml.privacy.closed_form import gaussian_epsilon
 from skinml.privacy.events import (
     CompositionEvent,
     DiscreteGaussianEvent,

@@ -16,7 +16,7 @@ from scipy.special import ndtr, ndtri
 from scipy.stats import binom, nct, rankdata
 
 from skinml.errors import ConfigError, require_in_range, require_same_length
-from skinml.privacy.allowance import gaussian_epsilon
+from skinml.privacy.closed_form import gaussian_epsilon
 from skinml.records import BoolArray, FloatArray
 
 # How many of the canaries are guessed about, those with the clearest scores; the chance of a wrong
