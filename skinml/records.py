@@ -306,6 +306,30 @@ class ClinicSpend:
 
 
 @dataclass(frozen=True)
+class PlannedSum:
+    """One kind of sum over the clinics, with the noise that the ledgers count on.
+
+    Attributes:
+        name: The release's name in the ledgers, such as "gradient".
+        first_round: The first of the consecutive rounds that make it.
+        last_round: The last of them.
+        sensitivity: By how much one patient moves it at most (L2 norm), in the sum's own units.
+        std: Standard deviation of the noise in each number of it, in the same units; 0 where
+            nothing is promised.
+        local_steps: Steps of training inside each clinic that it is made from. Sensitivity and
+            noise are then those of each step's sum of gradients at one clinic. 0: the noise is in
+            the sum itself.
+    """
+
+    name: str
+    first_round: int
+    last_round: int
+    sensitivity: float
+    std: float
+    local_steps: int = 0
+
+
+@dataclass(frozen=True)
 class Guarantee:
     """What a run promises to a patient.
 
@@ -333,6 +357,7 @@ class Guarantee:
         num_clinics: Clinics of the run, k; 0 where it was not recorded.
         tolerated_dropouts: Clinics that may drop out of a sum under "distributed".
         colluding_clinics: Clinics c that may pool what they know under "distributed".
+        sums: The sums of the run's plan; empty where they were not recorded.
     """
 
     private: bool
@@ -354,6 +379,7 @@ class Guarantee:
     num_clinics: int = 0
     tolerated_dropouts: int = 0
     colluding_clinics: int = 0
+    sums: tuple[PlannedSum, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import chain
 from math import isfinite
 
@@ -19,8 +20,9 @@ from skinml.privacy.plan import (
 )
 from skinml.privacy.readings import advantage, recognised, replace_one_epsilon
 from skinml.privacy.settings import PrivacySettings
-from skinml.records import ClinicSpend, Guarantee
+from skinml.records import ClinicSpend, Guarantee, PlannedSum
 from skinml.training.learner import Learner, Round
+from skinml.training.network import LOCAL_STEPS
 
 # What leaves a clinic, by the release's name in the ledger. A release that is not listed here is
 # named as it is: nothing that was charged may be missing from the list.
@@ -103,7 +105,43 @@ def guarantee(
         num_clinics=len(folders),
         tolerated_dropouts=privacy.tolerated_dropouts,
         colluding_clinics=privacy.colluding_clinics,
+        sums=planned_sums(rounds),
         **bounds,
+    )
+
+
+def planned_sums(rounds: Iterable[Round]) -> tuple[PlannedSum, ...]:
+    """List the sums of a plan, those of consecutive rounds as one.
+
+    Args:
+        rounds: The run's rounds in order, the evaluation included.
+
+    Returns:
+        Each kind of sum once for every stretch of rounds that makes it with the same noise.
+    """
+    found: list[PlannedSum] = []
+    latest: dict[PlannedSum, int] = {}  # by kind of sum, where its last stretch is
+    for round_ in rounds:
+        for release in round_.releases:
+            new = _planned_sum(round_, release)
+            kind = replace(new, first_round=0, last_round=0)
+            place = latest.get(kind)
+            if place is not None and found[place].last_round == round_.number - 1:
+                found[place] = replace(found[place], last_round=round_.number)
+            else:
+                latest[kind] = len(found)
+                found.append(new)
+    return tuple(found)
+
+
+def _planned_sum(round_: Round, release: Release) -> PlannedSum:
+    return PlannedSum(
+        name=release.name,
+        first_round=round_.number,
+        last_round=round_.number,
+        sensitivity=release.sensitivity,
+        std=release.sensitivity * release.noise_multiplier,
+        local_steps=release.steps if round_.kind == LOCAL_STEPS else 0,
     )
 
 

@@ -60,10 +60,14 @@ def result_json(
                 "expected": list(each.expected),
                 "took_part": list(each.took_part),
                 "missing": dict(each.missing),
+                "attempt": each.attempt,
+                "noise": each.noise,
             }
             for each in record.participation
         ],
         "complete": record.complete,
+        "resumes": record.resumes,
+        "secure_sums": _secure_sums(record.guarantee),
         "admissions": None if record.admissions is None else asdict(record.admissions),
         "artifacts": {
             "report": str(report),
@@ -109,6 +113,18 @@ def _privacy(promised: Guarantee) -> dict[str, Any]:
             }
             for name, spend in promised.clinics.items()
         },
+    }
+
+
+def _secure_sums(promised: Guarantee) -> dict[str, int] | None:
+    """Tell who had to be there for a secure sum; None where sums left without masks."""
+    clinics = promised.num_clinics
+    if promised.trust != "distributed" or clinics < 2:
+        return None  # one clinic has nothing to hide its sum in
+    return {
+        "clinics": clinics,
+        "threshold": clinics - promised.tolerated_dropouts,
+        "colluding": promised.colluding_clinics,
     }
 
 

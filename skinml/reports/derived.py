@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import exp
 from typing import Any
 
 from skinml.privacy.accounting import gaussian_mu_for
-from skinml.records import Estimate, GroupResult, RunRecord
+from skinml.records import Estimate, GroupResult, Participation, RunRecord, last_attempts
+from skinml.reports.attendance import Stretch, SumNoise, stretches, sum_noise
 
 # Below this many malignant, or not malignant, items a group shows its interval and no finding.
 # Used where the config has no `fairness.min_events`.
@@ -75,7 +76,15 @@ class Derived:
         wall_min: Minutes that the run took.
         num_rounds: Rounds of the run.
         num_clinics: Clinics that were asked at least once.
-        num_incomplete_rounds: Rounds in which a clinic was missing.
+        num_attempts: Attempts at them; where greater, some ended without a sum.
+        num_failed_attempts: Attempts that ended without a sum.
+        num_incomplete_rounds: Rounds whose sum a clinic was missing from.
+        allowed_missing: Clinics that the run's settings allowed a round to go on without.
+        stretches: Consecutive rounds that went alike, in the order in which things happened.
+        least_survivors: The least number of clinics in a sum, k'; None without rounds.
+        least_noise: The least noise in a sum, over what the ledgers count on; None where none can
+            be told.
+        sums: The noise of each kind of sum, in its own units.
         rounds_taken_part: For each clinic, the rounds that its contribution is in.
         rounds_missed: For each clinic, the rounds that it was asked for and is not in.
         guess_limit_percent: How often, in percent, the best guess whether a patient took part can
@@ -101,7 +110,14 @@ class Derived:
     wall_min: float
     num_rounds: int
     num_clinics: int
+    num_attempts: int
+    num_failed_attempts: int
     num_incomplete_rounds: int
+    allowed_missing: int
+    stretches: tuple[Stretch, ...]
+    least_survivors: int | None
+    least_noise: float | None
+    sums: tuple[SumNoise, ...]
     rounds_taken_part: Mapping[str, int]
     rounds_missed: Mapping[str, int]
     guess_limit_percent: float | None
@@ -128,8 +144,9 @@ def derive(record: RunRecord) -> Derived:
     floor = min_events(record.config)
     headline = _headline(record)
     chosen = [group for group in record.groups if group.attribute == headline]
-    taken = Counter(name for each in record.participation for name in each.took_part)
-    missed = Counter(name for each in record.participation for name in each.missing)
+    rounds = last_attempts(record.participation)
+    taken = Counter(name for each in rounds for name in each.took_part)
+    missed = _missed(rounds)
     asked = sorted({name for each in record.participation for name in each.expected})
     promise = record.guarantee
     delta, num_enough = promise.delta, promise.num_clinics - promise.tolerated_dropouts
@@ -140,9 +157,16 @@ def derive(record: RunRecord) -> Derived:
         headline=headline,
         alarms=tuple(_alarms(group, floor) for group in (record.overall, *chosen)),
         wall_min=record.wall_s / 60,
-        num_rounds=len(record.participation),
+        num_rounds=len(rounds),
         num_clinics=len(asked),
-        num_incomplete_rounds=sum(bool(each.missing) for each in record.participation),
+        num_attempts=len(record.participation),
+        num_failed_attempts=len(record.participation) - len(rounds),
+        num_incomplete_rounds=sum(bool(each.missing) for each in rounds),
+        allowed_missing=allowed_missing(record.config),
+        stretches=stretches(record.participation),
+        least_survivors=min((len(each.took_part) for each in rounds), default=None),
+        least_noise=_least([each.noise for each in rounds]),
+        sums=sum_noise(promise, record.participation),
         rounds_taken_part={name: taken[name] for name in asked},
         rounds_missed={name: missed[name] for name in asked},
         guess_limit_percent=_guess_limit(promise.advantage, promise.epsilon, delta),
@@ -176,6 +200,20 @@ def min_events(config: Mapping[str, Any]) -> int:
     fairness = config.get("fairness")
     value = fairness.get("min_events") if isinstance(fairness, Mapping) else None
     return value if isinstance(value, int) and value >= 0 else DEFAULT_MIN_EVENTS
+
+
+def allowed_missing(config: Mapping[str, Any]) -> int:
+    """Look up how many clinics a round may go on without.
+
+    Args:
+        config: The run's config as plain values.
+
+    Returns:
+        `federation.allowed_missing` of the config, or 0 where the config has none.
+    """
+    federation = config.get("federation")
+    value = federation.get("allowed_missing") if isinstance(federation, Mapping) else None
+    return value if isinstance(value, int) and value >= 0 else 0
 
 
 def is_few(group: GroupResult, floor: int, *metrics: str) -> bool:
@@ -215,13 +253,28 @@ def stamps(record: RunRecord) -> tuple[Stamp, ...]:
         text = "One machine held the images of all clinics and only played the parts of several."
         found.append(Stamp("SIMULATED", f"{text} Nothing here was measured across real sites."))
     if not record.complete:
-        names = sorted({name for each in record.participation for name in each.missing})
-        who = f" Missing at least once: {', '.join(names)}." if names else ""
-        found.append(Stamp("INCOMPLETE", f"Clinics were missing from the training.{who}"))
+        found.append(Stamp("INCOMPLETE", _incomplete(record)))
     if record.evaluation_source == "exact":
         text = "The test figures were counted exactly, without privacy noise."
         found.append(Stamp("EXACT METRICS", f"{text} They are not covered by epsilon."))
     return tuple(found)
+
+
+def _incomplete(record: RunRecord) -> str:
+    rounds = last_attempts(record.participation)
+    missed = _missed(rounds)
+    who = ", ".join(f"{name} in {times}" for name, times in sorted(missed.items()))
+    text = f" Of {len(rounds)} rounds, missing: {who}." if who else ""
+    return f"Clinics were missing from the training.{text} This is not a result of all clinics."
+
+
+def _missed(rounds: Iterable[Participation]) -> Counter[str]:
+    return Counter(name for each in rounds for name in each.missing)
+
+
+def _least(values: list[float | None]) -> float | None:
+    told = [value for value in values if value is not None]
+    return min(told) if told and len(told) == len(values) else None
 
 
 def _headline(record: RunRecord) -> str:

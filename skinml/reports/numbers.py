@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from decimal import ROUND_CEILING, Decimal
+from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from math import isfinite
 
 from skinml.records import Estimate
@@ -96,6 +96,24 @@ def at_most(value: float, decimals: int) -> str:
     # A limit of 3 computed as 3.0000000000004 shall still read 3.00.
     exact = Decimal(repr(round(value, 9)))
     return str(exact.quantize(Decimal(1).scaleb(-decimals), rounding=ROUND_CEILING))
+
+
+def at_least(value: float, decimals: int) -> str:
+    """Write a lower limit, never greater than it is.
+
+    Args:
+        value: The limit, finite.
+        decimals: Digits after the point.
+
+    Returns:
+        The number rounded down.
+
+    >>> at_least(1.2247, 2), at_least(0.9999999999999999, 2)
+    ('1.22', '1.00')
+    """
+    # Shares of noise that add up to 1 but for the last digit of a float shall still read 1.00.
+    exact = Decimal(repr(round(value, 9)))
+    return str(exact.quantize(Decimal(1).scaleb(-decimals), rounding=ROUND_FLOOR))
 
 
 def delta(value: float) -> str:

@@ -16,6 +16,12 @@ from skinml.reports import numbers, view
 from skinml.reports.admissions import admission_tables
 from skinml.reports.derived import Derived, derive
 from skinml.reports.document import record_to_json
+from skinml.reports.participation import (
+    attendance_table,
+    noise_words,
+    sums_table,
+    terms_words,
+)
 from skinml.reports.personal import personal_table
 from skinml.reports.sections import history_plots, sections
 from skinml.reports.wording import (
@@ -127,8 +133,10 @@ def _context(record: RunRecord, derived: Derived) -> dict[str, Any]:
         "cohort": [*admission_tables(record, people), *view.cohort_tables(record, people)],
         "clinics": view.clinic_table(record, derived),
         "readings": view.readings_table(record, derived),
-        "missing_rounds": view.participation_table(record, missing_only=True),
-        "all_rounds": view.participation_table(record, missing_only=False),
+        "terms": terms_words(record, derived),
+        "noise": noise_words(record, derived),
+        "attendance": attendance_table(record, derived),
+        "sums": sums_table(record, derived),
         "history": view.history_table(record),
         "history_plots": history_plots(record),
         "data": view.settings_table("Data", record.data),

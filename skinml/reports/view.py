@@ -286,31 +286,6 @@ def clinic_table(record: RunRecord, derived: Derived) -> Table:
     return Table("Each clinic's ledger and participation", columns, tuple(rows))
 
 
-def participation_table(record: RunRecord, *, missing_only: bool) -> Table:
-    """Make the table of rounds.
-
-    Args:
-        record: What the run may show.
-        missing_only: Whether to leave out the rounds in which everybody took part.
-
-    Returns:
-        A table with a line for each round.
-    """
-    rows = tuple(
-        Row(
-            f"Round {each.round}",
-            (
-                Cell(f"{count(len(each.took_part))} of {count(len(each.expected))}"),
-                Cell("; ".join(f"{who}: {why}" for who, why in each.missing.items()) or "nobody"),
-            ),
-        )
-        for each in record.participation
-        if each.missing or not missing_only
-    )
-    caption = "Rounds with missing clinics" if missing_only else "All rounds"
-    return Table(caption, ("Round", "Took part", "Missing"), rows)
-
-
 def history_table(record: RunRecord) -> Table:
     """Make the table of the training's course.
 

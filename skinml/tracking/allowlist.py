@@ -32,7 +32,18 @@ FIGURES = (
 )
 COUNTS = ("n_images", "n_patients", "n_positives", "n_negatives")
 SPENDS = ("epsilon", "total_epsilon", "epsilon_across_clinics", "delta")
-RUN_METRICS = ("wall_s", "threshold", "num_rounds", "num_incomplete_rounds")
+RUN_METRICS = (
+    "wall_s",
+    "threshold",
+    "num_rounds",
+    "num_attempts",
+    "num_incomplete_rounds",
+    "num_resumes",
+    "least_survivors",
+    "least_noise_ratio",
+    "secure_sum_threshold",
+    "secure_sum_colluding",
+)
 CLINIC_METRICS = (
     "epsilon",
     "total_epsilon",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from math import isfinite
 
-from skinml.records import Estimate, GroupResult, RunRecord
+from skinml.records import Estimate, GroupResult, RunRecord, last_attempts
 from skinml.tracking.allowlist import (
     FIGURES,
     checked_attribute,
@@ -33,8 +33,7 @@ def final_metrics(record: RunRecord, attributes: tuple[str, ...]) -> dict[str, f
     found: dict[str, float | None] = {
         "wall_s": record.wall_s,
         "threshold": record.threshold,
-        "num_rounds": float(len(record.participation)),
-        "num_incomplete_rounds": float(sum(bool(each.missing) for each in record.participation)),
+        **_participation(record),
         **_group(record.overall, ""),
         **_spends(record),
     }
@@ -64,11 +63,12 @@ def clinic_metrics(record: RunRecord) -> dict[str, dict[str, float]]:
     Raises:
         PolicyError: If a clinic's name looks like a patient's.
     """
-    asked = {name for each in record.participation for name in each.expected}
+    entries = last_attempts(record.participation)
+    asked = {name for each in entries for name in each.expected}
     found = {}
     for clinic in sorted({*record.guarantee.clinics, *asked}):
         spend = record.guarantee.clinics.get(clinic)
-        rounds = [each for each in record.participation if clinic in each.expected]
+        rounds = [each for each in entries if clinic in each.expected]
         values: dict[str, float | None] = {
             "epsilon": spend.epsilon if spend else None,
             "total_epsilon": spend.total_epsilon if spend else None,
@@ -129,6 +129,27 @@ def _figures(estimates: Mapping[str, Estimate]) -> Iterable[tuple[str, float | N
             yield name, estimate.value
             yield f"{name}.low", estimate.low
             yield f"{name}.high", estimate.high
+
+
+def _participation(record: RunRecord) -> dict[str, float | None]:
+    """Count rounds by their last attempts: a failed one is an attempt more, and no round."""
+    rounds, promised = last_attempts(record.participation), record.guarantee
+    noises = [each.noise for each in rounds]
+    told = [noise for noise in noises if noise is not None]
+    secure = promised.trust == "distributed" and promised.num_clinics > 1
+    return {
+        "num_rounds": float(len(rounds)),
+        "num_attempts": float(len(record.participation)),
+        "num_incomplete_rounds": float(sum(bool(each.missing) for each in rounds)),
+        "num_resumes": float(record.resumes),
+        "least_survivors": min((float(len(each.took_part)) for each in rounds), default=None),
+        # Robust strategies do not tell the noise of every round: then there is no least.
+        "least_noise_ratio": min(told) if told and len(told) == len(noises) else None,
+        "secure_sum_threshold": (
+            float(promised.num_clinics - promised.tolerated_dropouts) if secure else None
+        ),
+        "secure_sum_colluding": float(promised.colluding_clinics) if secure else None,
+    }
 
 
 def _spends(record: RunRecord) -> dict[str, float | None]:

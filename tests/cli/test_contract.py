@@ -135,8 +135,20 @@ def test_participation_names_every_round_and_clinic(result: dict[str, Any]) -> N
     clinics = sorted(result["privacy"]["clinics"])
     assert [each["round"] for each in result["participation"]] == [1, 2, 3, 4, 5, 6]
     for each in result["participation"]:
+        assert set(each) == {"round", "expected", "took_part", "missing", "attempt", "noise"}
         assert sorted(each["expected"]) == sorted(each["took_part"]) == clinics
         assert not each["missing"]
+        assert each["attempt"] == 1
+        assert each["noise"] == pytest.approx(1)
+    assert result["complete"] is True
+    assert result["resumes"] == 0
+
+
+def test_secure_sums_are_told_where_there_are_some(
+    centralised: tuple[Path, Any], simulated: tuple[Path, Any]
+) -> None:
+    assert centralised[1].json["secure_sums"] is None
+    assert simulated[1].json["secure_sums"] == {"clinics": 2, "threshold": 2, "colluding": 0}
 
 
 def test_artifacts_are_where_the_result_says(finished: tuple[Path, Any]) -> None:

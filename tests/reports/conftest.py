@@ -19,6 +19,7 @@ from skinml.records import (
     Guarantee,
     Labels,
     Participation,
+    PlannedSum,
     RunRecord,
     Yardstick,
 )
@@ -91,19 +92,32 @@ def guarantee() -> Guarantee:
         num_clinics=3,
         tolerated_dropouts=1,
         colluding_clinics=0,
+        sums=(
+            PlannedSum("label_counts", 1, 1, 1.0, 6.31),
+            PlannedSum("gradient", 2, 30, 0.5, 3.7),
+        ),
     )
 
 
 def participation() -> tuple[Participation, ...]:
-    missing = {17: {"riverside": "did not answer within 120 s"}}
+    """Of 30 rounds one goes on without a clinic; another is made at the second attempt."""
+
+    def entry(number: int, missing: dict[str, str], attempt: int, noise: bool) -> Participation:
+        present = tuple(name for name in CLINICS if name not in missing)
+        # Two of three shares are all of the noise.
+        std = sqrt(len(present) / 2) if noise else None
+        return Participation(number, CLINICS, present, missing, attempt, std)
+
+    silent = "did not answer within 120 s"
+    failed = entry(9, {"harbour": silent, "hillside": silent}, 1, noise=False)
+    missing = {17: {"riverside": silent}}
     return tuple(
-        Participation(
-            round=number,
-            expected=CLINICS,
-            took_part=tuple(name for name in CLINICS if name not in missing.get(number, {})),
-            missing=missing.get(number, {}),
-        )
+        each
         for number in range(1, 31)
+        for each in (
+            *([failed] if number == 9 else []),
+            entry(number, missing.get(number, {}), 2 if number == 9 else 1, noise=True),
+        )
     )
 
 
@@ -154,6 +168,7 @@ def build_record(**changes: Any) -> RunRecord:
         },
         config={
             "seed": 7,
+            "federation": {"allowed_missing": 1, "attempts": 2},
             "fairness": {"min_events": 10, "replicates": 2000},
             "privacy": {"trust": "distributed", "epsilon": 3.0, "clip": 1.0},
             "data": {"attributes": ["skin_tone", "sex"], "split_key": "skinml-2026"},

@@ -1,14 +1,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from math import exp
+from math import exp, sqrt
 
 import numpy as np
 import pytest
 from scipy.stats import norm
 
 from skinml.privacy.allowance import gaussian_epsilon
-from skinml.records import Estimate
+from skinml.records import Estimate, PlannedSum
 from skinml.reports.derived import derive
 
 
@@ -110,7 +110,40 @@ def test_without_a_guarantee_nothing_limits_a_guess(make_record, record):
     assert derived.across_guess_limit_percent is derived.recognised_percent is None
 
 
-def test_participation_is_counted_by_clinic(record):
+def test_participation_is_counted_by_rounds_and_not_by_attempts(record):
     derived = derive(record)
     assert derived.rounds_taken_part == {"harbour": 30, "hillside": 30, "riverside": 29}
-    assert derived.rounds_missed["riverside"] == derived.num_incomplete_rounds == 1
+    assert derived.rounds_missed == {"harbour": 0, "hillside": 0, "riverside": 1}
+    assert (derived.num_rounds, derived.num_attempts, derived.num_failed_attempts) == (30, 31, 1)
+    assert derived.num_incomplete_rounds == 1
+    assert (derived.least_survivors, derived.least_noise) == (2, 1.0)
+
+
+def test_stretches_tell_every_attempt_once_in_order(record):
+    derived = derive(record)
+    told = [
+        (number, each.attempt, each.num_took_part, each.noise)
+        for each in derived.stretches
+        for number in range(each.first_round, each.last_round + 1)
+    ]
+    assert told == [
+        (each.round, each.attempt, len(each.took_part), each.noise) for each in record.participation
+    ]
+
+
+def test_noise_that_a_strategy_does_not_tell_is_unknown_and_not_small(make_record, record):
+    untold = tuple(
+        replace(each, noise=None) if each.round == 5 else each for each in record.participation
+    )
+    derived = derive(make_record(participation=untold))
+    assert derived.least_noise is None
+    counts, gradients = derived.sums
+    assert counts.least == counts.most == pytest.approx(6.31 * sqrt(1.5))
+    assert gradients.least is gradients.most is None
+
+
+def test_the_noise_of_local_steps_does_not_grow_with_the_clinics(make_record, record):
+    steps = PlannedSum("weights", 1, 30, 1.0, 2.5, local_steps=4)
+    promise = replace(record.guarantee, trust="local", sums=(steps,))
+    (told,) = derive(make_record(guarantee=promise)).sums
+    assert (told.least, told.most) == (2.5, 2.5)

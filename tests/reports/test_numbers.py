@@ -5,13 +5,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from skinml.records import Estimate
-from skinml.reports.numbers import epsilon, figure, interval
+from skinml.reports.numbers import at_least, epsilon, figure, interval
 
 
 @given(st.floats(0, 1000))
 def test_epsilon_is_never_written_smaller_than_it_is(value):
     shown = float(epsilon(value))
     assert value - 1e-8 <= shown <= value + 0.01 + 1e-8
+
+
+@given(st.floats(0, 1000))
+def test_a_lower_limit_is_never_written_greater_than_it_is(value):
+    shown = float(at_least(value, 2))
+    assert value - 0.01 - 1e-8 <= shown <= value + 1e-8
 
 
 @pytest.mark.parametrize("value", [None, float("inf"), float("nan")])

@@ -4,8 +4,9 @@ import json
 import re
 from collections import Counter
 from dataclasses import replace
-from decimal import ROUND_CEILING, Decimal
+from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from itertools import pairwise
+from math import sqrt
 
 import pytest
 
@@ -60,9 +61,10 @@ def is_rounded(number, shown):
         return f"{number:.2g}" == shown or f"{float(number):.2g}" == shown
     step = Decimal(1).scaleb(-len(shown.partition(".")[2]))
     up = number.quantize(step, rounding=ROUND_CEILING)
+    down = number.quantize(step, rounding=ROUND_FLOOR)
     # The optimiser's figures have four significant digits.
     four = f"{float(number):.4g}"
-    return shown in {f"{float(number):.{-step.as_tuple().exponent}f}", str(up), four}
+    return shown in {f"{float(number):.{-step.as_tuple().exponent}f}", str(up), str(down), four}
 
 
 def test_every_number_of_the_page_is_in_the_json(record, tmp_path, read_page):
@@ -259,9 +261,95 @@ def flesch(text):
     return 206.835 - 1.015 * len(words) / sentences - 84.6 * syllables / len(words)
 
 
-def test_missing_clinics_are_named_by_round(page):
-    rounds = page.tables["Rounds with missing clinics"][1:]
-    assert rounds == [["Round 17", "2 of 3", "riverside: did not answer within 120 s"]]
+ATTENDANCE = "Who took part, rounds that went alike on one line"
+SUMS = "The sums, and the noise in each number of them"
+
+
+def test_rounds_that_went_alike_are_one_line_and_the_others_say_who_was_missing_and_why(page):
+    silent = "did not answer within 120 s"
+    assert page.tables[ATTENDANCE][1:] == [
+        ["Rounds 1 to 8", "1", "3 of 3", "nobody", "1.22 times"],
+        [
+            "Round 9",
+            "1",
+            "no sum 1 of 3 had done their part",
+            f"harbour: {silent}; hillside: {silent}",
+            "no sum charged to each clinic that had released its part",
+        ],
+        ["Round 9", "2", "3 of 3", "nobody", "1.22 times"],
+        ["Rounds 10 to 16", "1", "3 of 3", "nobody", "1.22 times"],
+        ["Round 17", "1", "2 of 3", f"riverside: {silent}", "1.00 times"],
+        ["Rounds 18 to 30", "1", "3 of 3", "nobody", "1.22 times"],
+    ]
+
+
+def test_the_page_says_how_many_clinics_a_sum_needs_and_how_many_may_collude(page):
+    assert (
+        "3 clinics, 2 needed to open a sum, none may pool what they know with the coordinator; "
+        "by the run's settings up to 1 may be missing in a round."
+    ) in page.text
+    assert "In 1 of 30 rounds at least one clinic was missing." in page.text
+    assert "1 attempt ended without a sum and was made again with fresh noise." in page.text
+    assert "resumed" not in page.text
+
+
+def test_the_noise_of_each_sum_is_told_in_its_units_from_the_least_to_the_greatest(page):
+    assert page.tables[SUMS][1:] == [
+        ["Counts of patients by diagnosis", "Round 1", "1 patient", "7.728 patients"],
+        [
+            "Sum of gradients: how the model should change",
+            "Rounds 2 to 30",
+            "0.5",
+            "3.7 to 4.532",
+        ],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("trust", "noise", "words", "cell"),
+    [
+        (
+            "local",
+            sqrt(3),
+            "Each clinic adds all of the noise that epsilon counts on",
+            "1.73 times",
+        ),
+        ("central", 1.0, "The coordinator adds the noise", "1.00 times"),
+        ("none", 0.0, "No sum has noise.", "no noise"),
+        ("central", None, "The coordinator adds the noise", "not told"),
+    ],
+)
+def test_whose_noise_it_is_is_said_for_each_trust_model(
+    make_record, record, read_page, trust, noise, words, cell
+):
+    entry = replace(record.participation[0], noise=noise)
+    promise = replace(record.guarantee, trust=trust, private=trust != "none")
+    changed = make_record(guarantee=promise, participation=(entry,), **NO_DRAWINGS)
+    page = read_page(render_html(changed))
+    assert words in page.text
+    assert "needed to open a sum" not in page.text
+    assert page.tables[ATTENDANCE][1][-1].startswith(cell)
+    assert (SUMS in page.tables) is (trust != "none")
+
+
+def test_a_run_that_was_resumed_says_how_often(make_record, read_page):
+    text = read_page(render_html(make_record(resumes=2, **NO_DRAWINGS))).text
+    assert "The run was broken off and resumed 2 times." in text
+    assert "What a clinic had released for it before stays charged in its ledger." in text
+
+
+def test_a_partial_run_is_stamped_with_who_was_missing_and_a_whole_one_is_not(
+    make_record, record, page, read_page
+):
+    header = page.text.split("In short")[0]
+    assert "INCOMPLETE Clinics were missing from the training." in header
+    assert "Of 30 rounds, missing: riverside in 1." in header
+    # An attempt that failed and was made again leaves nobody out of the result.
+    whole = tuple(each for each in record.participation if each.round != 17)
+    rendered = render_html(make_record(participation=whole, complete=True, **NO_DRAWINGS))
+    again = read_page(rendered).text
+    assert "INCOMPLETE" not in again
+    assert "Every clinic that was asked is in the sums of every round." in again
 
 
 def test_the_tone_scale_is_named(page, make_record, record, read_page):

@@ -58,6 +58,7 @@ CONFIG: dict[str, Any] = {
     "tracking": {"uri": "postgresql://user:hunter2@host/db"},
 }
 
+BOTH = ("harbour", "hillside")
 DATASETS = (
     DatasetRef("toy/harbour", "hmac-sha256:" + "ab" * 32, "harbour's own images", 41),
     DatasetRef("toy/hillside", "hmac-sha256:" + "cd" * 32, "hillside's own images"),
@@ -99,10 +100,13 @@ def build_record(**changes: Any) -> RunRecord:
             delta=1e-5,
             simulated=True,
             clinics={"harbour": ClinicSpend(2.9, 4.1, 8), "hillside": ClinicSpend(2.8, 2.8, 7)},
+            num_clinics=2,
+            tolerated_dropouts=1,
         ),
         participation=(
-            Participation(1, ("harbour", "hillside"), ("harbour", "hillside"), {}),
-            Participation(2, ("harbour", "hillside"), ("harbour",), {"hillside": "no answer"}),
+            Participation(1, BOTH, ("hillside",), {"harbour": "no answer"}, 1, None),
+            Participation(1, BOTH, BOTH, {}, 2, 1.5),
+            Participation(2, BOTH, ("harbour",), {"hillside": "no answer"}, 1, 1.25),
         ),
         cohort_flow=(),
         cohort_table=(),
@@ -111,6 +115,7 @@ def build_record(**changes: Any) -> RunRecord:
         versions={"skinml": "0.1.0"},
         history=(),
         complete=False,
+        resumes=1,
     )
     return replace(record, **changes)
 

@@ -7,6 +7,10 @@ import pytest
 from skinml.errors import ConfigError, PolicyError
 from skinml.records import ClinicSpend, Estimate, GroupResult
 from skinml.tracking.allowlist import (
+    COUNTS,
+    FIGURES,
+    RUN_METRICS,
+    SPENDS,
     DatasetRef,
     checked_dataset,
     checked_params,
@@ -14,6 +18,7 @@ from skinml.tracking.allowlist import (
     checked_tags,
     clean_reason,
 )
+from skinml.tracking.content import final_metrics
 from skinml.tracking.settings import TrackingSettings
 from skinml.tracking.tracker import MemoryTracker, NullTracker, make_tracker
 
@@ -156,3 +161,19 @@ def test_switched_off_tracking_keeps_nothing(tmp_path, make_record):
 def test_an_experiment_name_that_mlflow_would_mangle_is_refused(name):
     with pytest.raises(ValueError, match="experiment"):
         TrackingSettings(experiment=name)
+
+
+def test_what_a_run_without_secure_sums_has_none_of_is_left_out(make_record):
+    record = make_record()
+    central = replace(record.guarantee, trust="central")
+    untold = (replace(record.participation[-1], noise=None),)
+    changed = make_record(guarantee=central, participation=untold, groups=())
+    metrics = final_metrics(changed, ())
+    assert {"least_noise_ratio", "secure_sum_threshold", "secure_sum_colluding"}.isdisjoint(metrics)
+    assert metrics["num_rounds"] == 1.0
+
+
+def test_figures_of_participation_are_on_the_list(make_record):
+    listed = {*RUN_METRICS, *FIGURES, *COUNTS, *SPENDS}
+    found = final_metrics(make_record(groups=(), yardsticks=()), ())
+    assert {name.partition(".")[0] for name in found} <= listed

@@ -64,6 +64,14 @@ def test_rounds_are_steps_of_a_metric(client, finished):
         ("epsilon.hillside", 2.8),
         ("total_epsilon.harbour", 4.1),
         ("wall_s", 12.5),
+        ("num_rounds", 2.0),
+        ("num_attempts", 3.0),
+        ("num_incomplete_rounds", 1.0),
+        ("num_resumes", 1.0),
+        ("least_survivors", 1.0),
+        ("least_noise_ratio", 1.25),
+        ("secure_sum_threshold", 1.0),
+        ("secure_sum_colluding", 0.0),
     ],
 )
 def test_final_figures_are_there(run, name, value):
