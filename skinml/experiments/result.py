@@ -61,7 +61,8 @@ def result_json(
                 "took_part": list(each.took_part),
                 "missing": dict(each.missing),
                 "attempt": each.attempt,
-                "noise": each.noise,
+                # Shares that add up to 1 but for the last digit of a float are 1.
+                "noise": None if each.noise is None else round(each.noise, 9),
             }
             for each in record.participation
         ],

@@ -263,8 +263,8 @@ def stamps(record: RunRecord) -> tuple[Stamp, ...]:
 def _incomplete(record: RunRecord) -> str:
     rounds = last_attempts(record.participation)
     missed = _missed(rounds)
-    who = ", ".join(f"{name} in {times}" for name, times in sorted(missed.items()))
-    text = f" Of {len(rounds)} rounds, missing: {who}." if who else ""
+    who = ", ".join(f"{name} from {times}" for name, times in sorted(missed.items()))
+    text = f" Missing, of {len(rounds)} rounds: {who}." if who else ""
     return f"Clinics were missing from the training.{text} This is not a result of all clinics."
 
 

@@ -19,6 +19,8 @@ _SUMS = {
 }
 _COUNTS = ("admissions", "label_counts", "validation_scores")
 _NO_SUM = "no sum"
+ATTENDANCE = "Who took part in which sum"
+SUMS = "The sums, and the noise in each number of them"
 
 
 def terms_words(record: RunRecord, derived: Derived) -> str:
@@ -34,17 +36,19 @@ def terms_words(record: RunRecord, derived: Derived) -> str:
     clinics = record.guarantee.num_clinics or derived.num_clinics
     if clinics < 2:
         return "One clinic trained alone."
-    allowed = "none may be missing"
-    if derived.allowed_missing:
-        allowed = f"up to {derived.allowed_missing} may be missing"
-    if record.guarantee.trust != "distributed":
-        return f"{clinics} clinics; by the run's settings {allowed} in a round."
-    colluding = record.guarantee.colluding_clinics
-    pool = f"up to {colluding}" if colluding else "none"
-    return (
-        f"{clinics} clinics, {derived.num_enough} needed to open a sum, {pool} may pool what they "
-        f"know with the coordinator; by the run's settings {allowed} in a round."
-    )
+    allowed = derived.allowed_missing
+    said = [f"{clinics} clinics were asked in each round."]
+    if record.guarantee.trust == "distributed":
+        colluding = record.guarantee.colluding_clinics
+        who = f"at most {colluding} of them share" if colluding else "none of them shares"
+        know = "what they know" if colluding else "what it knows"
+        needed = "All" if derived.num_enough == clinics else f"{derived.num_enough} of them"
+        said += [
+            f"{needed} are needed to open a sum.",
+            f"The promise holds as long as {who} {know} with the coordinator.",
+        ]
+    missing = f"at most {allowed}" if allowed else "none"
+    return " ".join([*said, f"The run's settings let {missing} be missing from a sum."])
 
 
 def noise_words(record: RunRecord, derived: Derived) -> str:
@@ -73,9 +77,12 @@ def noise_words(record: RunRecord, derived: Derived) -> str:
             "it the more clinics are in it."
         )
     if trust == "distributed" and clinics:
+        if derived.num_honest == clinics:
+            return "Each clinic adds a share of the noise; all shares are what epsilon counts on."
         return (
-            f"Each clinic adds a share of the noise, and {derived.num_honest} shares are all that "
-            "epsilon counts on. A sum of more clinics has more noise than that, never less."
+            f"Each clinic adds a share of the noise, and {derived.num_honest} of {clinics} shares "
+            "are all that epsilon counts on. A sum with more of them has more noise than that, "
+            "never less."
         )
     return ""
 
@@ -94,26 +101,26 @@ def attendance_table(record: RunRecord, derived: Derived) -> Table:
         Row(
             _rounds(each.first_round, each.last_round),
             (
-                Cell(count(each.attempt)),
                 _in_the_sum(each),
-                _missing(each),
                 _noise(each, record.guarantee.private),
+                Cell(count(each.attempt)),
+                _missing(each),
             ),
         )
         for each in derived.stretches
     )
     columns = (
         "Rounds",
-        "Attempt",
         "Clinics in the sum",
+        "Noise in the sum",
+        "Attempt",
         "Missing, and why",
-        "Noise in each sum, times what epsilon counts on",
     )
-    return Table("Who took part, rounds that went alike on one line", columns, rows)
+    return Table(ATTENDANCE, columns, rows)
 
 
 def _rounds(first: int, last: int) -> str:
-    return f"Round {count(first)}" if first == last else f"Rounds {count(first)} to {count(last)}"
+    return count(first) if first == last else f"{count(first)} to {count(last)}"
 
 
 def _in_the_sum(stretch: Stretch) -> Cell:
@@ -161,11 +168,11 @@ def sums_table(record: RunRecord, derived: Derived) -> Table:
     )
     columns = (
         "What was summed up",
-        "In",
+        "Rounds",
         "One patient moves it by at most",
         "Noise that was in it (standard deviation)",
     )
-    return Table("The sums, and the noise in each number of them", columns, rows)
+    return Table(SUMS, columns, rows)
 
 
 def _unit(name: str, value: float = 0.0) -> str:

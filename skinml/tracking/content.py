@@ -144,7 +144,7 @@ def _participation(record: RunRecord) -> dict[str, float | None]:
         "num_resumes": float(record.resumes),
         "least_survivors": min((float(len(each.took_part)) for each in rounds), default=None),
         # Robust strategies do not tell the noise of every round: then there is no least.
-        "least_noise_ratio": min(told) if told and len(told) == len(noises) else None,
+        "least_noise_ratio": round(min(told), 9) if told and len(told) == len(noises) else None,
         "secure_sum_threshold": (
             float(promised.num_clinics - promised.tolerated_dropouts) if secure else None
         ),

@@ -13,6 +13,7 @@ import pytest
 from skinml.errors import EnvironmentProblem
 from skinml.records import Estimate, GroupResult, Labels
 from skinml.reports.document import record_from_json
+from skinml.reports.participation import ATTENDANCE, SUMS
 from skinml.reports.report import render_html, write_report
 
 NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?(?:e-?\d+)?")
@@ -261,44 +262,59 @@ def flesch(text):
     return 206.835 - 1.015 * len(words) / sentences - 84.6 * syllables / len(words)
 
 
-ATTENDANCE = "Who took part, rounds that went alike on one line"
-SUMS = "The sums, and the noise in each number of them"
-
-
 def test_rounds_that_went_alike_are_one_line_and_the_others_say_who_was_missing_and_why(page):
     silent = "did not answer within 120 s"
     assert page.tables[ATTENDANCE][1:] == [
-        ["Rounds 1 to 8", "1", "3 of 3", "nobody", "1.22 times"],
+        ["1 to 8", "3 of 3", "1.22 times", "1", "nobody"],
         [
-            "Round 9",
-            "1",
+            "9",
             "no sum 1 of 3 had done their part",
-            f"harbour: {silent}; hillside: {silent}",
             "no sum charged to each clinic that had released its part",
+            "1",
+            f"harbour: {silent}; hillside: {silent}",
         ],
-        ["Round 9", "2", "3 of 3", "nobody", "1.22 times"],
-        ["Rounds 10 to 16", "1", "3 of 3", "nobody", "1.22 times"],
-        ["Round 17", "1", "2 of 3", f"riverside: {silent}", "1.00 times"],
-        ["Rounds 18 to 30", "1", "3 of 3", "nobody", "1.22 times"],
+        ["9", "3 of 3", "1.22 times", "2", "nobody"],
+        ["10 to 16", "3 of 3", "1.22 times", "1", "nobody"],
+        ["17", "2 of 3", "1.00 times", "1", f"riverside: {silent}"],
+        ["18 to 30", "3 of 3", "1.22 times", "1", "nobody"],
     ]
 
 
 def test_the_page_says_how_many_clinics_a_sum_needs_and_how_many_may_collude(page):
     assert (
-        "3 clinics, 2 needed to open a sum, none may pool what they know with the coordinator; "
-        "by the run's settings up to 1 may be missing in a round."
+        "3 clinics were asked in each round. 2 of them are needed to open a sum. The promise holds "
+        "as long as none of them shares what it knows with the coordinator. The run's settings let "
+        "at most 1 be missing from a sum."
     ) in page.text
     assert "In 1 of 30 rounds at least one clinic was missing." in page.text
     assert "1 attempt ended without a sum and was made again with fresh noise." in page.text
     assert "resumed" not in page.text
 
 
+@pytest.mark.parametrize(
+    ("dropouts", "colluding", "words"),
+    [
+        (0, 0, "All are needed to open a sum. The promise holds as long as none of them shares"),
+        (1, 1, "2 of them are needed to open a sum. The promise holds as long as at most 1 of"),
+        (0, 0, "all shares are what epsilon counts on"),
+        (1, 1, "1 of 3 shares are all that epsilon counts on"),
+    ],
+)
+def test_thresholds_are_told_as_they_were_planned(
+    make_record, record, read_page, dropouts, colluding, words
+):
+    promise = replace(
+        record.guarantee, tolerated_dropouts=dropouts, colluding_clinics=colluding, sums=()
+    )
+    assert words in read_page(render_html(make_record(guarantee=promise, **NO_DRAWINGS))).text
+
+
 def test_the_noise_of_each_sum_is_told_in_its_units_from_the_least_to_the_greatest(page):
     assert page.tables[SUMS][1:] == [
-        ["Counts of patients by diagnosis", "Round 1", "1 patient", "7.728 patients"],
+        ["Counts of patients by diagnosis", "1", "1 patient", "7.728 patients"],
         [
             "Sum of gradients: how the model should change",
-            "Rounds 2 to 30",
+            "2 to 30",
             "0.5",
             "3.7 to 4.532",
         ],
@@ -327,8 +343,8 @@ def test_whose_noise_it_is_is_said_for_each_trust_model(
     changed = make_record(guarantee=promise, participation=(entry,), **NO_DRAWINGS)
     page = read_page(render_html(changed))
     assert words in page.text
-    assert "needed to open a sum" not in page.text
-    assert page.tables[ATTENDANCE][1][-1].startswith(cell)
+    assert "to open a sum" not in page.text
+    assert page.tables[ATTENDANCE][1][2].startswith(cell)
     assert (SUMS in page.tables) is (trust != "none")
 
 
@@ -343,10 +359,11 @@ def test_a_partial_run_is_stamped_with_who_was_missing_and_a_whole_one_is_not(
 ):
     header = page.text.split("In short")[0]
     assert "INCOMPLETE Clinics were missing from the training." in header
-    assert "Of 30 rounds, missing: riverside in 1." in header
+    assert "Missing, of 30 rounds: riverside from 1." in header
     # An attempt that failed and was made again leaves nobody out of the result.
     whole = tuple(each for each in record.participation if each.round != 17)
     rendered = render_html(make_record(participation=whole, complete=True, **NO_DRAWINGS))
+    assert "In 1 of 30 rounds not all of them did ." in page.text
     again = read_page(rendered).text
     assert "INCOMPLETE" not in again
     assert "Every clinic that was asked is in the sums of every round." in again
