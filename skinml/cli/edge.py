@@ -27,6 +27,18 @@ _MACHINE = {
 }
 
 
+class Interrupted(Exception):
+    """Ctrl-C in a command that has something to say about it, which Typer would swallow.
+
+    Args:
+        stopped: What was raised, with its notes.
+    """
+
+    def __init__(self, stopped: KeyboardInterrupt) -> None:
+        super().__init__("interrupted")
+        self.__notes__ = list(getattr(stopped, "__notes__", ()))
+
+
 def translated(error: BaseException) -> SkinmlError | None:
     """Find the foreseen error behind an exception.
 
@@ -62,7 +74,7 @@ def report_error(error: BaseException, *, as_json: bool) -> int:
     Returns:
         The exit code.
     """
-    if isinstance(error, KeyboardInterrupt):
+    if isinstance(error, KeyboardInterrupt | Interrupted):
         _say("interrupted", "", "", EXIT_INTERRUPTED, _notes(error), as_json=as_json)
         return EXIT_INTERRUPTED
     known = translated(error)

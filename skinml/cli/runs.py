@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,6 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from skinml.cli.edge import Interrupted
 from skinml.cli.progress import Bars
 from skinml.errors import InputError
 
@@ -49,17 +51,20 @@ def run(
     from skinml.experiments.run import run as run_experiment
 
     words = [*([experiment] if experiment else []), *(overrides or [])]
-    with Bars(quiet=as_json) as bars:
-        if resume is not None:
-            finished = resume_run(resume, work_dir=_work_dir(words), progress=bars)
-        elif experiment is None:
-            raise InputError(
-                rule="an experiment, or --resume with a run",
-                got="neither",
-                do="Example: skinml run quickstart",
-            )
-        else:
-            finished = run_experiment(experiment, overrides or [], progress=bars)
+    try:
+        with Bars(quiet=as_json) as bars:
+            if resume is not None:
+                finished = resume_run(resume, work_dir=_work_dir(words), progress=bars)
+            elif experiment is None:
+                raise InputError(
+                    rule="an experiment, or --resume with a run",
+                    got="neither",
+                    do="Example: skinml run quickstart",
+                )
+            else:
+                finished = run_experiment(experiment, overrides or [], progress=bars)
+    except KeyboardInterrupt as stopped:
+        raise Interrupted(stopped) from None
     if as_json:
         _print_json(finished.result)
         return
@@ -123,6 +128,8 @@ def _show(record: RunRecord, result: dict[str, Any]) -> None:
     stamps += ["SIMULATED"] if record.guarantee.simulated else []
     stamps += [] if record.complete else ["INCOMPLETE"]
     console.print(f"[bold]{record.run}[/bold]  {'  '.join(stamps)}")
+    if not record.complete:
+        console.print(f"Clinics were missing: {_who_was_missing(record)}.")
     table = Table(box=None, pad_edge=False)
     for heading in ("group", "patients", "malignant", "AUROC (95% interval)"):
         table.add_column(heading)
@@ -135,6 +142,15 @@ def _show(record: RunRecord, result: dict[str, Any]) -> None:
     for beside in record.yardsticks[:1]:
         console.print(f"{beside.name}, not private: AUROC {_words(beside.estimates['auroc'])}")
     console.print(_promise(result["privacy"]))
+
+
+def _who_was_missing(record: RunRecord) -> str:
+    from skinml.records import last_attempts
+
+    rounds = last_attempts(record.participation)
+    missed = Counter(name for each in rounds for name in each.missing)
+    times = [f"{name} from {times}" for name, times in sorted(missed.items())]
+    return f"{', '.join(times)} of {len(rounds)} rounds"
 
 
 def _promise(privacy: dict[str, Any]) -> str:

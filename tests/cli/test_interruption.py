@@ -23,6 +23,7 @@ from skinml.experiments.run import run
 CLINICS = ("alderbrook", "birchmoor")
 MARK = "SKINML_TEST_MARK"
 LONG = "training.head.rounds=3000"
+SOME = "training.head.rounds=600"
 
 
 def _marked(mark: str) -> list[psutil.Process]:
@@ -60,7 +61,15 @@ def _in_extraction(place: Path) -> bool:
 
 
 def _require_nothing_half_written(place: Path) -> None:
-    assert not list(place.glob("runs/*"))
+    """Of a run that was broken off, its config and its whole rounds are left, and nothing else."""
+    for draft in place.glob("runs/*"):
+        assert draft.name.startswith(".")
+        assert {each.name for each in draft.iterdir()} == {
+            ".lock",
+            "checkpoint",
+            "config.json",
+            "lives.json",
+        }
     assert not list(place.rglob("samples-*"))
     for path in place.glob("clinics/*/clinic.json"):
         open_folder(path.parent).ledger.entries()
@@ -84,6 +93,7 @@ def test_a_stopped_command_leaves_nothing_behind(
     clinics_place: Path,
     small: tuple[str, ...],
     start: Callable[..., subprocess.Popen[str]],
+    skinml: Callable[..., Any],
     stage: str,
     how: str,
 ) -> None:
@@ -91,7 +101,7 @@ def test_a_stopped_command_leaves_nothing_behind(
     if stage == "extraction":
         for store in clinics_place.glob("clinics/*/features/*.store"):
             store.unlink()
-    words = ("run", "quickstart", *small, LONG, f"work_dir={clinics_place}", "--json")
+    words = ("run", "quickstart", *small, SOME, f"work_dir={clinics_place}", "--json")
     process = start(*words, **{MARK: mark})
     reached = _in_rounds if stage == "rounds" else _in_extraction
     assert _wait_until(lambda: reached(clinics_place) or process.poll() is not None, 120)
@@ -99,10 +109,71 @@ def test_a_stopped_command_leaves_nothing_behind(
     _interrupt(process, how)
     out, err = process.communicate(timeout=120)
     assert process.returncode == 130, err
-    assert err == "error: interrupted\n"
+    first, *others = err.splitlines()
+    assert first == "error: interrupted"
     assert out.startswith('{"error": {"code": 130')
     assert _wait_until(lambda: not _marked(mark), 30), _marked(mark)
     _require_nothing_half_written(clinics_place)
+    if stage == "extraction":
+        assert not others
+        assert not list(clinics_place.glob("runs/*"))
+        return
+    (told,) = others
+    words = told.partition("Go on: skinml ")[2].split()
+    _require_resumed(skinml(*words, "--json"), clinics_place)
+
+
+def _require_resumed(outcome: Any, place: Path) -> None:
+    """Each clinic is charged once for every round, and once more for the one broken off."""
+    assert outcome.code == 0, outcome.told
+    assert outcome.json["complete"]
+    assert outcome.json["resumes"] == 1
+    (folder,) = place.glob("runs/*")
+    assert folder.name == outcome.json["run"]
+    assert {each["round"] for each in outcome.json["participation"]} == set(range(1, 603))
+    planned = 603  # the first round makes two releases
+    for clinic in CLINICS:
+        assert planned <= _releases(place, clinic) <= planned + 2
+
+
+def test_a_run_whose_process_was_killed_goes_on(
+    clinics_place: Path,
+    small: tuple[str, ...],
+    start: Callable[..., subprocess.Popen[str]],
+    skinml: Callable[..., Any],
+) -> None:
+    """As after a power cut: nobody had time to clear up, and MLflow thinks that it still runs."""
+    mark = uuid4().hex
+    tracked = ("tracking.enabled=true", f"work_dir={clinics_place}")
+    process = start("run", "quickstart", *small, SOME, *tracked, **{MARK: mark})
+    assert _wait_until(lambda: _in_rounds(clinics_place) or process.poll() is not None, 120)
+    kept = lambda: list(clinics_place.glob("runs/.*.draft/checkpoint"))  # noqa: E731
+    assert _wait_until(lambda: bool(kept()), 60)
+    for each in _marked(mark):
+        each.kill()
+    process.communicate(timeout=60)
+    assert _wait_until(lambda: not _marked(mark), 30), _marked(mark)
+    run_id = kept()[0].parent.name.removeprefix(".").removesuffix(".draft")
+    words = ("run", "--resume", run_id, f"work_dir={clinics_place}")
+    refused = skinml(*words, "seed=3")
+    assert refused.code == 2
+    assert "no other change" in refused.err
+    _require_resumed(skinml(*words, "--json"), clinics_place)
+    assert _mlflow_status(clinics_place) == ["FINISHED"] * 3  # the run and two clinics
+    assert not list(clinics_place.rglob("samples-*"))
+    again = skinml(*words)
+    assert again.code == 2
+    assert "which is finished" in again.err
+
+
+@pytest.mark.parametrize("words", [(), ("--resume", "nobody")])
+def test_a_run_needs_an_experiment_or_a_run_that_was_broken_off(
+    skinml: Callable[..., Any], tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    place = (f"work_dir={tmp_path}",) if words else ()
+    outcome = skinml("run", *words, *place)
+    assert outcome.code == 2
+    assert outcome.err.startswith("error: expected ")
 
 
 def _mlflow_status(place: Path) -> list[str]:
@@ -167,6 +238,8 @@ def test_a_clinic_that_cannot_answer_is_named_and_the_run_is_marked_as_failed(
     assert caught.value.exit_code == 4
     assert f"in round 4 without {CLINICS[1]}" in caught.value.got
     assert CLINICS[0] not in caught.value.got
-    assert not list(clinics_place.glob("runs/*"))
+    (note,) = caught.value.__notes__
+    assert "skinml run --resume" in note
+    assert not list(clinics_place.glob("runs/[!.]*"))
     assert not list(clinics_place.rglob("samples-*"))
     assert _mlflow_status(clinics_place) == ["FAILED"]
