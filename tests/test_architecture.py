@@ -40,10 +40,19 @@ ROOMS: dict[str, set[str]] = {
     },
 }
 ROOMS["experiments"] = set(ROOMS) - FOUNDATION
-ROOMS["cli"] = {"experiments", "clinic", "config"}
+ROOMS["deployment"] = {
+    "stewardship",
+    "privacy",
+    "federated",
+    "clinic",
+    "tracking",
+    "config",
+    "experiments",
+}
+ROOMS["cli"] = {"experiments", "clinic", "config", "deployment"}
 # The only places that may import a vendor, as prefixes of the path below the package.
 DOORS: dict[str, tuple[str, ...]] = {
-    "flwr": ("federated/",),
+    "flwr": ("federated/", "deployment/"),
     "ray": ("federated/",),
     "opacus": ("privacy/",),
     "dp_accounting": ("privacy/accounting.py",),
@@ -59,7 +68,10 @@ DOORS: dict[str, tuple[str, ...]] = {
     "sklearn": ("data/", "fairness/", "training/yardsticks.py"),
     "matplotlib": ("reports/",),
     "jinja2": ("reports/",),
-    "cryptography": ("stewardship/", "privacy/noise.py", "federated/secure_"),
+    "cryptography": ("stewardship/", "privacy/noise.py", "federated/secure_", "deployment/"),
+    "starlette": ("deployment/",),
+    "uvicorn": ("deployment/",),
+    "httpx": ("deployment/",),
     "Crypto": ("federated/secure_shares.py",),
     "keyring": ("stewardship/unlocking.py",),
 }

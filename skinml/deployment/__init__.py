@@ -1,0 +1,1 @@
+"""Real processes on several machines, on Flower's runtime: the coordinator's and the clinics'."""
