@@ -17,7 +17,7 @@ def true_delta(mu, eps):
         return float(first - mpmath.exp(eps) * mpmath.ncdf(-mu / 2 - eps / mu))
 
 
-@pytest.mark.parametrize("mu", [7.9, 8.1, 40.0, 400.0])
+@pytest.mark.parametrize("mu", [8.1, 40.0, 400.0])
 def test_a_great_epsilon_is_the_least_that_holds_up_to_the_grid(mu):
     eps = epsilon([GaussianEvent(1 / mu)], 1e-5)
     assert true_delta(mu, eps) <= 1e-5 * (1 + 1e-6)
