@@ -15,10 +15,14 @@ from skinml.experiments.guarantee import (
     NOTHING_COVERED,
     covered,
     not_covered,
+    planned_sums,
 )
 from skinml.experiments.run import Finished
 from skinml.privacy.events import DiscreteGaussianEvent, GaussianEvent
 from skinml.privacy.ledger import Binding, Entry
+from skinml.privacy.plan import Release
+from skinml.training.learner import Round
+from skinml.training.network import LOCAL_STEPS
 
 PAGE = (Path(__file__).parents[2] / "docs/guarantee.md").read_text(encoding="utf-8")
 BINDING = Binding("run", 1, 1, ("a",), "local", "patient_within_clinic", "k", True)
@@ -41,6 +45,40 @@ def test_the_page_and_the_report_use_the_same_words() -> None:
 def test_every_release_is_named_once_and_unknown_ones_too() -> None:
     told = covered([entry("gradient"), entry("class_means"), entry("gradient")])
     assert told == (COVERED["gradient"], "the release class means")
+
+
+def release(name: str, noise: float, steps: int = 1) -> Release:
+    return Release(name, "training", "train", 0.5, noise, (3,), steps=steps)
+
+
+def test_every_sum_of_a_plan_is_told_once_with_its_own_noise() -> None:
+    louder = {4: 9.0}  # one round's noise differs from that of the others
+    rounds = [Round(1, "statistics", (release("counts", 2.0), release("features", 3.0)))]
+    rounds += [
+        Round(n, "gradient", (release("gradient", louder.get(n, 4.0)),)) for n in range(2, 8)
+    ]
+    sums = planned_sums(rounds)
+    assert [(each.name, each.first_round, each.last_round) for each in sums] == [
+        ("counts", 1, 1),
+        ("features", 1, 1),
+        ("gradient", 2, 3),
+        ("gradient", 4, 4),
+        ("gradient", 5, 7),
+    ]
+    for round_ in rounds:
+        for each in round_.releases:
+            (told,) = [
+                one
+                for one in sums
+                if one.name == each.name and one.first_round <= round_.number <= one.last_round
+            ]
+            assert (told.sensitivity, told.local_steps) == (0.5, 0)
+            assert told.std == 0.5 * each.noise_multiplier
+
+
+def test_noise_inside_of_local_steps_is_told_as_such() -> None:
+    (told,) = planned_sums([Round(1, LOCAL_STEPS, (release("weights", 2.0, steps=4),))])
+    assert (told.std, told.local_steps) == (1.0, 4)
 
 
 @pytest.mark.parametrize("event", [ON_A_GRID, GaussianEvent(5.0)])
