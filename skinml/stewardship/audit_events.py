@@ -22,11 +22,16 @@ Event = Literal[
     "folder created",
     "folder opened",
     "policy changed",
+    "federation joined",
     "consent granted",
     "consent withdrawn",
     "consents imported",
     "admission",
     "refusal",
+    "run proposed",
+    "run answered",
+    "bundle answered",
+    "bundle refused",
     "run approved",
     "run refused",
     "training started",
@@ -67,6 +72,8 @@ KINDS = (
 KEYS = ("clinic key", "patient keys", "signing key", "passphrase")
 OUTCOMES = ("completed", "incomplete", "failed", "interrupted", "refused")
 BASES = ("licence", "consent")
+ANSWERS = ("yes", "no", "rule")
+"""What somebody said when asked; `rule`: the policy says yes without asking."""
 ALERT_RULES = ("repeated refusals", "bulk access")
 UNBOUNDED = "unbounded"
 """How an infinite epsilon is written: JSON has no infinity."""
@@ -143,6 +150,7 @@ FIELDS: Mapping[str, Check] = {
     "action": _word(ACTIONS),
     "admitted": _counts(BASES),
     "after": _HEX_64,
+    "answer": _word(ANSWERS),
     "attempt": _count,
     "before": _HEX_64,
     "changes": _count,
@@ -215,6 +223,13 @@ _TABLE: Mapping[Event, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("action", "reason"),
         ("run", "experiment", "purpose", "terms", "patients", "refused", "day"),
     ),
+    # A coordinator asks; `digest` names all that it asks for.
+    "federation joined": (("coordinator", "public_key"), ("source",)),
+    "run proposed": (("run", "digest"), ("experiment", "purpose", "coordinator")),
+    "run answered": (("run", "digest", "answer"), _PROPOSED),
+    # The code that travels to a clinic, by its SHA-256.
+    "bundle answered": (("digest", "answer"), ()),
+    "bundle refused": (("digest",), ()),
     "run approved": (("run",), _PROPOSED),
     "run refused": (("reason",), (*_PROPOSED, "terms")),
     "training started": (("run",), (*_PROPOSED, "round")),

@@ -177,6 +177,22 @@ class AlertRules(BaseModel):
     )
 
 
+class ApprovalRules(BaseModel):
+    """Which runs of a federation need no person's yes."""
+
+    model_config = _FROZEN
+
+    without_asking: Annotated[
+        tuple[Annotated[_Word, AfterValidator(_experiment)], ...],
+        AfterValidator(_once),
+        AfterValidator(_alone),
+    ] = Field(
+        (),
+        description="Experiments that run here without anybody being asked, as long as all else "
+        "in this policy is kept; '*' is any. Empty: a steward approves each run.",
+    )
+
+
 class Policy(BaseModel):
     """Everything that a clinic has decided on the use of its patients' data."""
 
@@ -235,6 +251,10 @@ class Policy(BaseModel):
     alerts: AlertRules = Field(
         default_factory=AlertRules,
         description="When the audit log raises a flag.",
+    )
+    approval: ApprovalRules = Field(
+        default_factory=ApprovalRules,
+        description="Which runs of a federation need no person's yes.",
     )
 
 

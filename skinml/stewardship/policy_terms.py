@@ -38,6 +38,7 @@ _SETS = (
     "purposes",
     "coordinators",
     "experiments",
+    "without_asking",
     "trust",
     "units",
     "fields",

@@ -27,6 +27,7 @@ Action = Literal[
     "erase",
     "run.train",
     "run.approve",
+    "federation.join",
     "check",
 ]
 
@@ -47,6 +48,7 @@ WORDS: dict[Action, str] = {
     "erase": "erase patients' data",
     "run.train": "start an approved run",
     "run.approve": "approve a run",
+    "federation.join": "join a federation",
     "check": "check the folder and its data",
 }
 """Each action as the end of "... may"."""
@@ -64,6 +66,7 @@ PERMISSIONS: dict[Role, frozenset[Action]] = {
             "keys.rotate",
             "erase",
             "run.approve",
+            "federation.join",
             "check",
         }
     ),

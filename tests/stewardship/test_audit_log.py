@@ -109,6 +109,7 @@ def test_a_malformed_public_key_is_the_users_error(log: AuditLog, key: str) -> N
 GOOD: dict[str, Any] = {
     "action": "erase",
     "admitted": {"licence": 3},
+    "answer": "yes",
     "data": ("images", "records"),
     "day": date(2026, 3, 1),
     "epsilon": inf,

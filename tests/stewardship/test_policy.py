@@ -277,6 +277,7 @@ def policies(draw: st.DrawFn) -> Policy:
             "roles": {name: draw(SOME_USERS) for name in ("clinician", "operator", "auditor")}
             | {"steward": draw(SOME_USERS.filter(len))},
             "alerts": {"refusals": draw(st.integers(1, 10**9))},
+            "approval": {"without_asking": draw(st.sampled_from([["*"], [], ["null", "a-b"]]))},
         }
     )
 

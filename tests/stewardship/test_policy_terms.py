@@ -40,6 +40,7 @@ VALUES: dict[str, Any] = {
     "fields": ["age", "sex", "skin_tone"],
     "roles": {"steward": ["ada"], "clinician": [], "operator": ["*"], "auditor": ["di"]},
     "alerts": {"refusals": 3, "within_hours": 24, "bulk_patients": 100},
+    "approval": {"without_asking": ["quickstart"]},
 }
 # Exactly as far as the policy goes.
 LIMIT = Proposal(
@@ -84,7 +85,7 @@ def policy() -> Policy:
 def change(**new: Any) -> Policy:
     """The policy with some values changed, those of sections by their own names."""
     values = VALUES | {key: value for key, value in new.items() if key in VALUES}
-    for section in ("privacy", "retention", "roles", "alerts"):
+    for section in ("privacy", "retention", "roles", "alerts", "approval"):
         values[section] = {k: new.get(k, v) for k, v in VALUES[section].items()}
     return policy_from(values)
 
@@ -239,6 +240,7 @@ CHANGES: tuple[tuple[str, Any, Any], ...] = (
     ("refusals", 2, 4),
     ("within_hours", 48, 12),
     ("bulk_patients", 50, 200),
+    ("without_asking", [], ["*"]),
 )
 
 
@@ -258,7 +260,7 @@ def test_a_change_names_its_field_and_its_way(policy, name, stricter, looser):
 
 def test_every_value_of_a_policy_has_a_tested_way_or_is_named_here(policy):
     known = {name for name, _, _ in CHANGES} | {"schema_version", "clinic", "log_days"}
-    sections = {"privacy", "retention", "roles", "alerts"}
+    sections = {"privacy", "retention", "roles", "alerts", "approval"}
     leaves = set(Policy.model_fields) - sections
     for section in sections:
         inner = set(type(getattr(policy, section)).model_fields)

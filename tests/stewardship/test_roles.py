@@ -37,6 +37,7 @@ MAY = {
     "erase": "a",
     "run.train": "c",
     "run.approve": "a",
+    "federation.join": "a",
     "check": "ac",
 }
 
