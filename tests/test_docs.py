@@ -40,6 +40,7 @@ PAGES = (
     "docs/privacy-audit.md",
     "docs/clinic.md",
     "docs/secure-aggregation.md",
+    "docs/strategies.md",
     "docs/design.md",
     "CONTRIBUTING.md",
 )

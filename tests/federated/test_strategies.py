@@ -228,7 +228,7 @@ def middle_of(strategy, clinics):
     return np.round(found)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(
     clinics=st.lists(CELLS, min_size=3, max_size=7),
     parts=st.lists(CELLS, min_size=3, max_size=3),
