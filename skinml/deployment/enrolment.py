@@ -6,6 +6,7 @@ import hmac
 import re
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
+from pathlib import Path
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -117,6 +118,23 @@ def invite(
         purposes=chosen,
         expires=expires,
     )
+
+
+def require_new_file(path: Path) -> None:
+    """Check that an invitation will not replace a file, before a code is made.
+
+    Args:
+        path: The file to be.
+
+    Raises:
+        ConfigError: If there is a file, or no folder for it.
+    """
+    if path.exists() or not path.absolute().parent.is_dir():
+        raise ConfigError(
+            rule="a new file in a folder that is there, for the invitation",
+            got=f"out={path}",
+            do="Name another with --out.",
+        )
 
 
 def redeem(

@@ -1,0 +1,245 @@
+"""`skinml federation ...`: the coordinator's desk."""
+
+from __future__ import annotations
+
+import json
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from skinml.cli.options import AsJson
+
+if TYPE_CHECKING:
+    from skinml.deployment.overview import Overview
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="The coordinator's desk: a federation's folder, its clinics, its server.",
+)
+
+AtFederation = Annotated[Path, typer.Option("--folder", help="The federation's folder.")]
+_WIDTH = 100
+
+
+@app.callback()
+def _group() -> None:
+    """Make a federation, invite clinics, serve it, and see how it stands."""
+
+
+@app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(help="The folder to be made; new or empty.")],
+    name: Annotated[
+        str, typer.Option("--name", help="The federation's name; clinics' policies name it.")
+    ],
+    address: Annotated[str, typer.Option("--address", help="HOST:PORT that clinics connect to.")],
+    host: Annotated[
+        list[str] | None,
+        typer.Option("--host", help="A further name of the server; may be repeated."),
+    ] = None,
+    listen: Annotated[
+        str | None,
+        typer.Option("--listen", help="HOST:PORT to listen on, where it is another."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a federation's folder, with an authority and a server certificate of its own.
+
+    Example: skinml federation init network --name skin-network --address fl.example.org:8443
+    """
+    from skinml.deployment.federation_folder import make_federation
+    from skinml.deployment.overview import certificates_of
+
+    made = make_federation(
+        folder, name, address, datetime.now(UTC), hosts=host or (), listen=listen
+    )
+    found = certificates_of(made)
+    if as_json:
+        told = {
+            "federation": made.name,
+            "folder": str(made.path),
+            "address": made.settings.address,
+            "listen": made.settings.listen,
+            **found.values(),
+        }
+        print(json.dumps(told), flush=True)
+        return
+    console = _console()
+    console.print(Text(f"The federation {made.name} is ready in {folder}"), style="bold")
+    console.print(Text(f"Clinics connect to {made.settings.address}; the authority's digest is"))
+    console.print(Text(f"   {found.authority_digest}"), soft_wrap=True)
+    console.print(
+        "Back the folder up where nobody else can read it: ca.key and server.key are its secrets. "
+        "Next:"
+    )
+    console.print(Text(f"   skinml federation enrol CLINIC --folder {folder}"), soft_wrap=True)
+    console.print(Text(f"   skinml federation serve --folder {folder}"), soft_wrap=True)
+
+
+@app.command()
+def enrol(
+    clinic: Annotated[str, typer.Argument(help="The clinic's name, as it names itself.")],
+    folder: AtFederation = Path(),
+    purpose: Annotated[
+        list[str] | None,
+        typer.Option("--purpose", help="What runs may be for; may be repeated."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="The invitation file to be written.")
+    ] = None,
+    days: Annotated[int, typer.Option("--days", help="Days for which the code works.")] = 14,
+    as_json: AsJson = False,
+) -> None:
+    """Invite a clinic: write the file that it joins with, which holds a one-time code.
+
+    Example: skinml federation enrol north --folder network --out north.json
+    """
+    from skinml.deployment.enrolment import invite, require_new_file
+    from skinml.deployment.federation_folder import open_federation
+    from skinml.deployment.invitations import write_invitation
+
+    opened = open_federation(folder)
+    file = out or Path(f"{clinic.replace(' ', '-')}.invitation.json")
+    require_new_file(file)
+    purposes = tuple(purpose or ("federated_training",))
+    made = invite(opened, clinic, datetime.now(UTC), purposes=purposes, valid_days=days)
+    write_invitation(file, made)
+    if as_json:
+        told = {
+            "clinic": made.clinic,
+            "invitation": str(file),
+            "purposes": list(made.purposes),
+            "expires": made.expires,
+        }
+        print(json.dumps(told), flush=True)
+        return
+    console = _console()
+    console.print(Text(f"{made.clinic} is invited until {made.expires}: {file}"), style="bold")
+    console.print(
+        "The file holds a code that works once. Hand it to the clinic in a way that only its "
+        "people can read, and compare the authority's digest by telephone. There:"
+    )
+    console.print(Text(f"   skinml clinic join --invitation {file.name}"), soft_wrap=True)
+
+
+@app.command()
+def serve(folder: AtFederation = Path(), as_json: AsJson = False) -> None:
+    """Serve the federation until Ctrl-C: SuperLink and executor on this machine, one TLS door.
+
+    Example: skinml federation serve --folder network
+    """
+    from skinml.deployment.federation_folder import open_federation
+    from skinml.deployment.serving import serve as serve_federation
+
+    opened = open_federation(folder)
+
+    def told(part: str, event: str, words: str) -> None:
+        if as_json:
+            line = json.dumps({"part": part, "event": event, "words": words})
+        elif event == "started":
+            return  # the line that says where it listens follows
+        else:
+            line = f"{part:<12}{event:<11}{words}".rstrip()
+        print(line, file=sys.stdout, flush=True)
+
+    try:
+        serve_federation(opened, told)
+    except KeyboardInterrupt:  # the way in which serving ends
+        told("all", "ended", "")
+
+
+@app.command()
+def status(folder: AtFederation = Path(), as_json: AsJson = False) -> None:
+    """Show who is enrolled, who is there, and when the certificates end.
+
+    Example: skinml federation status --folder network
+    """
+    from skinml.deployment.federation_folder import open_federation
+    from skinml.deployment.overview import overview
+
+    found = overview(open_federation(folder), datetime.now(UTC))
+    if as_json:
+        print(json.dumps(found.values()), flush=True)
+    else:
+        print_overview(found, _console())
+
+
+@app.command()
+def stop(folder: AtFederation = Path(), as_json: AsJson = False) -> None:
+    """End the serving of the federation, and whatever a killed one has left running.
+
+    Example: skinml federation stop --folder network
+    """
+    from skinml.deployment.federation_folder import open_federation
+    from skinml.deployment.serving import stop as stop_serving
+
+    ended = stop_serving(open_federation(folder))
+    if as_json:
+        print(json.dumps({"ended": ended}), flush=True)
+    else:
+        print("Everything has ended." if ended else "Nothing was running.")
+
+
+@app.command()
+def revoke(
+    clinic: Annotated[str, typer.Argument(help="The clinic's name.")],
+    folder: AtFederation = Path(),
+    as_json: AsJson = False,
+) -> None:
+    """Take a clinic's key, or its invitation, back; it needs a new invitation to join again.
+
+    Example: skinml federation revoke north --folder network
+    """
+    from skinml.deployment.enrolment import revoke as take_back
+    from skinml.deployment.federation_folder import open_federation
+    from skinml.deployment.serving import take_back_revoked
+
+    opened = open_federation(folder)
+    before = take_back(opened, clinic, datetime.now(UTC))
+    if opened.served() is not None:
+        take_back_revoked(opened)
+    if as_json:
+        print(json.dumps({"clinic": clinic, "before": before.state}), flush=True)
+    else:
+        print(f"{clinic} was {before.state} and is revoked; its node is let in no more.")
+
+
+def print_overview(found: Overview, console: Console) -> None:
+    """Print how a federation stands.
+
+    Args:
+        found: How it stands.
+        console: Where to.
+    """
+    where = f"served since {found.served_since}" if found.served_since else "not served"
+    console.print(Text(f"{found.federation}    {found.address}    {where}"), style="bold")
+    ends = found.certificates
+    console.print(
+        f"certificate until {ends.server_ends:%Y-%m-%d}, authority until "
+        f"{ends.authority_ends:%Y-%m-%d}"
+    )
+    for remark in found.remarks():
+        console.print(Text(remark), style="bold")
+    if not found.clinics:
+        console.print("No clinic yet: skinml federation enrol CLINIC")
+        return
+    table = Table(box=None, pad_edge=False)
+    for title in ("clinic", "state", "node", "last seen", "purposes"):
+        table.add_column(title)
+    for each in found.clinics:
+        node = each.node.status if each.node else "-"
+        seen = each.node.last_seen if each.node else None
+        purposes = ", ".join(each.enrolment.purposes).replace("_", " ")
+        words = (each.name, each.state, node, f"{seen:%Y-%m-%d %H:%M:%S}" if seen else "-")
+        table.add_row(*(Text(word) for word in (*words, purposes)))
+    console.print(table)
+
+
+def _console() -> Console:
+    return Console(width=min(Console().width, _WIDTH), highlight=False)

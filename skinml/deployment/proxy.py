@@ -1,0 +1,268 @@
+"""The one door to the outside: TLS, the nodes' paths and /enrol, and nothing else.
+
+The SuperLink listens on loopback and serves an API without a login beside the one for nodes. The
+proxy lets through what nodes of joined clinics send, by the keys of the federation's book.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import ssl
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import httpx
+import uvicorn
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from skinml.deployment.certificates import client_context
+from skinml.deployment.enrolment import Register, node_key_pem, redeem
+from skinml.deployment.federation_folder import FederationFolder, open_federation
+from skinml.deployment.invitations import split_address
+from skinml.deployment.superlink import FLOWER_QUIET, LOOPBACK, control, register
+from skinml.deployment.supervision import Part
+from skinml.durable import read_whole
+from skinml.errors import ConfigError, RefusedError, SkinmlError
+
+CALLS = frozenset(
+    {
+        "activate-node",
+        "deactivate-node",
+        "send-node-heartbeat",
+        "pull-messages",
+        "push-messages",
+        "get-run",
+        "get-fab",
+        "push-object",
+        "pull-object",
+        "confirm-message-received",
+    }
+)
+"""What a node says to a SuperLink. Registering is /enrol's, unregistering the coordinator's."""
+KEY_HEADER = "flwr-public-key"
+MOST_BYTES = 64 * 2**20  # Flower sends arrays in pieces of 5 MB
+_MOST_ENROL_BYTES = 16 * 1024
+_TIMEOUT = httpx.Timeout(60.0, connect=5.0)
+# RFC 9110 section 7.6.1: what belongs to one connection.
+_OWN = {"connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade", "host"}
+_OWN |= {"proxy-authenticate", "proxy-authorization", "proxy-connection"}
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+class _TooMuch(Exception):
+    """A body over the limit."""
+
+
+class JoinedKeys:
+    """The node keys of joined clinics, read again whenever the book was written.
+
+    Args:
+        folder: The federation's folder.
+    """
+
+    def __init__(self, folder: FederationFolder) -> None:
+        self._folder = folder
+        self._stamp: tuple[int, int] | None = None
+        self._keys: frozenset[bytes] = frozenset()
+
+    def __contains__(self, header: str) -> bool:
+        """Tell whether a header carries the key of a joined clinic."""
+        try:
+            key = base64.b64decode(header, validate=True)
+        except (binascii.Error, ValueError):
+            return False
+        return key in self._now()
+
+    def _now(self) -> frozenset[bytes]:
+        status = (self._folder.path / "enrolments.json").stat()
+        stamp = (status.st_ino, status.st_mtime_ns)
+        if stamp != self._stamp:
+            joined = [each for each in self._folder.enrolments().values() if each.node_key]
+            self._keys = frozenset(
+                node_key_pem(each.node_key)
+                for each in joined
+                if each.state == "joined" and each.node_key
+            )
+            self._stamp = stamp
+        return self._keys
+
+
+def make_app(folder: FederationFolder, upstream: str, known: Register) -> Starlette:
+    """Make the proxy's application.
+
+    Args:
+        folder: The federation's folder.
+        upstream: The SuperLink, https://host:port, with the federation's own certificate.
+        known: Makes an enrolled node's key known to the SuperLink.
+
+    Returns:
+        The application: POST on the nodes' paths and on /enrol; 404 or 405 for all else.
+
+    Raises:
+        EnvironmentProblem: If the authority's certificate cannot be read.
+        IntegrityError: If it is damaged.
+    """
+    context = client_context(read_whole(folder.ca_certificate, "authority's certificate"))
+    client = httpx.AsyncClient(
+        base_url=upstream, verify=context, timeout=_TIMEOUT, trust_env=False, http2=False
+    )
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        del app
+        yield
+        await client.aclose()
+
+    routes = [
+        Route("/enrol", _enrolling(folder, known), methods=["POST"]),
+        Route("/v1/fleet/{call}", _passing(JoinedKeys(folder), client), methods=["POST"]),
+    ]
+    return Starlette(routes=routes, lifespan=lifespan)
+
+
+def proxy_part(folder: FederationFolder, port: int) -> Part:
+    """Describe the proxy's process.
+
+    Args:
+        folder: The federation's folder.
+        port: The SuperLink's port on 127.0.0.1.
+
+    Returns:
+        The part.
+    """
+    command = (sys.executable, "-m", __spec__.name, str(folder.path), str(port))
+    return Part("proxy", command, folder.empty, {**FLOWER_QUIET, "PYTHONUNBUFFERED": "1"})
+
+
+def serve(folder: FederationFolder, port: int) -> None:
+    """Serve until the process is told to end.
+
+    Args:
+        folder: The federation's folder.
+        port: The SuperLink's port on 127.0.0.1.
+
+    Raises:
+        EnvironmentProblem: If a file cannot be read.
+        IntegrityError: If a certificate is damaged.
+    """
+
+    def known(key: bytes, clinic: str) -> int:
+        with control(folder, port) as client:
+            return register(client, key, clinic)
+
+    host, outside = split_address(folder.settings.listen)
+    config = uvicorn.Config(
+        make_app(folder, f"https://{LOOPBACK}:{port}", known),
+        host=host,
+        port=outside,
+        ssl_certfile=str(folder.server_certificate),
+        ssl_keyfile=str(folder.server_key),
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=3,
+        limit_concurrency=1000,
+    )
+    config.load()
+    if config.ssl is not None:
+        config.ssl.minimum_version = ssl.TLSVersion.TLSv1_2
+    uvicorn.Server(config).run()
+
+
+def _enrolling(folder: FederationFolder, known: Register) -> Handler:
+    async def enrol(request: Request) -> Response:
+        try:
+            content = json.loads(await _whole(request, _MOST_ENROL_BYTES))
+        except (_TooMuch, ValueError, RecursionError, ClientDisconnect):
+            return _words(
+                400,
+                ConfigError(
+                    rule="one small JSON object",
+                    got="something else",
+                    do="Join with skinml clinic join.",
+                ),
+            )
+        try:
+            answer = await run_in_threadpool(redeem, folder, content, known, datetime.now(UTC))
+        except ConfigError as error:
+            return _words(400, error)
+        except RefusedError as error:
+            print("enrolment refused", flush=True)  # noqa: T201 the supervisor's log reads it
+            return _words(403, error)
+        except SkinmlError as error:
+            print(error, file=sys.stderr, flush=True)  # noqa: T201 the supervisor's log reads it
+            return _words(503, error)
+        return JSONResponse(answer)
+
+    return enrol
+
+
+def _passing(joined: JoinedKeys, client: httpx.AsyncClient) -> Handler:
+    async def fleet(request: Request) -> Response:
+        call = request.path_params["call"]
+        if call not in CALLS:
+            return Response(status_code=404)
+        if request.headers.get(KEY_HEADER, "") not in joined:
+            return JSONResponse({"detail": "Not a node of a joined clinic"}, status_code=401)
+        length = request.headers.get("content-length", "0")
+        if not length.isdigit() or int(length) > MOST_BYTES:
+            return Response(status_code=413)
+        headers = [(k, v) for k, v in request.headers.items() if k not in _OWN]
+        outgoing = client.build_request(
+            "POST", f"/v1/fleet/{call}", headers=headers, content=_limited(request, MOST_BYTES)
+        )
+        try:
+            answer = await client.send(outgoing, stream=True)
+        except _TooMuch:
+            return Response(status_code=413)
+        except ClientDisconnect:
+            return Response(status_code=400)
+        except httpx.TimeoutException:
+            return Response(status_code=504)
+        except httpx.HTTPError:
+            return Response(status_code=503)  # nodes try again, until the SuperLink is back
+        kept = {k: v for k, v in answer.headers.items() if k not in _OWN | {"server", "date"}}
+        return StreamingResponse(_closing(answer), status_code=answer.status_code, headers=kept)
+
+    return fleet
+
+
+async def _closing(answer: httpx.Response) -> AsyncIterator[bytes]:
+    """Pass an answer on, and close it also where the node has gone meanwhile."""
+    try:
+        async for piece in answer.aiter_raw():
+            yield piece
+    finally:
+        await answer.aclose()
+
+
+async def _limited(request: Request, most: int) -> AsyncIterator[bytes]:
+    seen = 0
+    async for piece in request.stream():
+        seen += len(piece)
+        if seen > most:
+            raise _TooMuch
+        yield piece
+
+
+async def _whole(request: Request, most: int) -> bytes:
+    return b"".join([piece async for piece in _limited(request, most)])
+
+
+def _words(status: int, error: SkinmlError) -> JSONResponse:
+    told = {"rule": error.rule, "got": error.got, "do": error.do}
+    return JSONResponse(told, status_code=status)
+
+
+if __name__ == "__main__":
+    serve(open_federation(Path(sys.argv[1])), int(sys.argv[2]))
