@@ -207,20 +207,23 @@ class GroupResult:
     Attributes:
         attribute: What the groups are of, such as "skin_tone"; "overall" for everybody.
         group: The group's name within the attribute.
-        num_images: Items of the group.
+        num_images: Items of the group; None where only patients were counted.
         num_patients: Patients of the group.
-        num_positives: Malignant items.
-        num_negatives: Items that are not malignant.
+        num_positives: Malignant items; malignant patients where only patients were counted.
+        num_negatives: Items, or patients, that are not malignant.
         estimates: The figures by name, such as "auroc".
+        count_std: Standard deviation of the noise in num_positives and in num_negatives; 0 where
+            they are exact. With noise a number may be below 0.
     """
 
     attribute: str
     group: str
-    num_images: int
+    num_images: int | None
     num_patients: int
     num_positives: int
     num_negatives: int
     estimates: Mapping[str, Estimate]
+    count_std: float = 0.0
 
 
 @dataclass(frozen=True)

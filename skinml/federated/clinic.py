@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from skinml.errors import IntegrityError, PolicyError
+from skinml.fairness.count_tables import CountsLayout, patient_table
 from skinml.fairness.thresholds import score_histogram
 from skinml.federated.messages import SUMS, Request, require_sums
 from skinml.federated.secure_clinic import SecureClinic
@@ -24,8 +25,8 @@ from skinml.federated.secure_steps import answer_step, query_digest
 from skinml.federated.step_book import StepBook, answer_once, read_arrays, write_arrays
 from skinml.privacy.ledger import Binding, Ceilings, Entry, Ledger, require_affordable
 from skinml.privacy.mechanism import Mechanism
-from skinml.privacy.plan import Release, admissions_release
-from skinml.privacy.quantise import counts_on_grid
+from skinml.privacy.plan import ADMISSIONS, Release, admissions_release, units_of_patient
+from skinml.privacy.quantise import GRID, counts_on_grid
 from skinml.privacy.settings import PrivacySettings
 from skinml.records import Arrays, BoolArray, FloatArray, IntArray, Predictions, Samples
 from skinml.seeding import Seeds
@@ -43,6 +44,19 @@ def _nothing(model: Arrays) -> None:
 
 def _unheard(round_: int, patients: int) -> None:
     """Hear nothing, as an audit of clinics that release nothing does."""
+
+
+@dataclass(frozen=True)
+class CountsRelease:
+    """What a run publishes its test figures from.
+
+    Attributes:
+        release: The release of counts of test patients.
+        layout: Which patients are counted in which cell; public.
+    """
+
+    release: Release
+    layout: CountsLayout
 
 
 @dataclass(frozen=True)
@@ -80,6 +94,8 @@ class ClinicSetup:
             the clinic's own log and nowhere else. A real run gives one that writes it.
         personalise: Does in the last round what the clinic does with the final model for itself;
             it gives nothing back, and what it makes stays in the clinic's folder.
+        test_counts: The counts of test patients that the last round releases too; None where
+            the run releases none.
     """
 
     name: str
@@ -105,10 +121,19 @@ class ClinicSetup:
     admissions: IntArray | None = None
     not_finite: Callable[[int, int], None] = _unheard
     personalise: Callable[[Arrays], None] = _nothing
+    test_counts: CountsRelease | None = None
+
+    @property
+    def counted(self) -> Release | None:
+        """The release of counts of test patients, where there is one."""
+        return self.test_counts.release if self.test_counts else None
 
 
 def schedule(
-    learner: Learner, validation: Release, admissions: Release | None = None
+    learner: Learner,
+    validation: Release,
+    admissions: Release | None = None,
+    test_counts: Release | None = None,
 ) -> tuple[Round, ...]:
     """Append the evaluation to a recipe's rounds.
 
@@ -117,11 +142,13 @@ def schedule(
         validation: The release of validation scores.
         admissions: The release of counts of admissions, `privacy.plan.admissions_release`, which
             the last round makes too.
+        test_counts: The release of counts of test patients, `privacy.plan.evaluation_release`,
+            which the last round makes too.
 
     Returns:
         All rounds of the run.
     """
-    last = (validation, *((admissions,) if admissions else ()))
+    last = tuple(each for each in (validation, test_counts, admissions) if each is not None)
     return (*learner.rounds, Round(len(learner.rounds) + 1, VALIDATION, last))
 
 
@@ -141,7 +168,7 @@ class Clinic:
     def __init__(self, setup: ClinicSetup) -> None:
         self._setup = setup
         admissions = admissions_release(setup.privacy)
-        self._rounds = schedule(setup.learner, setup.validation, admissions)
+        self._rounds = schedule(setup.learner, setup.validation, admissions, setup.counted)
         self._contributor: tuple[bytes, Contributor] | None = None
         self._queries: dict[str, Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]] = {}
 
@@ -239,9 +266,7 @@ class Clinic:
         )
         setup.note(entries, masks)
         if round_.kind == VALIDATION:
-            scores, *others = round_.releases
-            counted = {release.name: self._count_admissions(release) for release in others}
-            sums: Arrays = self._validate(scores, request.query, masks) | counted
+            sums: Arrays = self._evaluate(round_, request.query, masks)
         else:
             # Keyed by the ledger's position: no sample is ever drawn twice under one ledger.
             sampling = Seeds(setup.sampling_root).stream(f"sampling/{entries[0].index}")
@@ -310,6 +335,7 @@ class Clinic:
             setup.privacy,
             self._binding(request),
             from_round=request.round,
+            test_counts=setup.counted,
         )
         require_budget(entries, planned, ceilings, setup.privacy)
 
@@ -346,10 +372,10 @@ class Clinic:
         share = 1 / setup.privacy.max_clinics_per_patient
         return setup.mechanism.privatize(release, counts_on_grid(setup.admissions, share))
 
-    def _validate(
-        self, release: Release, model: Arrays, masks: Mapping[str, BoolArray]
+    def _evaluate(
+        self, round_: Round, model: Arrays, masks: Mapping[str, BoolArray]
     ) -> dict[str, FloatArray]:
-        """Keep the predictions here; let only a noisy histogram of validation scores leave."""
+        """Keep the predictions here; let only noisy counts leave."""
         setup = self._setup
         predictions = {
             split: setup.predict(model, setup.samples[split].take(mask))
@@ -363,8 +389,29 @@ class Clinic:
             held_out.malignancy_scores, held_out.malignant, held_out.patients, SCORE_BINS
         )
         share = 1 / setup.privacy.max_clinics_per_patient
-        noisy = setup.mechanism.privatize(release, counts_on_grid(exact, share))
-        return {release.name: noisy}
+        validation, *others = round_.releases
+        noisy = setup.mechanism.privatize(validation, counts_on_grid(exact, share))
+        found = {validation.name: noisy}
+        for release in others:
+            if release.name == ADMISSIONS:
+                found[release.name] = self._count_admissions(release)
+            else:
+                found[release.name] = self._count_tested(release, predictions["test"])
+        return found
+
+    def _count_tested(self, release: Release, predictions: Predictions) -> FloatArray:
+        """Count test patients by group, truth and score; one moves all cells by at most 1."""
+        setup = self._setup
+        if setup.test_counts is None:
+            raise IntegrityError(
+                rule=f"the public cells of the test counts at clinic {setup.name}",
+                got="none",
+                do="Start the run anew.",
+            )
+        layout = setup.test_counts.layout
+        units = units_of_patient(len(layout.columns), setup.privacy.max_clinics_per_patient)
+        table = patient_table(predictions, layout, units)
+        return setup.mechanism.privatize(release, table * GRID)
 
 
 def planned_entries(
@@ -375,6 +422,7 @@ def planned_entries(
     run: str,
     split_key_id: str,
     from_round: int = 1,
+    test_counts: Release | None = None,
 ) -> list[Entry]:
     """Write down what a run, or the rest of it, will release at one clinic, as if it had.
 
@@ -385,12 +433,15 @@ def planned_entries(
         run: The run's id.
         split_key_id: Short public digest of the split key.
         from_round: The first round of what is left.
+        test_counts: The release of counts of test patients, where there is one.
 
     Returns:
         Entries like those of a ledger.
     """
     binding = Binding(run, 1, 1, (), privacy.trust, privacy.unit, split_key_id, True)
-    return _planned(learner, validation, privacy, binding, from_round=from_round)
+    return _planned(
+        learner, validation, privacy, binding, from_round=from_round, test_counts=test_counts
+    )
 
 
 def require_budget(
@@ -427,12 +478,13 @@ def _planned(
     binding: Binding,
     *,
     from_round: int,
+    test_counts: Release | None,
 ) -> list[Entry]:
     """Write down what a round and all later ones will release, as if they had."""
     now = datetime.now(UTC).isoformat(timespec="seconds")
     return [
         Entry(0, now, binding, r.name, r.purpose, r.split, r.event, guarantee=True)
-        for round_ in schedule(learner, validation, admissions_release(privacy))
+        for round_ in schedule(learner, validation, admissions_release(privacy), test_counts)
         if round_.number >= from_round
         for r in round_.releases
     ]

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from math import prod, sqrt
+from math import isqrt, prod, sqrt
 
+from skinml.errors import require_positive
 from skinml.privacy.accounting import calibrate_noise, divergence, epsilon, gaussian_mu_for
 from skinml.privacy.events import (
     DiscreteGaussianEvent,
@@ -25,6 +26,7 @@ from skinml.privacy.trust import MOST_CLINICS
 from skinml.records import ADMISSION_CELLS, EVERY_SPLIT
 
 ADMISSIONS = "admissions"
+TEST_COUNTS = "test_counts"
 # Kept free, as a part of epsilon, for the grids of a run's few small releases planned apart.
 _SLACK_OF_OTHERS = 1e-6
 # More noise than the closed form asks for: enough that the accountant, whatever the grids of the
@@ -38,7 +40,7 @@ class Release:
 
     Attributes:
         name: What it is, such as "gradient"; the key of the array in the message.
-        purpose: "training", "label counts", "validation" or "admissions".
+        purpose: "training", "label counts", "validation", "evaluation" or "admissions".
         split: Which split of patients it reads, or `records.EVERY_SPLIT`.
         sensitivity: Greatest L2 change by one patient, after clipping.
         noise_multiplier: Noise standard deviation over sensitivity; 0 where nothing is promised.
@@ -149,6 +151,45 @@ def admissions_release(settings: PrivacySettings) -> Release | None:
     release = Release(ADMISSIONS, ADMISSIONS, EVERY_SPLIT, 1.0, 0.0, cells, grid=GRID)
     alone = settings.model_copy(update={"admissions_share": 0.0})
     return gaussian_releases(alone, [(release, settings.admissions_share)])[0]
+
+
+@lru_cache(maxsize=32)  # asked for in each round of each clinic
+def evaluation_release(settings: PrivacySettings, shape: tuple[int, ...]) -> Release:
+    """Plan the release of counts of test patients that the published figures are made of.
+
+    Test patients are in no other split, so the whole budget stands open to it.
+
+    Args:
+        settings: Epsilon, delta and trust model.
+        shape: The counts' shape.
+
+    Returns:
+        The release, of L2 sensitivity 1 over all counts together.
+    """
+    release = Release(TEST_COUNTS, "evaluation", "test", 1.0, 0.0, shape, grid=GRID)
+    return gaussian_releases(settings, [(release, 1.0)])[0]
+
+
+def units_of_patient(columns: int, max_clinics: int) -> int:
+    """Weigh a patient who is counted once in each of several ways.
+
+    A patient who moves each of G tables by at most w in the L1 norm moves all together by at most
+    w times the root of G in the L2 norm, and so the weight is 1 over the root of G. Where the
+    patient may be at K clinics, it is 1/K of that at each.
+
+    Args:
+        columns: In how many ways, G.
+        max_clinics: At how many clinics the patient may be, K.
+
+    Returns:
+        The greatest weight, in units of `GRID`, for which G times its square times the square of K
+        is at most 1, exactly.
+
+    >>> units_of_patient(4, 1) * GRID
+    0.5
+    """
+    require_positive(columns=columns, max_clinics=max_clinics)
+    return isqrt(round(1 / GRID) ** 2 // (columns * max_clinics**2))
 
 
 def by_split(releases: Iterable[Release]) -> dict[str, list[Release]]:

@@ -50,6 +50,8 @@ class Alarms:
         missed: Malignant items without an alarm, among 100.
         false_alarms: Alarms among 100 items that are not malignant.
         few: Whether malignant or other items are too few for a finding.
+        count_std: Standard deviation of the noise in its malignant, and its other, patients; 0
+            where items were counted exactly.
     """
 
     attribute: str
@@ -61,6 +63,7 @@ class Alarms:
     missed: Estimate
     false_alarms: Estimate
     few: bool
+    count_std: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -303,6 +306,7 @@ def _alarms(group: GroupResult, floor: int) -> Alarms:
         missed=_in_100(_complement(sensitivity)),
         false_alarms=_in_100(_complement(specificity)),
         few=is_few(group, floor),
+        count_std=group.count_std,
     )
 
 

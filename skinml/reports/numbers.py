@@ -25,6 +25,23 @@ def count(number: int) -> str:
     return f"{number:,}"
 
 
+def about(number: int, std: float) -> str:
+    """Write a count that may have been noised.
+
+    Args:
+        number: The count.
+        std: Standard deviation of its noise; 0 where it is exact.
+
+    Returns:
+        The count, with "about" where it is noised; nobody can be fewer than none, so that what
+        noise took below 0 is written as 0.
+
+    >>> about(40, 0.0), about(-3, 5.2)
+    ('40', 'about 0')
+    """
+    return f"about {count(max(number, 0))}" if std else count(number)
+
+
 def figure(value: float | None, decimals: int) -> str:
     """Write a number, or the word for none.
 

@@ -16,6 +16,7 @@ _SUMS = {
     "gradient": "Sum of gradients: how the model should change",
     "weights": "Training steps inside each clinic",
     "validation_scores": "Counts of validation patients by score",
+    "test_counts": "Counts of test patients by group and score, all together",
 }
 _COUNTS = ("admissions", "label_counts", "validation_scores")
 _NO_SUM = "no sum"

@@ -25,7 +25,9 @@ from skinml.reports.participation import (
 from skinml.reports.personal import personal_table
 from skinml.reports.sections import history_plots, sections
 from skinml.reports.wording import (
+    COUNTED,
     METRICS,
+    MetricWords,
     attribute_title,
     collusion_words,
     trust_words,
@@ -102,6 +104,12 @@ def render_html(record: RunRecord) -> str:
     return environment.get_template("report.html.j2").render(_context(record, derive(record)))
 
 
+def _words(name: str, record: RunRecord) -> MetricWords:
+    """Look up what a figure means, told by where it comes from."""
+    counted = record.evaluation_source == "dp_counts"
+    return COUNTED.get(name, METRICS[name]) if counted else METRICS[name]
+
+
 def _write(path: Path, text: str) -> None:
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -121,12 +129,13 @@ def _context(record: RunRecord, derived: Derived) -> dict[str, Any]:
         "record": record,
         "people": people,
         "derived": derived,
+        "counted": record.evaluation_source == "dp_counts",
         "overall_alarms": derived.alarms[0],
         "few_groups": [each for each in derived.alarms[1:] if each.few],
         "alarm_table": view.alarm_table(derived, people),
         "overall_tables": view.figure_tables("overall", [record.overall], derived, people),
         "sections": sections(record, derived, people),
-        "words": [words for name, words in METRICS.items() if name in shown],
+        "words": [_words(name, record) for name in METRICS if name in shown],
         "yardsticks": view.yardstick_table(record),
         "personal_heads": personal_table(record),
         "flow": view.flow_table(record, people),

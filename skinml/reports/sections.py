@@ -119,10 +119,10 @@ def _forest_plots(
 
 
 def _events(metric: str, group: GroupResult) -> str:
-    malignant = f"{numbers.count(group.num_positives)} malignant"
-    other = f"{numbers.count(group.num_negatives)} other"
-    both = f"{numbers.count(group.num_positives)} against {numbers.count(group.num_negatives)}"
-    return {"sensitivity": malignant, "specificity": other}.get(metric, both)
+    positives = numbers.about(group.num_positives, group.count_std)
+    negatives = numbers.about(group.num_negatives, group.count_std)
+    words = {"sensitivity": f"{positives} malignant", "specificity": f"{negatives} other"}
+    return words.get(metric, f"{positives} against {negatives}")
 
 
 def _alt(title: str, metric: str, rows: Sequence[ForestRow]) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from skinml.records import SPLITS, UNKNOWN_GROUP, Estimate, GroupResult, RunRecord
 from skinml.reports.derived import FEW_EVENTS, Alarms, Derived, is_few
-from skinml.reports.numbers import at_most, count, epsilon, figure, interval
+from skinml.reports.numbers import about, at_most, count, epsilon, figure, interval
 from skinml.reports.wording import CALIBRATION, DISCRIMINATION, attribute_title, metric_words
 
 
@@ -358,8 +358,12 @@ def _cell(estimate: Estimate, decimals: int) -> Cell:
 
 
 def _group_row(group: GroupResult, names: Sequence[str], floor: int, people: str) -> Row:
-    counts = f"{count(group.num_patients)} {people}, {count(group.num_images)} images: "
-    counts += f"{count(group.num_positives)} malignant, {count(group.num_negatives)} other"
+    std = group.count_std
+    images = "" if group.num_images is None else f", {count(group.num_images)} images"
+    counts = f"{about(group.num_patients, std)} {people}{images}: "
+    counts += (
+        f"{about(group.num_positives, std)} malignant, {about(group.num_negatives, std)} other"
+    )
     few = ". Too few for a finding" if is_few(group, floor) else ""
     name = "All test images" if group.attribute == "overall" else _group_name(group.group)
     return Row(name, _cells(group.estimates, names), f"{counts}{few}")
@@ -367,7 +371,9 @@ def _group_row(group: GroupResult, names: Sequence[str], floor: int, people: str
 
 def _alarm_row(alarms: Alarms, people: str) -> Row:
     everybody = alarms.attribute == "overall"
-    note = f"{count(alarms.num_patients)} {people}, {count(alarms.num_positives)} malignant images"
+    malignant = about(alarms.num_positives, alarms.count_std)
+    what = people if alarms.count_std else "images"
+    note = f"{about(alarms.num_patients, alarms.count_std)} {people}, {malignant} malignant {what}"
     if alarms.few and not everybody:
         note += ". Too few to tell"
     return Row(

@@ -49,6 +49,22 @@ METRICS = {
         "the share of images that are not malignant and raise no alarm",
         2,
     ),
+    "ppv": MetricWords(
+        "Positive predictive value",
+        "the share of alarms that are for malignant images, at these patients' share of malignancy",
+        2,
+    ),
+    "npv": MetricWords(
+        "Negative predictive value",
+        "the share of images without alarm that are not malignant",
+        2,
+    ),
+    "observed_to_expected": MetricWords(
+        "Observed over expected",
+        "malignant patients over the sum of all risks: 1 when the risks are right on average, "
+        "above 1 they are stated too low; each risk is taken as the middle of its bin",
+        2,
+    ),
     "calibration_intercept": MetricWords(
         "Calibration intercept",
         "0 when the risks are right on average; above 0 they are stated too low, below 0 too high",
@@ -74,8 +90,24 @@ METRICS = {
 }
 
 # The columns of the three tables of figures, in this order.
-DISCRIMINATION = ("auroc", "malignancy_auroc", "sensitivity", "specificity", "balanced_accuracy")
-CALIBRATION = ("calibration_intercept", "calibration_slope", "brier", "ece")
+DISCRIMINATION = (
+    "auroc",
+    "malignancy_auroc",
+    "sensitivity",
+    "specificity",
+    "ppv",
+    "npv",
+    "balanced_accuracy",
+)
+CALIBRATION = ("observed_to_expected", "calibration_intercept", "calibration_slope", "brier", "ece")
+# What a figure from released counts means where it is another one than from predictions.
+COUNTED = {
+    "balanced_accuracy": MetricWords(
+        "Balanced accuracy",
+        "the mean of sensitivity and specificity, both at the threshold for alarms",
+        3,
+    ),
+}
 FOREST = ("auroc", "sensitivity", "specificity")
 
 SCALES = {

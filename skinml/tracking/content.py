@@ -111,7 +111,7 @@ def final_tags(record: RunRecord) -> dict[str, str]:
 
 def _group(group: GroupResult, suffix: str) -> dict[str, float | None]:
     found: dict[str, float | None] = {
-        f"n_images{suffix}": float(group.num_images),
+        f"n_images{suffix}": None if group.num_images is None else float(group.num_images),
         f"n_patients{suffix}": float(group.num_patients),
         f"n_positives{suffix}": float(group.num_positives),
         f"n_negatives{suffix}": float(group.num_negatives),
