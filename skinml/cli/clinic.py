@@ -5,9 +5,11 @@ from __future__ import annotations
 import typer
 
 from skinml.cli import (
+    clinic_approve,
     clinic_check,
     clinic_consent,
     clinic_init,
+    clinic_join,
     clinic_keys,
     clinic_ledger,
     clinic_log,
@@ -25,6 +27,9 @@ app.command()(clinic_init.init)
 app.command()(clinic_check.check)
 app.command()(clinic_status.status)
 app.command()(clinic_ledger.ledger)
+app.command()(clinic_join.join)
+app.command()(clinic_join.serve)
+app.command()(clinic_approve.approve)
 app.add_typer(clinic_policy.app, name="policy")
 app.add_typer(clinic_consent.app, name="consent")
 app.add_typer(clinic_log.app, name="log")

@@ -14,13 +14,14 @@ from skinml.stewardship.unlocking import Unlock, by_key_file, by_keyring, by_pas
 _NEW_FILE_VARIABLE = "SKINML_NEW_PASSPHRASE_FILE"
 
 
-def open_at_screen(path: Path) -> ClinicFolder:
+def open_at_screen(path: Path, source: SecretSource | None = None) -> ClinicFolder:
     """Open a folder; where it needs a passphrase, ask at the terminal or read the private file.
 
     An erasure that was interrupted is ended first.
 
     Args:
         path: The folder.
+        source: Gives the passphrase; by default `secret_source`.
 
     Returns:
         The folder, verified.
@@ -31,7 +32,7 @@ def open_at_screen(path: Path) -> ClinicFolder:
             erasure cannot be ended.
         IntegrityError: If the passphrase is wrong or anything in the folder was changed.
     """
-    folder = open_folder(path, secret_source())
+    folder = open_folder(path, source or secret_source())
     if (path / ERASURE).exists():
         from skinml.clinic.erasure import finish_erasure  # rare, and slow to load
 

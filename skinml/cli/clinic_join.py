@@ -1,0 +1,160 @@
+"""`skinml clinic join` and `skinml clinic serve`: a clinic's side of a federation."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from skinml.cli.edge import printable
+from skinml.cli.options import AsJson, AtFolder
+from skinml.errors import ConfigError, EnvironmentProblem
+
+if TYPE_CHECKING:
+    from skinml.clinic.folder import ClinicFolder
+
+_WIDTH = 80
+_WORDS = {
+    "started": "started",
+    "ended": "has ended",
+    "waiting": "waits",
+    "stopped": "stopped",
+    "why": "",
+}
+
+Data = Annotated[Path | None, typer.Option("--data", help="The folder of the list and its images.")]
+Manifest = Annotated[str, typer.Option(help="The list's name.")]
+Taxonomy = Annotated[
+    Path | None, typer.Option(help="Your own words for diagnoses and sites, YAML.")
+]
+
+
+def join(
+    invitation: Annotated[
+        Path, typer.Option("--invitation", help="The file that the coordinator sent.")
+    ],
+    folder: AtFolder = Path(),
+    data: Data = None,
+    manifest: Manifest = "manifest.csv",
+    taxonomy: Taxonomy = None,
+    again: Annotated[
+        bool, typer.Option("--again", help="Leave the federation that the clinic belongs to.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Join a federation: make a key that never leaves, and have its public half enrolled.
+
+    Example: skinml clinic join --invitation north.json --folder ./clinic
+    """
+    from skinml.clinic.opening import open_at_screen
+    from skinml.deployment.invitations import read_invitation
+    from skinml.deployment.joining import join as enter
+
+    invited = read_invitation(invitation)
+    opened = open_at_screen(folder)
+    if data is not None and not (data / manifest).is_file():
+        raise ConfigError(
+            rule=f"a folder with the list {manifest}",
+            got=f"data={data} without it",
+            do="Name the folder with --data; `skinml clinic check --data DIR` looks at it.",
+        )
+    joined = enter(opened, invited, data=data, manifest=manifest, taxonomy=taxonomy, again=again)
+    member = joined.membership
+    if as_json:
+        told = {
+            "clinic": member.clinic,
+            "federation": member.federation,
+            "address": member.address,
+            "node_id": member.node_id,
+            "public_key": member.public_key,
+            "data": member.data,
+            "to_do": list(joined.to_do),
+        }
+        print(json.dumps(told), flush=True)
+        return
+    console = Console()
+    console = Console(width=min(console.width, _WIDTH), highlight=False)
+    words = f"{member.clinic} belongs to {member.federation} now, at {member.address}"
+    console.print(Text(printable(words)), style="bold")
+    console.print("Its key was made here and stays here; the code has been used up.")
+    for line in joined.to_do:
+        console.print(Text(printable(line)))
+    console.print("\nNext, and for as long as the clinic takes part:")
+    console.print(Text(f"   skinml clinic serve --folder {folder}"), soft_wrap=True)
+    console.print("Nothing runs before somebody here says yes:")
+    console.print(Text(f"   skinml clinic approve --folder {folder}"), soft_wrap=True)
+
+
+def serve(
+    folder: AtFolder = Path(),
+    data: Data = None,
+    manifest: Manifest = "manifest.csv",
+    taxonomy: Taxonomy = None,
+    limit: Annotated[
+        float, typer.Option("--limit", min=1, help="Minutes that one round may take here.")
+    ] = 60.0,
+    unit: Annotated[
+        Path | None, typer.Option("--unit", help="Write a systemd unit instead, and end.")
+    ] = None,
+) -> None:
+    """Take part: dial out to the coordinator, and answer approved runs until Ctrl-C.
+
+    Example: skinml clinic serve --data ./images --folder ./clinic
+    """
+    from skinml.clinic.opening import open_at_screen, secret_source
+    from skinml.deployment.joining import point_to_data, require_membership
+    from skinml.deployment.node import handed_on, prepare
+    from skinml.deployment.node import serve as keep_serving
+
+    source = secret_source()
+    opened = open_at_screen(folder, source)
+    if data is not None:
+        point_to_data(opened, data, manifest=manifest, taxonomy=taxonomy)
+    if unit is not None:
+        _write_unit(opened, unit)
+        return
+    member = require_membership(opened)
+    with handed_on(opened, source) as environment:
+        serving = prepare(opened, limit_s=60 * limit, environment=environment)
+        _say(f"{member.clinic} takes part in {member.federation} at {member.address}")
+        _say(f"What happens is in {serving.place / 'node.log'}; Ctrl-C ends it.")
+        keep_serving(serving, told=_tell)
+
+
+def _tell(part: str, event: str, words: str) -> None:
+    """Say what happens to the two processes; what they print goes into the log alone."""
+    if event == "why":
+        _say(words)
+    elif event == "ended" or (event == "waiting" and words):
+        _say(f"{part} {_WORDS[event]}: {words}")
+    elif event in ("started", "stopped"):
+        _say(f"{part} {_WORDS[event]}")
+
+
+def _say(words: str) -> None:
+    print(printable(words), file=sys.stderr, flush=True)
+
+
+def _write_unit(opened: ClinicFolder, file: Path) -> None:
+    from skinml.deployment.joining import require_membership
+    from skinml.deployment.node import unit_text
+
+    text = unit_text(opened, require_membership(opened))
+    try:
+        with file.open("x", encoding="utf-8") as written:  # nothing is written over
+            written.write(text)
+    except OSError as error:
+        raise EnvironmentProblem(
+            rule="a new file for the unit",
+            got=f"{file} ({error.strerror})",
+            do="Choose another name; nothing is written over.",
+        ) from error
+    print(f"Written to {file}. As root, look at it, then:")
+    print(f"   install -m 644 {file} /etc/systemd/system/ && systemctl enable --now {file.name}")
+    if "LoadCredential" in text:
+        print("Put the passphrase into the file that LoadCredential names, mode 600, before.")

@@ -1,0 +1,312 @@
+"""A clinic's side of a federation, kept running: Flower's SuperNode, and the runner beside it.
+
+CLINIC'S FOLDER/federation/
+  ca.crt          the authority of the federation, as the membership has it
+  secret          what the SuperNode knows its runner by, drawn anew at each start
+  flower/         Flower's own files
+  empty/          where the processes stand
+  node.log        what they said, JSON lines
+  processes       which processes run, so that a later start ends those that a crash left behind
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from skinml.clinic.folder import ClinicFolder
+from skinml.clinic.gate import require_role
+from skinml.deployment.joining import Membership, node_key_file, require_membership
+from skinml.deployment.runner import EXIT_LATE, EXIT_UNWANTED, USUAL_LIMIT_S, require_tested_flower
+from skinml.deployment.superlink import FLOWER_QUIET, LOOPBACK, free_port
+from skinml.deployment.supervision import Backoff, Ended, JsonLog, Part, Supervision, Told
+from skinml.durable import locked, make_folder, write_whole
+from skinml.errors import ConfigError, EnvironmentProblem
+from skinml.stewardship.passphrases import FILE_VARIABLE, SecretSource
+from skinml.stewardship.roles import os_user
+
+NODE, RUNNER = "node", "runner"
+_REFUSED_WAIT_S = 15.0
+_FORGOTTEN_AFTER = 12  # refusals in a row, three minutes: no crash explains so many
+_LATEST_S = 60.0
+
+
+@dataclass(frozen=True)
+class Serving:
+    """What a clinic serves with.
+
+    Attributes:
+        folder: The clinic's folder.
+        membership: Where it belongs.
+        port: The SuperNode's port on this machine alone.
+        limit_s: Seconds that one task may take.
+        runner: The program that answers tasks; the folder, the address, the secret's file and
+            the limit are added as arguments.
+        environment: Variables beside those of this process.
+    """
+
+    folder: ClinicFolder
+    membership: Membership
+    port: int
+    limit_s: float = USUAL_LIMIT_S
+    runner: tuple[str, ...] = (sys.executable, "-m", "skinml.deployment.runner")
+    environment: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def place(self) -> Path:
+        """The folder of what its processes need."""
+        return self.folder.path / "federation"
+
+
+def prepare(
+    folder: ClinicFolder,
+    *,
+    limit_s: float = USUAL_LIMIT_S,
+    environment: Mapping[str, str] | None = None,
+    runner: Sequence[str] | None = None,
+) -> Serving:
+    """Check that a clinic can serve, and lay ready what its processes need.
+
+    Args:
+        folder: The clinic's folder.
+        limit_s: Seconds that one task may take; above zero.
+        environment: Variables beside those of this process.
+        runner: Another program that answers tasks.
+
+    Returns:
+        What to serve with.
+
+    Raises:
+        ConfigError: If the clinic has joined no federation, or the limit is not above zero.
+        EnvironmentProblem: If Flower is not a tested release, or a file cannot be written.
+        IntegrityError: If the membership or its key was changed.
+        PolicyError: If the user may not start runs here.
+    """
+    require_role(folder, "run.train")
+    if not 0 < limit_s < 10 * 86400:
+        raise ConfigError(
+            rule="a limit above 0 and below ten days, in seconds",
+            got=f"limit={limit_s:g}",
+            do="Choose what a round takes here at most, many times over.",
+        )
+    require_tested_flower()
+    serving = Serving(
+        folder=folder,
+        membership=require_membership(folder),
+        port=free_port(),
+        limit_s=limit_s,
+        environment=tuple((environment or {}).items()),
+    )
+    for part in ("", "flower", "empty"):
+        make_folder(serving.place / part, "federation's folder")
+    write_whole(serving.place / "ca.crt", serving.membership.ca.encode(), "certificate")
+    write_whole(serving.place / "secret", secrets.token_hex(32).encode(), "secret")
+    if runner is None:
+        return serving
+    return Serving(**{**vars(serving), "runner": tuple(runner)})
+
+
+def parts_of(serving: Serving) -> tuple[Part, Part]:
+    """Describe a clinic's two processes.
+
+    Args:
+        serving: What it serves with.
+
+    Returns:
+        The SuperNode, which only dials out and hands tasks over on this machine's loopback; and
+        the runner, which takes them.
+    """
+    place, membership = serving.place, serving.membership
+    node = (
+        str(Path(sys.executable).with_name("flower-supernode")),
+        *("--superlink", membership.address),
+        *("--root-certificates", str(place / "ca.crt")),
+        *("--auth-supernode-private-key", str(node_key_file(serving.folder, membership))),
+        *("--isolation", "process"),
+        *("--superexec-auth-secret-file", str(place / "secret")),
+        *("--host", LOOPBACK, "--port", str(serving.port)),
+    )
+    runner = (
+        *serving.runner,
+        *("--folder", str(serving.folder.path.resolve())),
+        *("--address", f"{LOOPBACK}:{serving.port}"),
+        *("--secret-file", str(place / "secret")),
+        *("--limit-s", f"{serving.limit_s:g}"),
+    )
+    quiet = FLOWER_QUIET | {"FLWR_HOME": str(place / "flower"), "PYTHONUNBUFFERED": "1"}
+    return (
+        Part(NODE, node, place / "empty", quiet),
+        Part(RUNNER, runner, place / "empty", quiet | dict(serving.environment)),
+    )
+
+
+def serve(
+    serving: Serving,
+    *,
+    told: Told = lambda part, event, words: None,
+    until: Callable[[], bool] = lambda: False,
+) -> None:
+    """Keep a clinic's processes running until they are told to end.
+
+    Args:
+        serving: What it serves with.
+        told: Called with a part, an event and words.
+        until: Ends it where it says so; by default nothing does but Ctrl-C and SIGTERM.
+
+    Raises:
+        EnvironmentProblem: If this clinic is being served already, or a file cannot be written.
+
+    Guarantees:
+        Both processes have ended on return, whatever the reason. A coordinator that is away is
+        tried again for ever.
+    """
+    log = JsonLog(serving.place / "node.log")
+
+    def wait_s(ended: Ended) -> float | None:
+        wait, words = explained(ended)
+        if words:
+            log.write(part=ended.part, event="why", words=words)
+            told(ended.part, "why", words)
+        return wait
+
+    with locked(serving.place / ".serving.lock", "serving of this clinic", patience_s=0.0):
+        supervision = Supervision(
+            parts_of(serving),
+            log,
+            serving.place / "processes",
+            told=told,
+            backoff=Backoff(first_s=1.0, most_s=_LATEST_S),
+            wait_s=wait_s,
+        )
+        with supervision.running():
+            supervision.wait(until)
+
+
+def explained(ended: Ended) -> tuple[float | None, str]:
+    """Say in words why a process ended.
+
+    Args:
+        ended: What ended.
+
+    Returns:
+        Seconds until it is started again, None where the usual back-off does; and words, empty
+        where there are none.
+    """
+    said = "\n".join(ended.tail)
+    if ended.part == RUNNER:
+        words = {
+            EXIT_LATE: "A task took longer than the limit; the runner starts anew.",
+            EXIT_UNWANTED: "The coordinator gave a task up; the runner starts anew.",
+        }
+        return (1.0 if ended.code in words else None), words.get(ended.code, "")
+    if "CERTIFICATE_VERIFY_FAILED" in said:
+        return None, (
+            "The coordinator does not show the federation's certificate, or it has ended. Check "
+            "this computer's clock, then ask the coordinator. It is tried again."
+        )
+    if "2004" in said or "2001" in said:
+        if ended.failures <= _FORGOTTEN_AFTER:
+            return _REFUSED_WAIT_S, (
+                "The coordinator does not let this clinic in yet. After a crash that is usual for "
+                "about a minute. It is tried again."
+            )
+        return _LATEST_S, (
+            "The coordinator refuses this clinic's key: it was revoked, or another computer uses "
+            "it. Ask the coordinator; with a new invitation: skinml clinic join --again."
+        )
+    return None, ""
+
+
+@contextmanager
+def handed_on(folder: ClinicFolder, source: SecretSource) -> Iterator[dict[str, str]]:
+    """Hand a passphrase that was typed to the processes of this one, by way of memory alone.
+
+    Args:
+        folder: The opened folder.
+        source: Gave the passphrase, and gives it again.
+
+    Yields:
+        The variables that the processes need, for as long as the block lasts.
+
+    Raises:
+        EnvironmentProblem: If this system has no such memory.
+    """
+    lock = folder.lock
+    if lock is None or lock.method != "passphrase" or os.environ.get(FILE_VARIABLE):
+        yield {}
+        return
+    if not hasattr(os, "memfd_create"):
+        raise EnvironmentProblem(
+            rule=f"a private file with the passphrase, named by {FILE_VARIABLE}",
+            got="none",
+            do="Set the variable, or lock the clinic's key with a key file: skinml clinic keys "
+            "lock.",
+        )
+    descriptor = os.memfd_create("passphrase")
+    try:
+        os.fchmod(descriptor, 0o600)
+        os.write(descriptor, source().encode())
+        yield {FILE_VARIABLE: f"/proc/{os.getpid()}/fd/{descriptor}"}
+    finally:
+        os.close(descriptor)
+
+
+def unit_text(folder: ClinicFolder, membership: Membership) -> str:
+    """Write a systemd unit that keeps a clinic serving.
+
+    Args:
+        folder: The clinic's folder.
+        membership: Where it belongs.
+
+    Returns:
+        The unit's text; its processes are those of the user who asks for it.
+    """
+    path, anchors = folder.path.resolve(), folder.anchors.path.resolve().parent
+    skinml = Path(sys.executable).with_name("skinml")
+    lock = folder.lock
+    secret = [
+        "# The passphrase, in a file that root alone can read; systemd hands it on.",
+        f"LoadCredential=passphrase:/etc/skinml/{folder.identity.id}.passphrase",
+        f"Environment={FILE_VARIABLE}=%d/passphrase",
+    ]
+    return "\n".join(
+        [
+            "[Unit]",
+            f"Description=skinml: {folder.name} in {membership.federation}".replace("%", "%%"),
+            "Wants=network-online.target",
+            "After=network-online.target",
+            "",
+            "[Service]",
+            f"User={os_user()}",
+            f"ExecStart={_quoted(skinml)} clinic serve --folder {_quoted(path)}",
+            *(secret if lock is not None and lock.method == "passphrase" else []),
+            "Restart=always",
+            "RestartSec=10",
+            "TimeoutStopSec=60",
+            "UMask=0077",
+            "NoNewPrivileges=yes",
+            "PrivateTmp=yes",
+            "ProtectSystem=strict",
+            "ProtectHome=read-only",
+            f"ReadWritePaths={_quoted(path)} {_quoted(anchors)}",
+            "ProtectControlGroups=yes",
+            "ProtectKernelTunables=yes",
+            "RestrictSUIDSGID=yes",
+            "LockPersonality=yes",
+            "RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX AF_NETLINK",
+            "",
+            "[Install]",
+            "WantedBy=multi-user.target",
+            "",
+        ]
+    )
+
+
+def _quoted(path: Path) -> str:
+    text = str(path).replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
+    return f'"{text}"'

@@ -1,0 +1,83 @@
+"""How much of a clinic's own data a run would use, counted as the run itself would."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+from skinml.clinic.folder import ClinicFolder
+from skinml.config import RunConfig
+from skinml.seeding import Seeds
+
+
+@dataclass(frozen=True)
+class SiteCount:
+    """What of a clinic's data a run would use; exact, for this clinic's eyes.
+
+    Attributes:
+        num_patients: Patients who may be used, and whom the run would use.
+        num_training: Those of them who would train the model.
+        num_images: Their images.
+        num_refused: Patients in the list whose data may not be used for the purpose.
+    """
+
+    num_patients: int
+    num_training: int
+    num_images: int
+    num_refused: int
+
+
+def count_site(
+    folder: ClinicFolder,
+    config: RunConfig,
+    day: date,
+    *,
+    data: Path,
+    manifest: str = "manifest.csv",
+    taxonomy: Path | None = None,
+) -> SiteCount:
+    """Count what a run would use, without looking at an image.
+
+    Args:
+        folder: The clinic's folder; all rows of the list are its own.
+        config: The run's config.
+        day: The day of use.
+        data: Folder of the list and its images.
+        manifest: The list's name.
+        taxonomy: The clinic's own words, YAML.
+
+    Returns:
+        The counts.
+
+    Raises:
+        ConfigError: If the config does not fit the list.
+        DataError: If the list is at fault, or too little is left of it.
+        EnvironmentProblem: If it cannot be read.
+        IntegrityError: If the folder was changed.
+        PolicyError: If no row may be used for the purpose.
+    """
+    # Imported here: they bring pandera and torch along.
+    from skinml.data.cohort import Door, build_cohort
+    from skinml.data.manifest import read_manifest
+    from skinml.data.settings import PartitionSettings
+    from skinml.data.taxonomy import load_taxonomy
+
+    listed = read_manifest(data / manifest, root=data, taxonomy=load_taxonomy(taxonomy))
+    one_place = config.data.model_copy(update={"partition": PartitionSettings(by="pooled")})
+    cohort = build_cohort(
+        listed,
+        one_place,
+        Seeds(config.seed),
+        purpose=config.purpose,
+        day=day,
+        doors=lambda clinic, patients: Door(folder.consents, folder.policy.fields),
+        every_class=False,
+    )
+    items = cohort.items
+    return SiteCount(
+        num_patients=int(items["patient_id"].nunique()),
+        num_training=int(items["patient_id"][items["split"] == "train"].nunique()),
+        num_images=len(cohort.images),
+        num_refused=sum(sum(each.refused.values()) for each in cohort.admissions.values()),
+    )
