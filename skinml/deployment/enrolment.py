@@ -76,7 +76,7 @@ def invite(
     Guarantees:
         The folder keeps the code's digest alone.
     """
-    if not re.match(CLINIC_NAME, clinic):
+    if not re.fullmatch(CLINIC_NAME.strip("^$"), clinic):
         raise ConfigError(
             rule="a name of up to 64 letters, digits, spaces, dots, dashes and underscores",
             got=f"clinic={clinic!r}",

@@ -170,6 +170,7 @@ def serve(folder: FederationFolder, port: int) -> None:
         log_level="warning",
         access_log=False,
         server_header=False,
+        ws="none",
         timeout_graceful_shutdown=3,
         limit_concurrency=1000,
     )
