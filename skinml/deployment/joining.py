@@ -312,10 +312,9 @@ def _enrolled(invitation: Invitation, public: str, signing: str) -> int:
         "signing_key": signing,
     }
     status, answer = _posted(invitation, request)
-    if 400 <= status < 500 and set(answer) >= {"rule", "got", "do"}:
-        raise RefusedError(
-            rule=_words(answer["rule"]), got=_words(answer["got"]), do=_words(answer["do"])
-        )
+    if 400 <= status < 600 and set(answer) >= {"rule", "got", "do"}:
+        kind = RefusedError if status < 500 else EnvironmentProblem
+        raise kind(rule=_words(answer["rule"]), got=_words(answer["got"]), do=_words(answer["do"]))
     node_id = answer.get("node_id")
     fits = status == 200 and answer.get("federation") == invitation.federation
     if fits and type(node_id) is int and 0 <= node_id < 2**64:

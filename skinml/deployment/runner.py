@@ -128,6 +128,8 @@ def serve(desk: Desk, address: str, secret: bytes) -> None:
         task that takes longer than the limit ends this process, after the coordinator was told.
     """
     release = require_tested_flower()
+    for noisy in ("httpx", "httpcore", "flwr"):  # a line ten times a second
+        logging.getLogger(noisy).setLevel(logging.ERROR)
     from flwr.supercore.interceptors import SuperExecAuthHttpInterceptor
 
     gate = SuperExecAuthHttpInterceptor(master_secret=secret, protected_methods={_ACQUIRE})
@@ -369,8 +371,6 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--limit-s", type=float, default=USUAL_LIMIT_S)
     given = parser.parse_args(words)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    for noisy in ("httpx", "httpcore", "flwr"):
-        logging.getLogger(noisy).setLevel(logging.ERROR)
     signal.signal(signal.SIGTERM, lambda number, frame: _leave(0, "told to end"))
     try:
         secret = read_whole(given.secret_file, "secret of the SuperNode")
