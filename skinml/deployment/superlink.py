@@ -34,6 +34,8 @@ FLOWER_QUIET = {
 """Flower calls nobody outside and installs nothing."""
 _HEARTBEATS = 2  # Flower counts a node as online for two intervals after its last word
 _POLL_S = 0.1
+# A line for every request that went well, and what each of them calls itself.
+_NOISE = r'\[uvicorn\.access\].*" 2\d\d$|(Control|Fleet|Runtime)\w*\.\w+$'
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ def superlink_part(folder: FederationFolder, port: int) -> Part:
         *("--database", str(folder.superlink / "state.db")),
         "--disable-runtime-dependency-installation",
     )
-    return Part("superlink", command, folder.empty, environment(folder))
+    return Part("superlink", command, folder.empty, environment(folder), noise=_NOISE)
 
 
 def executor_part(folder: FederationFolder, port: int) -> Part:

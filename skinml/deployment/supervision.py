@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -31,6 +32,7 @@ _TAIL_LINES = 30
 _LONGEST_LINE = 2000
 _LARGEST_LOG = 8 * 2**20
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _MADE_WITHIN_S = 0.05  # a process's time of birth, in two readings of it
 
 
@@ -43,12 +45,14 @@ class Part:
         command: The program and its arguments.
         folder: Its working folder.
         environment: Variables beside those of this process.
+        noise: A pattern of lines that are not logged, such as one for every request.
     """
 
     name: str
     command: Sequence[str]
     folder: Path
     environment: Mapping[str, str] = field(default_factory=dict)
+    noise: str | None = None
 
 
 @dataclass(frozen=True)
@@ -255,7 +259,7 @@ class Supervision:
             self._sessions.add(child.pid)
         self._say(part.name, "started", f"process {child.pid}")
         tail: deque[str] = deque(maxlen=_TAIL_LINES)
-        reader = threading.Thread(target=self._read, args=(part.name, child.stdout, tail))
+        reader = threading.Thread(target=self._read, args=(part, child.stdout, tail))
         reader.daemon = True
         reader.start()
         code = child.wait()
@@ -263,15 +267,15 @@ class Supervision:
         reader.join(timeout=0.5)
         return code, tuple(tail)
 
-    def _read(self, name: str, output: IO[bytes] | None, tail: deque[str]) -> None:
+    def _read(self, part: Part, output: IO[bytes] | None, tail: deque[str]) -> None:
         if output is None:
             return
         with output:
             for line in output:
-                text = line[:_LONGEST_LINE].decode("utf-8", "replace").rstrip()
-                if text:
+                text = _COLOURS.sub("", line[:_LONGEST_LINE].decode("utf-8", "replace")).rstrip()
+                if text and not (part.noise and re.search(part.noise, text)):
                     tail.append(text)
-                    self.log.write(part=name, event="output", line=text)
+                    self.log.write(part=part.name, event="output", line=text)
 
     def _say(self, part: str, event: str, words: str) -> None:
         self.log.write(part=part, event=event, words=words)

@@ -146,6 +146,17 @@ def test_another_process_with_a_remembered_number_is_left_alone(tmp_path: Path) 
         sleeper.wait()
 
 
+def test_colours_and_noise_stay_out_of_the_log(tmp_path: Path) -> None:
+    script = r"printf '\033[92mINFO\033[0m good\nchatter 200\n'; echo end"
+    loud = Part("loud", ("/bin/sh", "-c", script), tmp_path, noise=r"chatter \d+$")
+    log = tmp_path / "log.jsonl"
+    with supervision(tmp_path, loud).running():
+        wait_for(lambda: log.exists() and "end" in log.read_text())
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    said = {line["line"] for line in lines if line["event"] == "output"}
+    assert said == {"INFO good", "end"}
+
+
 def test_a_program_that_is_not_there_is_an_ending_like_others(tmp_path: Path) -> None:
     told: list[str] = []
     missing = Part("missing", ("/no/such/program",), tmp_path)
