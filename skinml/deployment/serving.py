@@ -67,13 +67,18 @@ def serve(
             told("certificate", "renewed", "for another year")
         _require_free(folder.settings.listen)
         port = free_port(_last_port(folder))
-        parts = [part(folder, port) for part in (superlink_part, executor_part, proxy_part)]
+        parts = (superlink_part(folder, port), proxy_part(folder, port))
         log = JsonLog(folder.logs / "serve.jsonl")
         supervision = Supervision(parts, log, folder.book, told=told)
         try:
             with supervision.running():
                 _write_served(folder, port)
-                _wait_for_all(folder, port, told)
+                wait_ready(folder, port)
+                told("superlink", "listening", f"127.0.0.1:{port}, on this machine alone")
+                supervision.add(executor_part(folder, port))  # now: it is slow to ask again
+                told("executor", "listening", "for runs; each gets a process of its own")
+                _wait_for_proxy(folder)
+                told("proxy", "listening", f"{folder.settings.listen}, for clinics")
                 take_back_revoked(folder, port)
                 supervision.wait(until)
         finally:
@@ -145,10 +150,7 @@ def take_back_revoked(folder: FederationFolder, port: int | None = None) -> int:
     return len(gone)
 
 
-def _wait_for_all(folder: FederationFolder, port: int, told: Told) -> None:
-    wait_ready(folder, port)
-    told("superlink", "listening", f"127.0.0.1:{port}, on this machine alone")
-    told("executor", "listening", "starts a process for each run")
+def _wait_for_proxy(folder: FederationFolder) -> None:
     host, outside = split_address(folder.settings.listen)
     local = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 compared, not bound
     until = time.monotonic() + _PROXY_S
@@ -164,7 +166,6 @@ def _wait_for_all(folder: FederationFolder, port: int, told: Told) -> None:
                     do=f"Look into {folder.logs / 'serve.jsonl'} for what it said.",
                 ) from None
             time.sleep(_POLL_S)
-    told("proxy", "listening", f"{folder.settings.listen}, for clinics")
 
 
 def _require_unserved(folder: FederationFolder) -> None:

@@ -177,6 +177,7 @@ class Supervision:
         self._stop = threading.Event()
         self._children: dict[str, subprocess.Popen[bytes]] = {}
         self._sessions: set[int] = set()
+        self._threads: list[threading.Thread] = []
         self._lock = threading.Lock()
 
     @contextmanager
@@ -192,18 +193,26 @@ class Supervision:
         end_leftovers(self.book)
         _adopt_orphans()
         write_whole(self.book, b"[]\n", "list of processes")
-        threads = [
-            threading.Thread(target=self._keep, args=(part,), name=part.name, daemon=True)
-            for part in self.parts
-        ]
-        threads.append(threading.Thread(target=self._remember, name="book", daemon=True))
-        try:
-            for thread in threads:
-                thread.start()
-            yield self
-        finally:
-            with _uninterrupted():
-                self._end(threads)
+        keeper = threading.Thread(target=self._remember, name="book", daemon=True)
+        self._threads.append(keeper)
+        with _hung_up():
+            try:
+                keeper.start()
+                for part in self.parts:
+                    self._start(part)
+                yield self
+            finally:
+                with _uninterrupted():
+                    self._end()
+
+    def add(self, part: Part) -> None:
+        """Keep a further part running, in the block of `running`.
+
+        Args:
+            part: The part.
+        """
+        self.parts = (*self.parts, part)
+        self._start(part)
 
     def wait(self, until: Callable[[], bool] = lambda: False) -> None:
         """Wait, in the block, until a condition holds or the process is asked to end.
@@ -222,6 +231,11 @@ class Supervision:
         """
         with self._lock:
             return {name: each.pid for name, each in self._children.items() if each.poll() is None}
+
+    def _start(self, part: Part) -> None:
+        thread = threading.Thread(target=self._keep, args=(part,), name=part.name, daemon=True)
+        self._threads.append(thread)
+        thread.start()
 
     def _keep(self, part: Part) -> None:
         failures = 0
@@ -279,7 +293,8 @@ class Supervision:
 
     def _say(self, part: str, event: str, words: str) -> None:
         self.log.write(part=part, event=event, words=words)
-        self._told(part, event, words)
+        with contextlib.suppress(OSError):  # nobody may read any more; the part runs on
+            self._told(part, event, words)
 
     def _remember(self) -> None:
         """Keep the book, and bury adopted children that have ended."""
@@ -315,11 +330,11 @@ class Supervision:
                     found |= {each.pid: each for each in process.children(recursive=True)}
         return list(found.values())
 
-    def _end(self, threads: Sequence[threading.Thread]) -> None:
+    def _end(self) -> None:
         with self._lock:
             self._stop.set()
         end_processes(self._mine(), self._grace_s)
-        for thread in threads:
+        for thread in self._threads:
             if thread.ident is not None:
                 thread.join(timeout=self._grace_s)
         end_processes(self._mine(), self._grace_s)  # what was being started meanwhile
@@ -377,12 +392,28 @@ def _adopt_orphans() -> None:
 
 
 @contextmanager
+def _hung_up() -> Iterator[None]:
+    """End as with Ctrl-C when the terminal goes, which would else end this process alone."""
+    if threading.current_thread() is not threading.main_thread() or (
+        signal.getsignal(signal.SIGHUP) is not signal.SIG_DFL  # nohup: it is to run on
+    ):
+        yield
+        return
+    signal.signal(signal.SIGHUP, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+@contextmanager
 def _uninterrupted() -> Iterator[None]:
     """Let nobody interrupt the ending: a second Ctrl-C would leave processes behind."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {each: signal.signal(each, signal.SIG_IGN) for each in (signal.SIGINT, signal.SIGTERM)}
+    ways = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {each: signal.signal(each, signal.SIG_IGN) for each in ways}
     try:
         yield
     finally:

@@ -278,7 +278,7 @@ def test_what_a_killed_serve_leaves_is_ended_by_the_next_and_the_book_is_kept(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_everything_with_code_zero(federation: Federation, by: int) -> None:
     serving = federation.serve()
     wait_for(lambda: len(federation.processes()) == 3)
