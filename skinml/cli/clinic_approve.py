@@ -138,15 +138,13 @@ def _data(card: Card) -> list[str]:
 def _leaving(card: Card) -> list[str]:
     lines = []
     for each in card.leaving:
-        shape = " x ".join(map(str, each.shape)) or "1"
+        size = "a number for each feature and class"
+        if each.shape is not None:
+            size = f"{' x '.join(map(str, each.shape)) or '1'} numbers"
+        times = "once" if each.times == 1 else f"{each.times} times"
         noise = f"noise {each.noise_multiplier:.3g}" if each.noise_multiplier else "NO NOISE"
-        lines.append(f"{each.what}, {each.times} times, {shape} numbers: a sum over {each.about}, ")
-        lines[-1] += noise
-    return [
-        *lines,
-        f"In sums over patients, {card.form}.",
-        "No image and no row of the list leaves.",
-    ]
+        lines.append(f"{each.what}, {times}: {size}, over {each.about}, {noise}")
+    return [*lines, f"In sums over patients, {card.form}.", "No image and no row of the list."]
 
 
 def _costs(card: Card) -> list[str]:

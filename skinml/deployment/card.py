@@ -41,7 +41,7 @@ class Leaving:
     Attributes:
         what: Its name.
         about: Whose data it is a sum of.
-        shape: Shape of the array.
+        shape: Shape of the array; None where it has a number for each feature of the network.
         times: How many times it leaves.
         noise_multiplier: Noise of the sum that can be read, as a multiple of what one patient can
             change; 0: none.
@@ -49,7 +49,7 @@ class Leaving:
 
     what: str
     about: str
-    shape: tuple[int, ...]
+    shape: tuple[int, ...] | None
     times: int
     noise_multiplier: float
 
@@ -77,7 +77,7 @@ class Card:
 
     Attributes:
         proposed: The proposal and its state.
-        config: The whole config, a line a value.
+        config: The whole config, a line a value, but for what is of virtual clinics alone.
         changed: Each value that differs from the experiment of this name in the installed
             release: its name, the release's value and the proposal's. None where the release
             has no such experiment.
@@ -135,10 +135,10 @@ def card_of(folder: ClinicFolder, run: str, *, now: datetime | None = None) -> C
     data, note = _data(folder, config, at.date())
     return Card(
         proposed=found,
-        config=tuple(_leaves(config.model_dump(mode="json")).items()),
+        config=tuple(_values(config).items()),
         changed=_changed(config),
         terms=compare(folder.policy, terms),
-        leaving=_leaving(draft.releases),
+        leaving=_leaving(config, draft.releases),
         form=_FORMS[config.privacy.trust],
         costs=_costs(folder, draft.entries, run, terms.delta, at),
         delta=terms.delta,
@@ -148,9 +148,19 @@ def card_of(folder: ClinicFolder, run: str, *, now: datetime | None = None) -> C
     )
 
 
-def _leaving(releases: Iterable[Release]) -> tuple[Leaving, ...]:
+def _leaving(config: RunConfig, releases: Iterable[Release]) -> tuple[Leaving, ...]:
     """Count releases of one kind."""
-    kinds = Counter((each.name, each.split, each.shape, each.noise_multiplier) for each in releases)
+    # A head is planned with one feature, whatever its network has.
+    planned = config.model.kind == "linear_head"
+    kinds = Counter(
+        (
+            each.name,
+            each.split,
+            None if planned and each.purpose == "training" else each.shape,
+            each.noise_multiplier,
+        )
+        for each in releases
+    )
     return tuple(
         Leaving(
             what=name.replace("_", " "),
@@ -208,13 +218,16 @@ def _changed(config: RunConfig) -> tuple[tuple[str, str, str], ...] | None:
     """Hold a config against the installed experiment of its name."""
     if config.name not in experiments():
         return None
-    ours = _leaves(load_config(config.name).model_dump(mode="json"))
-    theirs = _leaves(config.model_dump(mode="json"))
+    ours, theirs = _values(load_config(config.name)), _values(config)
     return tuple(
         (name, ours.get(name, "not set"), theirs.get(name, "not set"))
         for name in sorted({*ours, *theirs})
         if ours.get(name) != theirs.get(name)
     )
+
+
+def _values(config: RunConfig) -> dict[str, str]:
+    return _leaves(config.model_dump(mode="json", exclude={"clinic"}))
 
 
 def _leaves(values: Mapping[str, Any], before: str = "") -> dict[str, str]:
