@@ -29,11 +29,13 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from skinml.cli.main import main
+from skinml.deployment import bundle
 from skinml.deployment.certificates import client_context, make_authority
 from skinml.deployment.federation_folder import FederationFolder, open_federation
+from skinml.deployment.flower_runs import list_runs, log_of, start_run, stop_run
 from skinml.deployment.invitations import Invitation, read_invitation
 from skinml.deployment.serving import stop
-from skinml.deployment.superlink import FLOWER_QUIET, free_port, wait_ready
+from skinml.deployment.superlink import FLOWER_QUIET, control, free_port, wait_ready
 
 PROGRAMS = Path(sys.executable).parent
 PATIENCE_S = 90.0
@@ -251,6 +253,23 @@ def test_parts_that_are_killed_come_back_and_the_node_with_them(
     wait_for(online)
     assert node.poll() is None
     assert serving.poll() is None
+
+
+@pytest.mark.slow
+def test_a_run_travels_with_the_published_bundle_and_is_given_a_process(
+    federation: Federation,
+) -> None:
+    federation.serve()
+    with control(federation.folder) as client:
+        number = start_run(client, "no-such-run")
+        wait_for(lambda: all(each.over for each in list_runs(client)))
+        (found,) = list_runs(client)
+        assert not stop_run(client, number)
+        said = log_of(client, number)
+    assert (found.id, found.run, found.bundle) == (number, "no-such-run", bundle.PUBLISHED)
+    assert found.state == "failed"  # nobody made a run of that name
+    assert "server_app" in said, (found.details, said)
+    assert list(federation.folder.empty.iterdir()) == []
 
 
 @pytest.mark.slow
