@@ -88,6 +88,7 @@ class RunConfig(BaseModel):
         if self.model.kind == "linear_head":
             require_public_images(self.privacy.recipe, self.training.head)
             require_gradients_by_class(self.privacy.recipe, self.training.head)
+        _require_noise_in_counts(self.fairness.evaluation, self.privacy)
         missing, dropouts = self.federation.allowed_missing, self.privacy.tolerated_dropouts
         if self.privacy.trust == "distributed" and missing > dropouts:
             raise ConfigError(
@@ -110,6 +111,16 @@ class RunConfig(BaseModel):
         if self.model.kind == "network":
             require_fitting_steps(self.training.network, self.privacy.trust)
         return self
+
+
+def _require_noise_in_counts(evaluation: str, privacy: PrivacySettings) -> None:
+    """Refuse counts that would be called private and have no noise."""
+    if evaluation == "dp_counts" and not privacy.private:
+        raise ConfigError(
+            rule="fairness.evaluation=exact where privacy.trust is none, for nothing adds noise",
+            got=f"fairness.evaluation={evaluation}",
+            do="Set fairness.evaluation=exact, or choose another trust model.",
+        )
 
 
 def _require_honest_purpose(purpose: Purpose, mode: str) -> None:

@@ -10,6 +10,7 @@ from skinml.clinic.folder import ClinicFolder
 from skinml.config import RunConfig
 from skinml.data.cohort import MALIGNANCY
 from skinml.experiments.learners import build_learner, split_key_id, validation_release
+from skinml.experiments.released import counts_release
 from skinml.federated.clinic import planned_entries, schedule
 from skinml.privacy.ledger import Entry, entries_of_year, spent
 from skinml.privacy.plan import Release, admissions_release
@@ -64,8 +65,11 @@ def drafted(
     # paid for the grid: any will do for a plan.
     learner = build_learner(config, classes, 1, num_clinics)
     validation, admissions = validation_release(config), admissions_release(config.privacy)
+    # Clinics' names decide nothing here, only their number.
+    counts = counts_release(config, [str(number) for number in range(num_clinics)])
+    tested = counts.release if counts else None
     releases = tuple(
-        r for round_ in schedule(learner, validation, admissions) for r in round_.releases
+        r for round_ in schedule(learner, validation, admissions, tested) for r in round_.releases
     )
     entries = planned_entries(
         learner,
@@ -74,6 +78,7 @@ def drafted(
         run=run,
         split_key_id=split_key_id(config.data),
         from_round=from_round,
+        test_counts=tested,
     )
     return Draft(config, num_clinics, releases, tuple(entries), run)
 

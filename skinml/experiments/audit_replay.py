@@ -335,7 +335,8 @@ def _record(
     setups = [tamper(_silent(setup)) for setup in _setups(opened, config)]
     clinics = [Clinic(setup) for setup in setups]
     learner, names = setups[0].learner, setups[0].participants
-    rounds = schedule(learner, setups[0].validation, admissions_release(config.privacy))
+    admissions = admissions_release(config.privacy)
+    rounds = schedule(learner, setups[0].validation, admissions, setups[0].counted)
     state, asked, answers = learner.start(), [], []
     for number, round_ in enumerate(rounds):
         query = _query(learner, round_, state) if queries is None else queries[number]

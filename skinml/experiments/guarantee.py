@@ -9,10 +9,12 @@ from math import isfinite
 
 from skinml.clinic.folder import ClinicFolder
 from skinml.config import RunConfig
+from skinml.experiments.released import counts_release
 from skinml.federated.clinic import schedule
 from skinml.privacy.events import DiscreteGaussianEvent, RepeatAndSelectEvent
 from skinml.privacy.ledger import Entry, spent
 from skinml.privacy.plan import (
+    TEST_COUNTS,
     Release,
     admissions_release,
     by_split,
@@ -34,14 +36,21 @@ COVERED = {
     "gradient": "every training round",
     "weights": "every local training step",
     "validation_scores": "the histogram of validation scores that the threshold comes from",
+    TEST_COUNTS: "the counts of test patients that all figures of this report are computed from",
 }
 TUNING = "tuning: every trial of the settings that were chosen here"
-NOT_COVERED = (
+YARDSTICKS = "the yardsticks, which are trained without privacy"
+# What a report of exact figures holds, and one of figures from noised counts does not.
+EXACT = (
     "the figures and intervals of this report: one machine saw the predictions in a simulation",
     "the counts of patients and images in this report, where they do not say that they are noisy",
+    YARDSTICKS,
+)
+NOT_COVERED = (
+    *EXACT[:2],
     "settings that were chosen on development images before this run",
     "what the same images release under another clinic's name, such as 'pooled'",
-    "the yardsticks, which are trained without privacy",
+    YARDSTICKS,
     "which clinics took part, and the settings, which are public",
     "how long a clinic takes to answer, and whether it answers",
 )
@@ -74,7 +83,9 @@ def guarantee(
         IntegrityError: If a ledger was changed.
     """
     privacy = config.privacy
-    rounds = schedule(learner, validation, admissions_release(privacy))
+    counts = counts_release(config, tuple(folders))
+    counted = counts.release if counts else None
+    rounds = schedule(learner, validation, admissions_release(privacy), counted)
     ledgers = {name: folder.ledger.entries() for name, folder in folders.items()}
     own = {
         name: [entry for entry in entries if entry.binding.run == run]
@@ -171,8 +182,12 @@ def not_covered(entries: Iterable[Entry]) -> tuple[str, ...]:
     Returns:
         What never is, and the limits of floating point where noise was not discrete.
     """
-    continuous = any(not isinstance(entry.event, DiscreteGaussianEvent) for entry in entries)
-    return (*NOT_COVERED, FLOATING_POINT) if continuous else NOT_COVERED
+    found = list(entries)
+    told: tuple[str, ...] = NOT_COVERED
+    if any(entry.name == TEST_COUNTS for entry in found):
+        told = tuple(words for words in NOT_COVERED if words not in EXACT)
+    continuous = any(not isinstance(entry.event, DiscreteGaussianEvent) for entry in found)
+    return (*told, FLOATING_POINT) if continuous else told
 
 
 def _guessing(

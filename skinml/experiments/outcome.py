@@ -9,11 +9,13 @@ from datetime import datetime
 from importlib.metadata import version
 
 from skinml.config import RunConfig
+from skinml.errors import IntegrityError
 from skinml.experiments.admissions import noised_counts
 from skinml.experiments.cohorts import Gathered
 from skinml.experiments.guarantee import guarantee
 from skinml.experiments.learners import model_spec
 from skinml.experiments.personal import personal_heads
+from skinml.experiments.released import counts_release, released_results
 from skinml.experiments.rounds import Trained
 from skinml.experiments.samples import read_predictions
 from skinml.experiments.yardsticks import pooled, yardsticks
@@ -23,11 +25,14 @@ from skinml.models.bundle import Bundle
 from skinml.privacy.plan import Release
 from skinml.records import (
     ADMISSION_CELLS,
+    GroupResult,
     NoisedCounts,
     Participation,
+    PersonalHead,
     Predictions,
     RunRecord,
     Samples,
+    Yardstick,
     last_attempts,
 )
 from skinml.seeding import Seeds
@@ -86,12 +91,8 @@ def run_record(
         IntegrityError: If a ledger or a prediction was changed.
     """
     cohort, seeds = gathered.cohort, Seeds(config.seed)
-    overall, groups = evaluate_groups(
-        _test_predictions(gathered, outcome),
-        threshold=outcome.threshold.value,
-        settings=config.fairness,
-        rng=seeds.stream("bootstrap"),
-    )
+    exact = config.fairness.evaluation == "exact"
+    overall, groups = _results(config, gathered, outcome)
     present = outcome.participation[-1].took_part
     admissions = noised_counts(
         config,
@@ -99,7 +100,12 @@ def run_record(
         num_clinics=len(gathered.folders),
         num_present=len(present),
     )
-    beside = yardsticks(outcome.samples, present, cohort.labels, config.fairness, seeds)
+    # Both need predictions, which nobody sees where figures come from released counts.
+    beside: tuple[Yardstick, ...] = ()
+    own_heads: tuple[PersonalHead, ...] = ()
+    if exact:
+        beside = yardsticks(outcome.samples, present, cohort.labels, config.fairness, seeds)
+        own_heads = personal_heads(config, outcome.run, gathered.folders, present, cohort.labels)
     promised = guarantee(config, outcome.run, gathered.folders, outcome.learner, outcome.validation)
     return RunRecord(
         run=outcome.run,
@@ -107,7 +113,7 @@ def run_record(
         seed=config.seed,
         started=began.isoformat(timespec="seconds"),
         wall_s=round(time.monotonic() - clock, 3),
-        evaluation_source="exact",
+        evaluation_source=config.fairness.evaluation,
         classes=cohort.labels,
         threshold=outcome.threshold.value,
         threshold_source=_threshold_source(config, outcome.threshold),
@@ -116,8 +122,8 @@ def run_record(
         yardsticks=beside,
         guarantee=promised,
         participation=outcome.participation,
-        cohort_flow=cohort.flow,
-        cohort_table=cohort.table,
+        cohort_flow=cohort.flow if exact else (),
+        cohort_table=cohort.table if exact else (),
         data=_data_words(config, gathered, admissions),
         config=config.model_dump(mode="json"),
         versions={package: version(package) for package in _VERSIONS},
@@ -125,9 +131,7 @@ def run_record(
         complete=all(not each.missing for each in last_attempts(outcome.participation)),
         admissions=admissions,
         resumes=outcome.resumes,
-        personal_heads=personal_heads(
-            config, outcome.run, gathered.folders, present, cohort.labels
-        ),
+        personal_heads=own_heads,
     )
 
 
@@ -173,6 +177,35 @@ def run_bundle(
     return Bundle(spec, outcome.trained.fitted.arrays)
 
 
+def _results(
+    config: RunConfig, gathered: Gathered, outcome: Outcome
+) -> tuple[GroupResult, tuple[GroupResult, ...]]:
+    """Compute the test figures from what the run may see: predictions, or released counts."""
+    counts, total = counts_release(config, tuple(gathered.folders)), outcome.trained.test_counts
+    if counts is None:
+        return evaluate_groups(
+            _test_predictions(gathered, outcome),
+            threshold=outcome.threshold.value,
+            settings=config.fairness,
+            rng=Seeds(config.seed).stream("bootstrap"),
+        )
+    if total is None:
+        raise IntegrityError(
+            rule=f"the released {counts.release.name} that this run's figures are computed from",
+            got="none",
+            do="Start the run anew.",
+        )
+    return released_results(
+        config,
+        counts,
+        total,
+        threshold=outcome.threshold.value,
+        classes=gathered.cohort.labels,
+        num_clinics=len(gathered.folders),
+        num_present=len(outcome.participation[-1].took_part),
+    )
+
+
 def _test_predictions(gathered: Gathered, outcome: Outcome) -> Predictions:
     """Join the predictions of the clinics that took part in the evaluation."""
     classes = gathered.cohort.labels
@@ -194,7 +227,7 @@ def _data_words(
 ) -> dict[str, str]:
     cohort = gathered.cohort
     images, patients = str(len(cohort.images)), str(cohort.items["patient_id"].nunique())
-    if cohort.private:
+    if cohort.private or config.fairness.evaluation != "exact":
         images = patients = _NOT_SHOWN
     if cohort.private and admissions is not None:
         about = admissions.counts[ADMISSION_CELLS[0]]

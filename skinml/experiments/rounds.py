@@ -10,6 +10,7 @@ from threading import Event
 from skinml.config import RunConfig
 from skinml.errors import SkinmlError
 from skinml.experiments.learners import clinic_mechanism, coordinator_mechanism
+from skinml.experiments.released import counts_release
 from skinml.experiments.resuming import Checkpoints
 from skinml.experiments.sites import Opener, Terms, open_clinic, secure_session
 from skinml.federated.client_app import client_app, close_clinics
@@ -36,11 +37,14 @@ class Trained:
         scores: (2, bins) noisy histogram of validation scores; row 1 is malignant.
         admissions: (cells,) noisy sum of what became of patients at the clinics' gates, in the
             order of `records.ADMISSION_CELLS`; None where the run releases none.
+        test_counts: (groups, 2, bins) noisy sum of counts of test patients; None where the run
+            releases none.
     """
 
     fitted: Fitted
     scores: FloatArray
     admissions: FloatArray | None
+    test_counts: FloatArray | None
 
 
 def train(
@@ -66,22 +70,23 @@ def train(
         first_attempt: Number of the first attempt at each round.
 
     Returns:
-        The model, the released validation scores and counts of admissions.
+        The model, the released validation scores and counts.
 
     Raises:
         BudgetExceededError, PolicyError, IntegrityError: If a clinic refused.
         IncompleteRunError: If more clinics were missing than allowed.
     """
-    admissions = admissions_release(config.privacy)
+    admissions, counts = admissions_release(config.privacy), counts_release(config, terms.clinics)
+    tested = counts.release if counts else None
     held_to, done = run_terms(config, terms, first_attempt), checkpoints.load()
 
     def through(ask: Ask) -> Trained:
         exchange = exchanger(ask, held_to, checkpoints.record)
         fitted = fit(learner, exchange, on_round, resume=done, keep=checkpoints.keep)
-        last = schedule(learner, validation, admissions)[-1]
+        last = schedule(learner, validation, admissions, tested)[-1]
         total = exchange(last, fitted.arrays).total
-        counts = total[admissions.name] if admissions else None
-        return Trained(fitted, total[validation.name], counts)
+        released = (total[each.name] if each else None for each in (admissions, tested))
+        return Trained(fitted, total[validation.name], *released)
 
     def drive(grid: Grid, stop: Event) -> Trained:
         return through(grid_asker(grid, held_to, stop))

@@ -20,6 +20,7 @@ from skinml.experiments.cohorts import Gathered, gather
 from skinml.experiments.learners import build_learner, validation_release
 from skinml.experiments.outcome import Outcome, run_bundle, run_record
 from skinml.experiments.progress import Progress, Silence
+from skinml.experiments.released import run_threshold
 from skinml.experiments.result import RESULT_FILE, result_json, write_record
 from skinml.experiments.resuming import (
     Checkpoints,
@@ -43,8 +44,6 @@ from skinml.experiments.samples import (
 from skinml.experiments.sealed_book import SealedBook
 from skinml.experiments.sites import Terms
 from skinml.experiments.workspace import Workspace, new_run_id, run_folder, run_of
-from skinml.fairness.thresholds import choose_threshold, score_edges
-from skinml.federated.clinic import SCORE_BINS
 from skinml.federated.roll_call import Record
 from skinml.models.bundle import Bundle, save_bundle
 from skinml.privacy.plan import admissions_release
@@ -241,7 +240,7 @@ def _work(
         learner=learner,
         validation=validation,
         trained=trained,
-        threshold=choose_threshold(trained.scores, score_edges(SCORE_BINS)),
+        threshold=run_threshold(config, trained.scores),
         participation=tuple(checkpoints.record.participation),
         resumes=life.number - 1,
     )

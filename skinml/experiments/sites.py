@@ -23,6 +23,7 @@ from skinml.experiments.learners import (
     split_key_id,
     validation_release,
 )
+from skinml.experiments.released import counts_release
 from skinml.experiments.samples import (
     Grounds,
     admitted,
@@ -139,8 +140,9 @@ def clinic_setup(terms: Terms, node: Mapping[str, object]) -> ClinicSetup:
     learner = build_learner(config, terms.classes, terms.num_features, count)
     validation = validation_release(config)
     counts = admissions_release(config.privacy)
+    tested = counts_release(config, terms.clinics)
     standings = read_standings(folder, terms.run) if counts else Standings({})
-    rounds = schedule(learner, validation, counts)
+    rounds = schedule(learner, validation, counts, tested.release if tested else None)
     releases = [release for round_ in rounds for release in round_.releases]
     admitted_now = _admissions(folder, config.purpose, opened)
     return ClinicSetup(
@@ -167,6 +169,7 @@ def clinic_setup(terms: Terms, node: Mapping[str, object]) -> ClinicSetup:
         admissions=standings.counts if counts else None,
         not_finite=record.note_not_finite,
         personalise=_personaliser(config, terms, folder, samples, admitted_now),
+        test_counts=tested,
     )
 
 

