@@ -25,6 +25,7 @@ from skinml.deployment.joining import Membership, node_key_file, require_members
 from skinml.deployment.runner import EXIT_LATE, EXIT_UNWANTED, USUAL_LIMIT_S, require_tested_flower
 from skinml.deployment.superlink import FLOWER_QUIET, LOOPBACK, free_port
 from skinml.deployment.supervision import Backoff, Ended, JsonLog, Part, Supervision, Told
+from skinml.deployment.tied import tied
 from skinml.durable import locked, make_folder, write_whole
 from skinml.errors import ConfigError, EnvironmentProblem
 from skinml.stewardship.passphrases import FILE_VARIABLE, SecretSource
@@ -119,7 +120,7 @@ def parts_of(serving: Serving) -> tuple[Part, Part]:
 
     Returns:
         The SuperNode, which only dials out and hands tasks over on this machine's loopback; and
-        the runner, which takes them.
+        the runner, which takes them. Both end when this process dies.
     """
     place, membership = serving.place, serving.membership
     node = (
@@ -140,8 +141,8 @@ def parts_of(serving: Serving) -> tuple[Part, Part]:
     )
     quiet = FLOWER_QUIET | {"FLWR_HOME": str(place / "flower"), "PYTHONUNBUFFERED": "1"}
     return (
-        Part(NODE, node, place / "empty", quiet),
-        Part(RUNNER, runner, place / "empty", quiet | dict(serving.environment)),
+        Part(NODE, tied(node), place / "empty", quiet),
+        Part(RUNNER, tied(runner), place / "empty", quiet | dict(serving.environment)),
     )
 
 

@@ -30,12 +30,13 @@ from tests.deployment.toy_federation import (
 TOY = Path(__file__).with_name("toy_desk.py")
 # A bundle that would show itself: imported, it leaves a file.
 SHADOW = "from pathlib import Path; Path('{}').touch(); app = None"
-_SERVE = """
-import sys
+SERVE = """
+import signal, sys
 from pathlib import Path
 from skinml.clinic.folder import open_folder
 from skinml.deployment.node import prepare, serve
 runner = (sys.executable, sys.argv[2])
+signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
 told = lambda part, event, words: print(part, event, words, flush=True)
 limit = float(sys.argv[3])
 serve(prepare(open_folder(Path(sys.argv[1])), limit_s=limit, runner=runner), told=told)
@@ -66,7 +67,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     clinic = make_folder(place)
     with served(place) as federation:
         join(clinic, invite(federation, "north", datetime.now(UTC)))
-        words = ("-c", _SERVE, clinic.path, TOY, 8)
+        words = ("-c", SERVE, clinic.path, TOY, 8)
         with command(*words, said=place / "node.out", PYTHONPATH=str(TOY.parents[2])) as process:
             waited(lambda: online(federation))
             yield World(federation, clinic, process, place)
