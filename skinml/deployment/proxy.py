@@ -27,8 +27,8 @@ from starlette.routing import Route
 from skinml.deployment.certificates import client_context
 from skinml.deployment.enrolment import Register, node_key_pem, redeem
 from skinml.deployment.federation_folder import FederationFolder, open_federation
-from skinml.deployment.invitations import split_address
-from skinml.deployment.superlink import FLOWER_QUIET, LOOPBACK, control, register
+from skinml.deployment.invitations import parse_time, split_address
+from skinml.deployment.superlink import FLOWER_QUIET, LOOPBACK, SPOKEN, control, register
 from skinml.deployment.supervision import Part
 from skinml.durable import read_whole
 from skinml.errors import ConfigError, RefusedError, SkinmlError
@@ -49,8 +49,11 @@ CALLS = frozenset(
 )
 """What a node says to a SuperLink. Registering is /enrol's, unregistering the coordinator's."""
 KEY_HEADER = "flwr-public-key"
+TIME_HEADER = "flwr-timestamp"
 MOST_BYTES = 64 * 2**20  # Flower sends arrays in pieces of 5 MB
 _MOST_ENROL_BYTES = 16 * 1024
+_BEHIND_S, _AHEAD_S = 305.0, 5.0  # what Flower's node authentication lets clocks differ by
+_NOT_ACTIVATED = 2004  # Flower's code, which makes a SuperNode print what comes with it
 _TIMEOUT = httpx.Timeout(60.0, connect=5.0)
 # RFC 9110 section 7.6.1: what belongs to one connection.
 _OWN = {"connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade", "host"}
@@ -214,7 +217,14 @@ def _passing(joined: JoinedKeys, client: httpx.AsyncClient) -> Handler:
         if call not in CALLS:
             return Response(status_code=404)
         if request.headers.get(KEY_HEADER, "") not in joined:
+            if call == "activate-node":
+                return _not_activated(
+                    "The coordinator does not know this key, or has revoked it. Ask the "
+                    "coordinator; to join again, a new invitation is needed."
+                )
             return JSONResponse({"detail": "Not a node of a joined clinic"}, status_code=401)
+        if call == "activate-node" and (words := _about_clock(request, datetime.now(UTC))):
+            return _not_activated(words)
         length = request.headers.get("content-length", "0")
         if not length.isdigit() or int(length) > MOST_BYTES:
             return Response(status_code=413)
@@ -236,6 +246,27 @@ def _passing(joined: JoinedKeys, client: httpx.AsyncClient) -> Handler:
         return StreamingResponse(_closing(answer), status_code=answer.status_code, headers=kept)
 
     return fleet
+
+
+def _about_clock(request: Request, now: datetime) -> str:
+    """Say how a node's clock differs, where Flower would refuse it for that without a word."""
+    try:
+        ahead = (parse_time(request.headers.get(TIME_HEADER, "")) - now).total_seconds()
+    except ValueError:
+        return ""
+    if -_BEHIND_S < ahead < _AHEAD_S:
+        return ""
+    side = "ahead of" if ahead > 0 else "behind"
+    return (
+        f"The clock of this computer is {abs(ahead):,.0f} s {side} the coordinator's. Set it, by "
+        "NTP best; then the node is let in."
+    )
+
+
+def _not_activated(words: str) -> JSONResponse:
+    print(f"a node was not let in: {words}", flush=True)  # noqa: T201 the supervisor's log reads it
+    told = {"code": _NOT_ACTIVATED, "detail": "Failed to activate SuperNode."}
+    return JSONResponse(told | {"extra": SPOKEN + words}, status_code=412)
 
 
 async def _closing(answer: httpx.Response) -> AsyncIterator[bytes]:

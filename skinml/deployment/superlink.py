@@ -32,6 +32,8 @@ FLOWER_QUIET = {
     "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
 }
 """Flower calls nobody outside and installs nothing."""
+SPOKEN = "skinml: "
+"""What the line begins with by which a SuperNode tells its clinic why it was not let in."""
 _HEARTBEATS = 2  # Flower counts a node as online for two intervals after its last word
 _POLL_S = 0.1
 # A line for every request that went well, and what each of them calls itself.

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import httpx
@@ -16,6 +16,10 @@ import pytest
 import uvicorn
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from flwr.common.constant import SYSTEM_TIME_TOLERANCE, TIMESTAMP_TOLERANCE
+from flwr.common.constant import TIMESTAMP_HEADER as FLWR_TIME_HEADER
+from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER
+from flwr.supercore.error import ApiErrorCode, FlowerError
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
@@ -23,8 +27,14 @@ from starlette.routing import Route
 
 from skinml.deployment.enrolment import invite, node_key_pem, redeem, revoke
 from skinml.deployment.federation_folder import FederationFolder, make_federation
-from skinml.deployment.proxy import CALLS, KEY_HEADER, MOST_BYTES, make_app
-from skinml.deployment.superlink import free_port
+from skinml.deployment.proxy import (
+    CALLS,
+    KEY_HEADER,
+    MOST_BYTES,
+    TIME_HEADER,
+    make_app,
+)
+from skinml.deployment.superlink import SPOKEN, free_port
 
 NOW = datetime.now(UTC)
 LINE = (
@@ -181,6 +191,38 @@ def test_a_strangers_key_does_not_pass(
     answer = ask(folder, upstream, "/v1/fleet/pull-messages", headers=headers)
     assert answer.status_code == 401
     assert "x-path" not in answer.headers
+
+
+def test_a_node_that_is_not_let_in_is_told_why_in_flowers_form(
+    folder: FederationFolder, upstream: str, node: dict[str, str]
+) -> None:
+    stranger = {KEY_HEADER: base64.b64encode(b"another key").decode()}
+    answer = ask(folder, upstream, "/v1/fleet/activate-node", headers=stranger)
+    error = FlowerError.from_json(answer.text)
+    assert answer.status_code == 412
+    assert error is not None
+    assert error.code == ApiErrorCode.FLEET_NODE_ACTIVATION_FAILED
+    assert str(error.public_details).startswith(SPOKEN)
+    assert "revoked" in str(error.public_details)
+
+
+@pytest.mark.parametrize(
+    ("ahead_s", "said"),
+    [(0, ""), (-200, ""), (86400, "86,400 s ahead"), (60, "60 s ahead"), (-400, "400 s behind")],
+)
+def test_a_clock_that_flower_would_refuse_is_named(
+    folder: FederationFolder, upstream: str, node: dict[str, str], ahead_s: int, said: str
+) -> None:
+    at = (datetime.now(UTC) + timedelta(seconds=ahead_s)).isoformat()
+    answer = ask(folder, upstream, "/v1/fleet/activate-node", headers=node | {TIME_HEADER: at})
+    assert answer.status_code == (412 if said else 202)
+    assert not said or said in answer.json()["extra"]
+
+
+def test_the_limits_of_clocks_are_flowers() -> None:
+    assert (TIMESTAMP_TOLERANCE + SYSTEM_TIME_TOLERANCE, SYSTEM_TIME_TOLERANCE) == (305, 5)
+    assert FLWR_TIME_HEADER == TIME_HEADER
+    assert FLEET_HTTP_PUBLIC_KEY_HEADER == KEY_HEADER
 
 
 def test_a_revoked_key_passes_no_more_in_the_same_process(
