@@ -63,17 +63,22 @@ def approve(
     from skinml.deployment.card import card_of
     from skinml.deployment.proposals import answer
 
+    if no:
+        state: str = answer(opened, run, False)
+        told = json.dumps({"run": run, "state": state}) if as_json else _said(state)
+        print(told, flush=True)
+        return
     card = card_of(opened, run)
     if not as_json:
         print_card(card, Console())
-    agreed = yes if answered else None if as_json else _asked(card)
+    agreed = True if yes else None if as_json else _asked(card)
     state = card.proposed.state
     if agreed is not None:
         state = answer(opened, run, agreed, expected=card.proposed.proposal.digest)
     if as_json:
         print(json.dumps(_values(card) | {"state": state}, allow_nan=False), flush=True)
     elif agreed is not None:
-        print(f"The run is {state}. The audit log says so.", flush=True)
+        print(_said(state), flush=True)
 
 
 def print_card(card: Card, console: Console) -> None:
@@ -191,6 +196,10 @@ def _asked(card: Card) -> bool | None:
         return None
     said = typer.prompt("May it run here? yes, no or later", default="later", err=True)
     return {"yes": True, "no": False}.get(str(said).strip().lower())
+
+
+def _said(state: str) -> str:
+    return f"The run is {state}. The audit log says so."
 
 
 def _list(opened: ClinicFolder, *, as_json: bool) -> None:

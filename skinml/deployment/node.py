@@ -23,7 +23,7 @@ from skinml.clinic.folder import ClinicFolder
 from skinml.clinic.gate import require_role
 from skinml.deployment.joining import Membership, node_key_file, require_membership
 from skinml.deployment.runner import EXIT_LATE, EXIT_UNWANTED, USUAL_LIMIT_S, require_tested_flower
-from skinml.deployment.superlink import FLOWER_QUIET, LOOPBACK, free_port
+from skinml.deployment.superlink import FLOWER_QUIET, LOOPBACK, SPOKEN, free_port
 from skinml.deployment.supervision import Backoff, Ended, JsonLog, Part, Supervision, Told
 from skinml.deployment.tied import tied
 from skinml.durable import locked, make_folder, write_whole
@@ -35,6 +35,7 @@ NODE, RUNNER = "node", "runner"
 _REFUSED_WAIT_S = 15.0
 _FORGOTTEN_AFTER = 12  # refusals in a row, three minutes: no crash explains so many
 _LATEST_S = 60.0
+_FORESEEN = (2, 3, 4, 5, 6)  # what skinml's own errors end a process with
 
 
 @dataclass(frozen=True)
@@ -204,12 +205,17 @@ def explained(ended: Ended) -> tuple[float | None, str]:
             EXIT_LATE: "A task took longer than the limit; the runner starts anew.",
             EXIT_UNWANTED: "The coordinator gave a task up; the runner starts anew.",
         }
+        if ended.code in _FORESEEN and ended.tail:
+            return None, f"The runner cannot work: {ended.tail[-1]}"
         return (1.0 if ended.code in words else None), words.get(ended.code, "")
     if "CERTIFICATE_VERIFY_FAILED" in said:
         return None, (
             "The coordinator does not show the federation's certificate, or it has ended. Check "
             "this computer's clock, then ask the coordinator. It is tried again."
         )
+    spoken = [line.removeprefix(SPOKEN) for line in ended.tail if line.startswith(SPOKEN)]
+    if spoken:  # the coordinator's door said why
+        return _LATEST_S, f"The coordinator's door says: {spoken[-1]} It is tried again."
     if "2004" in said or "2001" in said:
         if ended.failures <= _FORGOTTEN_AFTER:
             return _REFUSED_WAIT_S, (

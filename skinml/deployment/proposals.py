@@ -35,6 +35,7 @@ INDEX = "proposals.json"
 _FOLDER = "proposals"
 _WHAT = "list of proposed runs"
 _MOST_WAITING = 64
+_TOLD = ("trust", "unit", "epsilon", "delta", "noise_multiplier")
 
 State = Literal["pending", "approved", "refused"]
 Answer = Literal["", "yes", "no", "rule"]
@@ -168,10 +169,11 @@ def decide(
     """
     at = now or datetime.now(UTC)
     found = proposed(folder, run, now=at)
-    terms = asked(folder, found.proposal)[1]
+    terms = None  # a no needs no plan, which an old config might not give any more
     if yes:
         if at >= found.proposal.expires:
             raise _expired(run, found.proposal.expires)
+        terms = asked(folder, found.proposal)[1]
         require_within(folder.policy, terms, before_counting=True)
     with _locked(folder):
         index = _index(folder)
@@ -350,7 +352,7 @@ def _answered(
     record: _Record,
     answer: Answer,
     actor: str,
-    terms: Terms,
+    terms: Terms | None,
     now: datetime,
 ) -> _Record:
     """Write an answer into the audit log, and give the record that holds it."""
@@ -364,12 +366,8 @@ def _answered(
         experiment=proposal.experiment,
         purpose=proposal.purpose,
         coordinator=proposal.coordinator,
-        trust=terms.trust,
-        unit=terms.unit,
-        epsilon=terms.epsilon,
-        delta=terms.delta,
-        noise_multiplier=terms.noise_multiplier,
         policy=policy_digest(folder.policy),
+        **({} if terms is None else {name: getattr(terms, name) for name in _TOLD}),
     )
     return record.model_copy(update={"answer": answer, "actor": actor, "answered": now})
 

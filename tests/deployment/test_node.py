@@ -82,6 +82,7 @@ def test_other_ends_have_their_own_words_and_nothing_is_given_up() -> None:
     assert explained(ended(NODE, 1, 1, "anything")) == (None, "")
     assert explained(ended(RUNNER, EXIT_LATE))[0] == 1.0
     assert explained(ended(RUNNER, 1)) == (None, "")
+    assert "a changed policy" in explained(ended(RUNNER, 5, 1, "...", "a changed policy"))[1]
 
 
 def test_a_clinic_that_has_joined_nothing_serves_nothing(folder: ClinicFolder) -> None:
