@@ -130,6 +130,7 @@ def build_cohort(
     doors: Doors = licensed_only,
     labels: Labels | None = None,
     split: bool = True,
+    every_class: bool = True,
 ) -> Cohort:
     """Choose, label, group and divide the rows of a manifest.
 
@@ -143,6 +144,7 @@ def build_cohort(
         labels: The classes of a finished model; rows of other diagnoses are left out and counted.
             By default the settings' own target.
         split: False puts everything into "test" and asks nothing of the clinics.
+        every_class: Whether each class needs an item; False where the rows are one clinic's own.
 
     Returns:
         The cohort.
@@ -189,7 +191,8 @@ def build_cohort(
     if private:
         flow = [replace(flow[-1], note="how many are in the other splits stays at the clinics")]
     if split:
-        _require_classes(items, classes)
+        if every_class:
+            _require_classes(items, classes)
         _require_trainable(items, settings, classes, private=private)
     return Cohort(
         images=images,

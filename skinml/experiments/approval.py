@@ -83,13 +83,16 @@ def drafted(
     return Draft(config, num_clinics, releases, tuple(entries), run)
 
 
-def propose(draft: Draft, folder: ClinicFolder, *, num_patients: int | None) -> Proposal:
+def propose(
+    draft: Draft, folder: ClinicFolder, *, num_patients: int | None, coordinator: str = COORDINATOR
+) -> Proposal:
     """Put a run into the terms of a policy.
 
     Args:
         draft: The run.
         folder: The clinic that is asked.
         num_patients: Training patients of this clinic; None before they are counted.
+        coordinator: Who asks.
 
     Returns:
         The proposal.
@@ -101,7 +104,9 @@ def propose(draft: Draft, folder: ClinicFolder, *, num_patients: int | None) -> 
     before = [entry for entry in held if entry.binding.run == draft.run]
     delta, now = draft.config.privacy.delta, datetime.now(UTC)
     return replace(
-        terms_of(draft.config, draft.releases, num_clinics=draft.num_clinics),
+        terms_of(
+            draft.config, draft.releases, num_clinics=draft.num_clinics, coordinator=coordinator
+        ),
         epsilon=spent([*before, *planned], delta),
         patients=num_patients,
         epsilon_year=spent([*entries_of_year(held, now), *planned], delta),
@@ -109,13 +114,20 @@ def propose(draft: Draft, folder: ClinicFolder, *, num_patients: int | None) -> 
     )
 
 
-def terms_of(config: RunConfig, releases: Iterable[Release], *, num_clinics: int) -> Proposal:
+def terms_of(
+    config: RunConfig,
+    releases: Iterable[Release],
+    *,
+    num_clinics: int,
+    coordinator: str = COORDINATOR,
+) -> Proposal:
     """Put the terms of a run that need neither ledger nor patients into those of a policy.
 
     Args:
         config: The run's config.
         releases: What leaves in all rounds, the evaluation included.
         num_clinics: Clinics in the run.
+        coordinator: Who asks.
 
     Returns:
         The proposal; it spends nothing and counts no patients.
@@ -124,7 +136,7 @@ def terms_of(config: RunConfig, releases: Iterable[Release], *, num_clinics: int
     return Proposal(
         experiment=config.name,
         purpose=config.purpose,
-        coordinator=COORDINATOR,
+        coordinator=coordinator,
         trust=config.privacy.trust,
         unit=config.privacy.unit,
         epsilon=0.0,

@@ -21,7 +21,7 @@ from skinml.data.synthetic.cohort import write_cohort
 from skinml.data.synthetic.settings import SyntheticSettings, settings_digest
 from skinml.data.taxonomy import load_taxonomy
 from skinml.errors import DataError, PolicyError
-from skinml.experiments.gates import POOLED, Gates
+from skinml.experiments.gates import Gates, Site
 from skinml.experiments.progress import Progress
 from skinml.experiments.workspace import Workspace
 from skinml.records import SPLITS, CohortStage
@@ -56,7 +56,13 @@ class Gathered:
 
 
 def gather(
-    config: RunConfig, workspace: Workspace, run: str, progress: Progress, *, from_round: int = 1
+    config: RunConfig,
+    workspace: Workspace,
+    run: str,
+    progress: Progress,
+    *,
+    from_round: int = 1,
+    site: Site | None = None,
 ) -> Gathered:
     """Pass every clinic's gate; read, check, divide and audit the data of a run.
 
@@ -66,6 +72,7 @@ def gather(
         run: The run's id.
         progress: Hears how far it is.
         from_round: The first round that is still to be done, of a run that is resumed.
+        site: The real clinic whose own data are gathered; None where the clinics are virtual.
 
     Returns:
         The cohort with every clinic's folder opened.
@@ -80,7 +87,7 @@ def gather(
     settings = config.data
     manifest = open_manifest(settings, workspace, progress)
     today = datetime.datetime.now(datetime.UTC).date()
-    gates = Gates(config, workspace, run, manifest.root, today, from_round=from_round)
+    gates = Gates(config, workspace, run, manifest.root, today, from_round=from_round, site=site)
     try:
         cohort = build_cohort(
             manifest,
@@ -89,13 +96,13 @@ def gather(
             purpose=config.purpose,
             day=today,
             doors=gates.door,
+            every_class=site is None,
         )
     except PolicyError:
         gates.refuse()
         raise
-    places = cohort.items["clinic"].to_numpy(dtype=str)
-    if config.federation.mode == "centralised":
-        places = np.full(len(places), POOLED)
+    clinics = cohort.items["clinic"].astype(str).tolist()
+    places = np.array([gates.place(clinic) for clinic in clinics], dtype=str)
     _require_reach(config, cohort, places)
     folders = gates.require(cohort, places.tolist())
     inspections = _inspect(cohort, places, folders, settings, progress)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from skinml.clinic.virtual import find_virtual_folder, virtual_folder
 from skinml.config import RunConfig
 from skinml.data.cohort import Cohort, Door
 from skinml.errors import DataError, PolicyError
-from skinml.experiments.approval import drafted, propose
+from skinml.experiments.approval import COORDINATOR, drafted, propose
 from skinml.experiments.workspace import Workspace
 from skinml.federated.clinic import require_budget
 from skinml.privacy.ledger import Ceilings
@@ -31,6 +32,21 @@ from skinml.stewardship.consent_import import read_consents
 POOLED = "pooled"
 
 
+@dataclass(frozen=True)
+class Site:
+    """A real clinic in a run of several.
+
+    Attributes:
+        folder: Its folder; every row of its manifest is its own.
+        num_clinics: Clinics in the run.
+        coordinator: Who asks.
+    """
+
+    folder: ClinicFolder
+    num_clinics: int
+    coordinator: str
+
+
 class Gates:
     """The gates of all clinics of one run on this machine.
 
@@ -41,6 +57,7 @@ class Gates:
         manifest_root: The manifest's folder, where the table of consents may be.
         today: The day of use.
         from_round: The first round that is still to be done, of a run that is resumed.
+        site: A real clinic whose own rows they are; None where the clinics are virtual.
     """
 
     def __init__(
@@ -52,15 +69,20 @@ class Gates:
         today: datetime.date,
         *,
         from_round: int = 1,
+        site: Site | None = None,
     ) -> None:
         self._config = config
+        self._site = site
+        self._one_place = POOLED if config.federation.mode == "centralised" else None
+        if site is not None:
+            self._one_place = site.folder.name
         self._workspace = workspace
         self._run = run
         self._today = today
         self._from_round = from_round
         self._find = cache(partial(find_virtual_folder, workspace.clinics))
         self._opened: dict[str, tuple[ClinicFolder, str]] = {}
-        self._records = _read_records(config, manifest_root, today)
+        self._records = () if site else _read_records(config, manifest_root, today)
 
     def door(self, clinic: str, patients: Sequence[str]) -> Door:
         """Open a clinic's gate for its rows of the manifest.
@@ -78,12 +100,23 @@ class Gates:
             IntegrityError: If the folder was changed.
             PolicyError: If this user may not start runs there.
         """
-        name = POOLED if self._config.federation.mode == "centralised" else clinic
-        folder = self.folder(name)
+        folder = self.folder(self.place(clinic))
+        if self._site is not None:
+            return Door(folder.consents, folder.policy.fields)
         self._register(folder, patients)
-        pooled = self._config.federation.mode == "centralised"
-        consents = _with_noes(folder, self._find(clinic if pooled else POOLED))
-        return Door(consents, folder.policy.fields)
+        other = POOLED if self._one_place is None else clinic
+        return Door(_with_noes(folder, self._find(other)), folder.policy.fields)
+
+    def place(self, clinic: str) -> str:
+        """Name the clinic that holds some rows in this run.
+
+        Args:
+            clinic: What the manifest calls their clinic.
+
+        Returns:
+            The name of the folder's clinic.
+        """
+        return self._one_place or clinic
 
     def folder(self, name: str) -> ClinicFolder:
         """Open a clinic's folder for this run.
@@ -101,14 +134,13 @@ class Gates:
             PolicyError: If this user may not start runs there.
         """
         if name not in self._opened:
-            folder = virtual_folder(
-                self._workspace.clinics,
-                self._workspace.anchors,
-                name,
-                self._config.clinic.policy,
-            )
+            folder = self._site.folder if self._site else self._virtual(name)
             self._opened[name] = folder, require_role(folder, "run.train")
         return self._opened[name][0]
+
+    def _virtual(self, name: str) -> ClinicFolder:
+        workspace, policy = self._workspace, self._config.clinic.policy
+        return virtual_folder(workspace.clinics, workspace.anchors, name, policy)
 
     def refuse(self) -> None:
         """Write into the opened clinics' logs that nobody's data may be used for the run."""
@@ -138,8 +170,7 @@ class Gates:
         """
         names = sorted(set(places))
         for clinic, admission in cohort.admissions.items():
-            name = POOLED if self._config.federation.mode == "centralised" else clinic
-            folder, actor = self._opened[name]
+            folder, actor = self._opened[self.place(clinic)]
             log_admission(
                 folder,
                 admission,
@@ -153,14 +184,16 @@ class Gates:
         draft = drafted(
             self._config,
             cohort.labels,
-            num_clinics=len(names),
+            num_clinics=self._site.num_clinics if self._site else len(names),
             run=self._run,
             from_round=self._from_round,
         )
         for name in names:
             folder, actor = self._opened[name]
             mine = training & [place == name for place in places]
-            proposal = propose(draft, folder, num_patients=len(set(patients[mine])))
+            count = len(set(patients[mine]))
+            who = self._site.coordinator if self._site else COORDINATOR
+            proposal = propose(draft, folder, num_patients=count, coordinator=who)
             # The policy's own ceilings are among the proposal's terms.
             held = folder.ledger.entries()
             afford = partial(require_budget, held, draft.entries, Ceilings(), self._config.privacy)

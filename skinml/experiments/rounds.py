@@ -56,6 +56,7 @@ def train(
     on_round: OnRound,
     *,
     first_attempt: int = 1,
+    reach: Callable[[RunTerms], Ask] | None = None,
 ) -> Trained:
     """Run all rounds of a run that are still to be done, evaluation included.
 
@@ -68,6 +69,7 @@ def train(
             one entry an attempt, whatever happens.
         on_round: Called after each training round.
         first_attempt: Number of the first attempt at each round.
+        reach: Finds the way to real clinics; None: they are virtual.
 
     Returns:
         The model, the released validation scores and counts.
@@ -92,6 +94,8 @@ def train(
         return through(grid_asker(grid, held_to, stop))
 
     try:
+        if reach is not None:
+            return through(reach(held_to))
         if config.federation.mode == "centralised":
             return through(partial(_ask_directly, open_clinic(terms, {"partition-id": 0})))
         app, cpus = client_app(Opener(terms)), config.federation.cpus

@@ -15,7 +15,7 @@ from skinml.clinic.releases import ReleaseRecord
 from skinml.config import RunConfig, parse_config
 from skinml.errors import ConfigError, IntegrityError
 from skinml.experiments.admissions import Standings, read_standings
-from skinml.experiments.approval import terms_of
+from skinml.experiments.approval import COORDINATOR, terms_of
 from skinml.experiments.learners import (
     build_learner,
     clinic_mechanism,
@@ -58,6 +58,8 @@ class Terms:
         classes: What the model tells apart.
         num_features: Features of an item; 0 for networks.
         registered: Each clinic with its public signing key, where sums leave under masks.
+        coordinator: Who asks.
+        simulated: Whether one machine sees everything.
     """
 
     run: str
@@ -67,6 +69,8 @@ class Terms:
     classes: Labels
     num_features: int
     registered: tuple[tuple[str, str], ...] = ()
+    coordinator: str = COORDINATOR
+    simulated: bool = True
 
 
 @dataclass(frozen=True)
@@ -103,7 +107,25 @@ def open_clinic(terms: Terms, node: Mapping[str, object]) -> Clinic:
             noise, and the terms lack the keys under which shares are summed.
         PolicyError: If this user may not run trainings there.
     """
-    setup = clinic_setup(terms, node)
+    return open_site(terms, _folder_of(terms, node))
+
+
+def open_site(terms: Terms, folder: ClinicFolder) -> Clinic:
+    """Open a clinic for a run.
+
+    Args:
+        terms: What every node of the run knows.
+        folder: The clinic's folder, with its samples of the run.
+
+    Returns:
+        The clinic, ready to answer.
+
+    Raises:
+        IntegrityError: If its folder or its samples were changed; or if it adds a share of the
+            noise, and the terms lack the keys under which shares are summed.
+        PolicyError: If this user may not run trainings there.
+    """
+    setup = _setup_of(terms, folder)
     # Terms come from the coordinator. Without keys a clinic's sum would leave as it is, with one
     # share of the noise, which protects nobody.
     if 0 < setup.mechanism.share < 1 and sorted(dict(terms.registered)) != sorted(terms.clinics):
@@ -131,8 +153,15 @@ def clinic_setup(terms: Terms, node: Mapping[str, object]) -> ClinicSetup:
         IntegrityError: If its folder or its samples were changed.
         PolicyError: If this user may not run trainings there.
     """
+    return _setup_of(terms, _folder_of(terms, node))
+
+
+def _folder_of(terms: Terms, node: Mapping[str, object]) -> ClinicFolder:
+    return open_folder(Path(terms.clinics_root) / _clinic_of(terms, node))
+
+
+def _setup_of(terms: Terms, folder: ClinicFolder) -> ClinicSetup:
     config = parse_config(json.loads(terms.config))
-    folder = open_folder(Path(terms.clinics_root) / _clinic_of(terms, node))
     actor, count = require_role(folder, "run.train"), len(terms.clinics)
     opened = {split: open_samples(folder, terms.run, split) for split in SPLITS}
     samples = {split: part for split, (part, _) in opened.items()}
@@ -145,6 +174,7 @@ def clinic_setup(terms: Terms, node: Mapping[str, object]) -> ClinicSetup:
     rounds = schedule(learner, validation, counts, tested.release if tested else None)
     releases = [release for round_ in rounds for release in round_.releases]
     admitted_now = _admissions(folder, config.purpose, opened)
+    asked = terms_of(config, releases, num_clinics=count, coordinator=terms.coordinator)
     return ClinicSetup(
         name=folder.name,
         run=terms.run,
@@ -157,13 +187,13 @@ def clinic_setup(terms: Terms, node: Mapping[str, object]) -> ClinicSetup:
         admitted=admitted_now,
         note=partial(_note, record, samples, standings),
         ledger=folder.ledger,
-        ceilings=partial(_ceilings, folder, terms_of(config, releases, num_clinics=count)),
+        ceilings=partial(_ceilings, folder, asked),
         least_patients=folder.policy.least_patients,
         mechanism=clinic_mechanism(config, count),
         privacy=config.privacy,
         split_key_id=split_key_id(config.data),
         sampling_root=sampling_root(config, folder),
-        simulated=True,
+        simulated=terms.simulated,
         secure=_secure(config, terms, folder),
         book=SealedBook(folder, terms.run),
         admissions=standings.counts if counts else None,

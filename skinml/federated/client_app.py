@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from functools import partial
 
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from skinml.errors import SkinmlError
 from skinml.federated.clinic import Clinic
-from skinml.federated.messages import SUMS, Reply, pack_reply, problem_of, unpack_request
+from skinml.federated.messages import SUMS, Reply, Request, pack_reply, problem_of, unpack_request
 from skinml.federated.secure_session import packed
 
 OpenClinic = Callable[[Mapping[str, object]], Clinic]
@@ -42,11 +43,12 @@ def client_app(open_clinic: OpenClinic) -> ClientApp:
 
     @app.query("describe")
     def describe(message: Message, context: Context) -> Message:
-        return _guarded(message, lambda: Reply(_clinic(open_clinic, context).name, 0, {}, {}))
+        return guarded(message, lambda: Reply(_clinic(open_clinic, context).name, 0, {}, {}))
 
     @app.train()
     def train(message: Message, context: Context) -> Message:
-        return _guarded(message, lambda: _answer(_clinic(open_clinic, context), message))
+        request = partial(unpack_request, message.content)
+        return guarded(message, lambda: answered(_clinic(open_clinic, context), request()))
 
     return app
 
@@ -54,6 +56,24 @@ def client_app(open_clinic: OpenClinic) -> ClientApp:
 def close_clinics() -> None:
     """Forget all clinics that this process has opened."""
     _OPENED.clear()
+
+
+def answered(clinic: Clinic, request: Request) -> Reply:
+    """Let a clinic answer a request.
+
+    Args:
+        clinic: The clinic.
+        request: What the coordinator asks.
+
+    Returns:
+        Its sums, or its signed message.
+
+    Raises:
+        SkinmlError: Whatever keeps the clinic from answering.
+    """
+    if request.step == SUMS:
+        return Reply(clinic.name, request.round, clinic.answer(request), {})
+    return Reply(clinic.name, request.round, {}, {}, packed(clinic.step(request)))
 
 
 def _clinic(open_clinic: OpenClinic, context: Context) -> Clinic:
@@ -64,14 +84,19 @@ def _clinic(open_clinic: OpenClinic, context: Context) -> Clinic:
     return _OPENED[key]
 
 
-def _answer(clinic: Clinic, message: Message) -> Reply:
-    request = unpack_request(message.content)
-    if request.step == SUMS:
-        return Reply(clinic.name, request.round, clinic.answer(request), {})
-    return Reply(clinic.name, request.round, {}, {}, packed(clinic.step(request)))
+def guarded(message: Message, answer: Callable[[], Reply]) -> Message:
+    """Answer a message, whatever happens.
 
+    Args:
+        message: The message.
+        answer: Makes the reply.
 
-def _guarded(message: Message, answer: Callable[[], Reply]) -> Message:
+    Returns:
+        The reply, or a problem in words.
+
+    Guarantees:
+        Of an error that nobody foresaw nothing but its class leaves the clinic.
+    """
     try:
         content = pack_reply(answer())
     except SkinmlError as error:

@@ -25,6 +25,14 @@ from skinml.training.fit import Exchange, Exchanged
 from skinml.training.learner import Round
 
 _POLL_S = 0.01
+# What Flower's own errors mean, where it makes them (flwr.common.constant.ErrorCode).
+_CODES = {
+    2: "the clinic's app failed",
+    3: "no answer before the message expired",
+    5: "the clinic's node is not connected",
+    7: "the clinic's node does not run this app",
+    8: "the clinic's app stopped responding",
+}
 _AT_ONCE = 16  # replies in memory before they are added
 
 
@@ -141,15 +149,41 @@ def grid_asker(grid: Grid, terms: RunTerms, stop: Event) -> Ask:
             words = reply if isinstance(reply, str) else str(reply.problem.get("got", ""))
             faults[f"a node ({len(faults) + 1})"] = words
 
+    why = "; ".join(faults.values()) or "no node of this clinic"
+    return places_asker(grid, terms, stop, places, absent=why)
+
+
+def places_asker(
+    grid: Grid,
+    terms: RunTerms,
+    stop: Event,
+    places: Mapping[str, int],
+    *,
+    absent: str = "no node of this clinic",
+    poll_s: float = _POLL_S,
+) -> Ask:
+    """Reach clinics whose nodes are known.
+
+    Args:
+        grid: Flower's grid.
+        terms: What the run is held to.
+        stop: Set by whoever wants the run to end now.
+        places: Each clinic's node.
+        absent: What is said of a clinic without one.
+        poll_s: Seconds between two looks for replies.
+
+    Returns:
+        The function that `exchange_with` asks through; it hands replies out as they arrive.
+    """
+
     def ask(requests: Mapping[str, Request]) -> Iterator[tuple[str, Reply | str]]:
         reached = {name: request for name, request in requests.items() if name in places}
         clinics = {places[name]: name for name in reached}
         contents = {places[name]: packed for name, packed in pack_requests(reached).items()}
         patience = terms.deadline_s / (terms.resends + 1)
-        for node, reply in _send(grid, contents, "train", patience, stop):
+        for node, reply in _send(grid, contents, "train", patience, stop, poll_s):
             yield clinics[node], reply
-        why = "; ".join(faults.values()) or "no node of this clinic"
-        yield from ((name, why) for name in requests if name not in places)
+        yield from ((name, absent) for name in requests if name not in places)
 
     return ask
 
@@ -168,25 +202,57 @@ def _wait_for_nodes(grid: Grid, count: int, deadline_s: float, stop: Event) -> l
 
 
 def _send(
-    grid: Grid, contents: Mapping[int, RecordDict], kind: str, deadline_s: float, stop: Event
+    grid: Grid,
+    contents: Mapping[int, RecordDict],
+    kind: str,
+    deadline_s: float,
+    stop: Event,
+    poll_s: float = _POLL_S,
 ) -> Iterator[tuple[int, Reply | str]]:
     """Send a message to each node; hand out its reply, or in words why there is none."""
+    died = False
+    for node, message in replies_of(grid, contents, kind, deadline_s, stop, poll_s=poll_s):
+        if died:
+            return  # a dead worker goes back into Flower's pool and takes healthy clinics with it
+        reply = "no answer before the deadline" if message is None else _read(message)
+        died = reply == DIED
+        yield node, reply
+
+
+def replies_of(
+    grid: Grid,
+    contents: Mapping[int, RecordDict],
+    kind: str,
+    deadline_s: float,
+    stop: Event,
+    *,
+    poll_s: float = _POLL_S,
+) -> Iterator[tuple[int, Message | None]]:
+    """Send a message to each node and hand out what comes back, as it comes.
+
+    Args:
+        grid: Flower's grid.
+        contents: What each node is sent.
+        kind: The message's type.
+        deadline_s: Seconds to wait.
+        stop: Set by whoever wants the run to end now.
+        poll_s: Seconds between two looks for replies.
+
+    Yields:
+        Each node with its reply; at the end those that stayed silent, with None.
+    """
     messages = [Message(content, node, kind) for node, content in contents.items()]
     waiting = dict(zip(grid.push_messages(messages), contents, strict=True))
     until = time.monotonic() + deadline_s
-    died = False
-    while waiting and not died:
+    while waiting:
         before = len(waiting)
         for message in _arrived(grid, list(waiting)):
-            reply = _read(message)
-            yield waiting.pop(message.metadata.reply_to_message_id), reply
-            # A dead worker goes back into Flower's pool and takes healthy clinics with it.
-            died = died or reply == DIED
+            yield waiting.pop(message.metadata.reply_to_message_id), message
         if time.monotonic() > until or stop.is_set():
             break
         if len(waiting) == before:
-            time.sleep(_POLL_S)
-    yield from ((node, "no answer before the deadline") for node in waiting.values())
+            time.sleep(poll_s)
+    yield from ((node, None) for node in waiting.values())
 
 
 def _arrived(grid: Grid, ids: list[str]) -> Iterator[Message]:
@@ -197,8 +263,9 @@ def _arrived(grid: Grid, ids: list[str]) -> Iterator[Message]:
 def _read(message: Message) -> Reply | str:
     if message.has_error():
         # Flower puts the traceback of the clinic into the reason: it goes no further than here.
-        died = "ActorDied" in str(message.error.reason) or message.error.code == 0
-        return DIED if died else f"Flower error {message.error.code}"
+        code = message.error.code
+        died = "ActorDied" in str(message.error.reason) or code == 0
+        return DIED if died else _CODES.get(code, f"Flower error {code}")
     try:
         return unpack_reply(message.content)
     except IntegrityError as error:

@@ -63,10 +63,11 @@ class FederationSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    mode: Literal["simulation", "centralised"] = Field(
+    mode: Literal["simulation", "centralised", "deployed"] = Field(
         "simulation",
         description="simulation: one Flower node a clinic on this machine; centralised: all "
-        "patients at one clinic called 'pooled' and no wire.",
+        "patients at one clinic called 'pooled' and no wire; deployed: real clinics, which `skinml "
+        "federation submit` asks.",
     )
     allowed_missing: int = Field(
         0, ge=0, description="Clinics that a round may go on without; more end the run (exit 4)."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from dataclasses import dataclass, replace
 from functools import partial
 from threading import Event
@@ -152,7 +153,11 @@ class World:
 
 @pytest.fixture
 def make(tmp_path):
-    def build(trust="local", kept=None, **changes):
+    numbers = itertools.count()
+
+    def build(trust="local", kept=None, books=None, **changes):
+        """A federation; with books its clinics keep plain sums too, and send them again."""
+        shelf = tmp_path / (books or f"books-{next(numbers)}")
         privacy = PrivacySettings(trust=trust, **changes)
         learner = HeadLearner(
             HeadSettings(rounds=ROUNDS, learning_rate=1.0), privacy, CLASSES, FEATURES, len(NAMES)
@@ -164,6 +169,7 @@ def make(tmp_path):
         stored = {} if kept is None else kept
         for name in NAMES:
             (tmp_path / name).mkdir(exist_ok=True)
+            (shelf / name).mkdir(parents=True, exist_ok=True)
 
         def everybody(name, split):
             return np.ones(len(setups[name].samples[split].labels), dtype=bool)
@@ -191,8 +197,8 @@ def make(tmp_path):
                 split_key_id="k",
                 sampling_root=1,
                 simulated=True,
-                secure=secure_side(privacy, name, tmp_path) if trust == "distributed" else None,
-                book=FileBook(tmp_path / name / "book"),
+                secure=secure_side(privacy, name, shelf) if trust == "distributed" else None,
+                book=FileBook(shelf / name / "book") if books else None,
             )
             for place, name in enumerate(NAMES)
         }

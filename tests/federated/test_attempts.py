@@ -47,7 +47,7 @@ def silent_once(world, step, *, before, round_=2):
 
 @pytest.fixture
 def clinic(make):
-    world = make("local")
+    world = make("local", books="kept")
     return world, Clinic(world.setups["north"])
 
 
@@ -86,7 +86,7 @@ def test_a_new_attempt_has_other_noise_and_is_charged_and_the_old_one_is_over(cl
 @pytest.mark.parametrize(("trust", "step"), STEPS)
 @pytest.mark.parametrize("before", [True, False])
 def test_an_answer_that_was_lost_is_sent_again_at_no_cost(make, trust, step, before):
-    world = make(trust)
+    world = make(trust, books="kept")
     trained(world, silent_once(world, step, before=before), resends=1)
     assert [each.took_part for each in world.record.participation] == [NAMES] * (ROUNDS + 1)
     for name in NAMES:
@@ -95,7 +95,7 @@ def test_an_answer_that_was_lost_is_sent_again_at_no_cost(make, trust, step, bef
 
 @pytest.mark.parametrize(("trust", "step"), STEPS)
 def test_a_second_attempt_goes_on_where_the_first_failed_and_is_charged(make, trust, step):
-    world = make(trust)
+    world = make(trust, books="kept")
     trained(world, silent_once(world, step, before=True), attempts=2)
     failed, *rest = (e for e in world.record.participation if e.attempt == 1 and e.missing)
     assert not rest
@@ -111,7 +111,7 @@ def test_a_second_attempt_goes_on_where_the_first_failed_and_is_charged(make, tr
 
 
 def test_a_refusal_is_not_tried_again(make):
-    world = make("local")
+    world = make("local", books="kept")
     world.change("south", ceilings=lambda: Ceilings(life=0.01, rule="its policy"))
     with pytest.raises(BudgetExceededError):
         trained(world, asker(world), attempts=3)

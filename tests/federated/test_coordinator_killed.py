@@ -43,10 +43,9 @@ KEPT = {"when the round is whole and not kept": False, "when the round is kept":
 def world(make):
     def build(trust):
         bare = make("none")
-        world = make(trust)
+        world = make(trust, books=trust)
         for name in NAMES:
-            book = None if trust == "none" else world.setups[name].book
-            world.change(name, learner=bare.learner, mechanism=Mechanism(0.0), book=book)
+            world.change(name, learner=bare.learner, mechanism=Mechanism(0.0))
         return replace(world, learner=bare.learner)
 
     return build
