@@ -30,6 +30,7 @@ from skinml.deployment.federation_folder import FederationFolder, open_federatio
 from skinml.deployment.invitations import parse_time, split_address
 from skinml.deployment.superlink import FLOWER_QUIET, LOOPBACK, SPOKEN, control, register
 from skinml.deployment.supervision import Part
+from skinml.deployment.tied import tied
 from skinml.durable import read_whole
 from skinml.errors import ConfigError, RefusedError, SkinmlError
 
@@ -144,7 +145,7 @@ def proxy_part(folder: FederationFolder, port: int) -> Part:
         The part.
     """
     command = (sys.executable, "-m", __spec__.name, str(folder.path), str(port))
-    return Part("proxy", command, folder.empty, {**FLOWER_QUIET, "PYTHONUNBUFFERED": "1"})
+    return Part("proxy", tied(command), folder.empty, {**FLOWER_QUIET, "PYTHONUNBUFFERED": "1"})
 
 
 def serve(folder: FederationFolder, port: int) -> None:

@@ -18,6 +18,7 @@ import httpx
 from skinml.deployment.certificates import client_context
 from skinml.deployment.federation_folder import FederationFolder
 from skinml.deployment.supervision import Part
+from skinml.deployment.tied import tied
 from skinml.durable import read_whole
 from skinml.errors import EnvironmentProblem
 
@@ -105,7 +106,7 @@ def superlink_part(folder: FederationFolder, port: int) -> Part:
         *("--database", str(folder.superlink / "state.db")),
         "--disable-runtime-dependency-installation",
     )
-    return Part("superlink", command, folder.empty, environment(folder), noise=_NOISE)
+    return Part("superlink", tied(command), folder.empty, environment(folder), noise=_NOISE)
 
 
 def executor_part(folder: FederationFolder, port: int) -> Part:
@@ -116,17 +117,16 @@ def executor_part(folder: FederationFolder, port: int) -> Part:
         port: The SuperLink's port.
 
     Returns:
-        The part; it ends with this process.
+        The part.
     """
     command = (
         _program("flower-superexec"),
         *("--runtime-api-address", f"{LOOPBACK}:{port}"),
         *("--root-certificates", str(folder.ca_certificate)),
         *("--superexec-auth-secret-file", str(folder.superlink / "secret")),
-        *("--parent-pid", str(os.getpid())),
     )
     own = {"SKINML_FEDERATION": str(folder.path), "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2"}
-    return Part("executor", command, folder.empty, environment(folder) | own)
+    return Part("executor", tied(command), folder.empty, environment(folder) | own)
 
 
 def environment(folder: FederationFolder) -> dict[str, str]:
