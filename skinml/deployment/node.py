@@ -215,7 +215,10 @@ def explained(ended: Ended) -> tuple[float | None, str]:
         )
     spoken = [line.removeprefix(SPOKEN) for line in ended.tail if line.startswith(SPOKEN)]
     if spoken:  # the coordinator's door said why
-        return _LATEST_S, f"The coordinator's door says: {spoken[-1]} It is tried again."
+        return (
+            _LATEST_S,
+            f"The coordinator does not let this clinic in. {spoken[-1]} It is tried again.",
+        )
     if "2004" in said or "2001" in said:
         if ended.failures <= _FORGOTTEN_AFTER:
             return _REFUSED_WAIT_S, (
