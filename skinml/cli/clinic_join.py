@@ -52,10 +52,12 @@ def join(
     Example: skinml clinic join --invitation north.json --folder ./clinic
     """
     from skinml.clinic.opening import open_at_screen
+    from skinml.deployment.certificates import fingerprint
     from skinml.deployment.invitations import read_invitation
     from skinml.deployment.joining import join as enter
 
     invited = read_invitation(invitation)
+    authority = fingerprint(invited.ca.encode())
     opened = open_at_screen(folder)
     if data is not None and not (data / manifest).is_file():
         raise ConfigError(
@@ -72,6 +74,7 @@ def join(
             "address": member.address,
             "node_id": member.node_id,
             "public_key": member.public_key,
+            "authority_digest": authority,
             "data": member.data,
             "to_do": list(joined.to_do),
         }
@@ -82,6 +85,8 @@ def join(
     words = f"{member.clinic} belongs to {member.federation} now, at {member.address}"
     console.print(Text(printable(words)), style="bold")
     console.print("Its key was made here and stays here; the code has been used up.")
+    console.print("Compare the authority's digest with the coordinator, by telephone say:")
+    console.print(f"   {authority}", soft_wrap=True)
     for line in joined.to_do:
         console.print(Text(printable(line)))
     console.print("\nNext, and for as long as the clinic takes part:")
@@ -123,7 +128,10 @@ def serve(
         serving = prepare(opened, limit_s=60 * limit, environment=environment)
         _say(f"{member.clinic} takes part in {member.federation} at {member.address}")
         _say(f"What happens is in {serving.place / 'node.log'}; Ctrl-C ends it.")
-        keep_serving(serving, told=_tell)
+        try:
+            keep_serving(serving, told=_tell)
+        except KeyboardInterrupt:  # the way in which serving ends
+            _say("Ended. Nothing of it runs any more.")
 
 
 def _tell(part: str, event: str, words: str) -> None:

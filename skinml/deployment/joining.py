@@ -13,7 +13,7 @@ import ssl
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import httpx
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -192,6 +192,7 @@ def join(
                 do="Give --again to leave it; a run under way there ends without this clinic.",
             )
         public = _made_key(folder.path / "keys" / name)
+        known = before if before is not None and before.node_key == name else None
         membership = Membership(
             federation=invitation.federation,
             clinic=folder.name,
@@ -200,18 +201,17 @@ def join(
             node_id=_enrolled(invitation, public, folder.identity.public_key),
             node_key=name,
             public_key=public,
-            joined=at,
-            data=None if data is None else str(data.expanduser().resolve()),
-            manifest=manifest,
-            taxonomy=None if taxonomy is None else str(taxonomy.expanduser().resolve()),
+            joined=at if known is None else known.joined,
+            **_places(data, manifest, taxonomy, known),
         )
-        folder.audit.write(
-            "federation joined",
-            user,
-            now=at,
-            coordinator=membership.federation,
-            public_key=hashlib.sha256(public.encode()).hexdigest(),
-        )
+        if known is None:
+            folder.audit.write(
+                "federation joined",
+                user,
+                now=at,
+                coordinator=membership.federation,
+                public_key=hashlib.sha256(public.encode()).hexdigest(),
+            )
         content = membership.model_dump_json(indent=1).encode() + b"\n"
         folder.anchors.replace(folder.path / FILE, content, _WHAT)
         if before is not None and before.node_key != name:
@@ -251,11 +251,7 @@ def point_to_data(
             do="Name the folder with --data; `skinml clinic check --data DIR` looks at it.",
         )
     with locked(folder.path / f".{FILE}.lock", _WHAT):
-        places = {
-            "data": str(data.expanduser().resolve()),
-            "manifest": manifest,
-            "taxonomy": None if taxonomy is None else str(taxonomy.expanduser().resolve()),
-        }
+        places = _places(data, manifest, taxonomy, None)
         membership = require_membership(folder).model_copy(update=places)
         content = membership.model_dump_json(indent=1).encode() + b"\n"
         folder.anchors.replace(folder.path / FILE, content, _WHAT)
@@ -285,6 +281,19 @@ def _require_ours(folder: ClinicFolder, invitation: Invitation) -> None:
             got=f"clinic={invitation.clinic}",
             do="Use this clinic's own file, or name the other clinic's folder with --folder.",
         )
+
+
+def _places(
+    data: Path | None, manifest: str, taxonomy: Path | None, known: Membership | None
+) -> dict[str, Any]:
+    """Write down where the data are; what was known stays where nobody names others."""
+    if data is None and known is not None:
+        return known.model_dump(include={"data", "manifest", "taxonomy"})
+    return {
+        "data": None if data is None else str(data.expanduser().resolve()),
+        "manifest": manifest,
+        "taxonomy": None if taxonomy is None else str(taxonomy.expanduser().resolve()),
+    }
 
 
 def _key_name(folder: ClinicFolder, invitation: Invitation) -> str:

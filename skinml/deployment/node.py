@@ -61,8 +61,8 @@ class Serving:
 
     @property
     def place(self) -> Path:
-        """The folder of what its processes need."""
-        return self.folder.path / "federation"
+        """The folder of what its processes need, from the root on: they stand elsewhere."""
+        return self.folder.path.resolve() / "federation"
 
 
 def prepare(
@@ -128,7 +128,7 @@ def parts_of(serving: Serving) -> tuple[Part, Part]:
         str(Path(sys.executable).with_name("flower-supernode")),
         *("--superlink", membership.address),
         *("--root-certificates", str(place / "ca.crt")),
-        *("--auth-supernode-private-key", str(node_key_file(serving.folder, membership))),
+        *("--auth-supernode-private-key", str(node_key_file(serving.folder, membership).resolve())),
         *("--isolation", "process"),
         *("--superexec-auth-secret-file", str(place / "secret")),
         *("--host", LOOPBACK, "--port", str(serving.port)),

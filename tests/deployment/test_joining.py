@@ -306,3 +306,14 @@ def test_data_are_pointed_to_only_where_the_list_is(
     (tmp_path / "manifest.csv").touch()
     assert point_to_data(folder, tmp_path).data == str(tmp_path.resolve())
     assert require_membership(folder).data == str(tmp_path.resolve())
+
+
+def test_joining_twice_with_one_file_changes_nothing(
+    coordinator: Coordinator, folder: ClinicFolder, tmp_path: Path
+) -> None:
+    invitation = coordinator.invite()
+    (tmp_path / "manifest.csv").touch()
+    first = join(folder, invitation, data=tmp_path).membership
+    entries = folder.audit.entries()
+    assert join(folder, invitation).membership == first
+    assert folder.audit.entries() == entries

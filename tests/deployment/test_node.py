@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -104,6 +105,18 @@ def test_the_runtime_is_on_loopback_and_the_node_has_tls_and_its_key(
     assert "--insecure" not in words
     assert node.environment["FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION"] == "1"
     assert str(folder.path) in " ".join(runner.command)
+
+
+def test_a_folder_named_from_where_one_stands_is_found_from_elsewhere(
+    folder: ClinicFolder, tmp_path: Path
+) -> None:
+    member_with(folder, tmp_path)
+    near = open_folder(Path(os.path.relpath(folder.path)))
+    for part in parts_of(Serving(near, member_of(near), 40001)):
+        assert part.folder.is_absolute()
+        files = [word for word in part.command if "/" in word]
+        assert files
+        assert all(Path(word).is_absolute() for word in files)
 
 
 def test_a_typed_passphrase_reaches_the_processes_and_touches_no_disk(tmp_path: Path) -> None:
