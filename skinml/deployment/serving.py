@@ -29,11 +29,12 @@ from skinml.deployment.superlink import (
 )
 from skinml.deployment.supervision import JsonLog, Supervision, Told, end_leftovers
 from skinml.durable import locked, remove, write_whole
-from skinml.errors import EnvironmentProblem
+from skinml.errors import EnvironmentProblem, SkinmlError
 
 _STOP_S = 40.0
 _POLL_S = 0.1
 _PROXY_S = 60.0
+_DAY_S = 86400.0
 
 
 def serve(
@@ -80,9 +81,34 @@ def serve(
                 _wait_for_proxy(folder)
                 told("proxy", "listening", f"{folder.settings.listen}, for clinics")
                 take_back_revoked(folder, port)
-                supervision.wait(until)
+                look = _DailyLook(folder, supervision, told)
+                supervision.wait(lambda: look() or until())
         finally:
             remove(folder.path / "serve.json", "serve.json")
+
+
+def renew_while_served(
+    folder: FederationFolder, supervision: Supervision, told: Told, now: datetime
+) -> None:
+    """Renew the server's certificate in its last month, and have the parts that show it restart.
+
+    Runs go on: nodes and runs try again until the SuperLink is back, which takes seconds.
+
+    Args:
+        folder: The federation's folder.
+        supervision: The running parts.
+        told: As for `serve`.
+        now: The time, with its zone.
+    """
+    try:
+        renewed = renew_server_certificate(folder, now)
+    except SkinmlError as error:  # serving goes on: whoever is connected stays so
+        told("certificate", "not renewed", str(error))
+        return
+    if renewed:
+        told("certificate", "renewed", "for another year")
+        for name in ("superlink", "proxy"):
+            supervision.restart(name)
 
 
 def stop(folder: FederationFolder) -> int:
@@ -148,6 +174,21 @@ def take_back_revoked(folder: FederationFolder, port: int | None = None) -> int:
             for node_id in gone:
                 take_back(client, node_id)
     return len(gone)
+
+
+class _DailyLook:
+    """Looks at the certificate once a day; called often."""
+
+    def __init__(self, folder: FederationFolder, supervision: Supervision, told: Told) -> None:
+        self._what = (folder, supervision, told)
+        self._next = time.monotonic() + _DAY_S
+
+    def __call__(self) -> bool:
+        """Look if it is time to; never end anything."""
+        if time.monotonic() >= self._next:
+            self._next += _DAY_S
+            renew_while_served(*self._what, datetime.now(UTC))
+        return False
 
 
 def _wait_for_proxy(folder: FederationFolder) -> None:

@@ -214,6 +214,17 @@ class Supervision:
         self.parts = (*self.parts, part)
         self._start(part)
 
+    def restart(self, name: str) -> None:
+        """Ask a part to end, so that it is started again, with a new certificate say.
+
+        Args:
+            name: The part's name; nothing is done for one that is not running.
+        """
+        with self._lock:
+            child = self._children.get(name)
+        if child is not None:
+            child.terminate()
+
     def wait(self, until: Callable[[], bool] = lambda: False) -> None:
         """Wait, in the block, until a condition holds or the process is asked to end.
 

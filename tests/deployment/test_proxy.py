@@ -27,6 +27,7 @@ from starlette.routing import Route
 
 from skinml.deployment.enrolment import invite, node_key_pem, redeem, revoke
 from skinml.deployment.federation_folder import FederationFolder, make_federation
+from skinml.deployment.node import explained
 from skinml.deployment.proxy import (
     CALLS,
     KEY_HEADER,
@@ -35,6 +36,7 @@ from skinml.deployment.proxy import (
     make_app,
 )
 from skinml.deployment.superlink import SPOKEN, free_port
+from skinml.deployment.supervision import Ended
 
 NOW = datetime.now(UTC)
 LINE = (
@@ -217,6 +219,13 @@ def test_a_clock_that_flower_would_refuse_is_named(
     answer = ask(folder, upstream, "/v1/fleet/activate-node", headers=node | {TIME_HEADER: at})
     assert answer.status_code == (412 if said else 202)
     assert not said or said in answer.json()["extra"]
+
+
+def test_the_doors_words_reach_the_clinics_desk() -> None:
+    tail = ("[code: 2004] Failed to activate SuperNode.", f"{SPOKEN}The clock is late.", "more")
+    wait, words = explained(Ended("node", 1, 2.0, tail, 1))
+    assert wait == 60
+    assert "does not let this clinic in. The clock is late." in words
 
 
 def test_the_limits_of_clocks_are_flowers() -> None:

@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +31,16 @@ from cryptography.hazmat.primitives.serialization import (
 from skinml.cli.main import main
 from skinml.deployment import bundle
 from skinml.deployment.certificates import client_context, make_authority
-from skinml.deployment.federation_folder import FederationFolder, open_federation
+from skinml.deployment.federation_folder import (
+    FederationFolder,
+    make_federation,
+    open_federation,
+)
 from skinml.deployment.flower_runs import list_runs, log_of, start_run, stop_run
 from skinml.deployment.invitations import Invitation, read_invitation
-from skinml.deployment.serving import stop
+from skinml.deployment.serving import renew_while_served, stop
 from skinml.deployment.superlink import FLOWER_QUIET, control, free_port, wait_ready
+from skinml.deployment.supervision import Backoff, JsonLog, Part, Supervision
 
 PROGRAMS = Path(sys.executable).parent
 PATIENCE_S = 90.0
@@ -225,6 +230,32 @@ def test_a_federation_from_its_start_to_its_end(
     assert told(capsys, "stop", "--folder", place)["ended"] == 0
     log = (federation.folder.logs / "serve.jsonl").read_text()
     assert invitation.code not in log
+
+
+def test_a_certificate_is_renewed_while_it_is_served(tmp_path: Path) -> None:
+    made = datetime.now(UTC) - timedelta(days=300)
+    folder = make_federation(tmp_path / "net", "net", "127.0.0.1:8443", made)
+    parts = [Part(each, ("sleep", "604"), tmp_path) for each in ("superlink", "executor", "proxy")]
+    log = JsonLog(tmp_path / "log")
+    supervision = Supervision(parts, log, folder.book, backoff=Backoff(first_s=0.05))
+    events: list[tuple[str, str, str]] = []
+
+    def note(part: str, event: str, words: str) -> None:
+        events.append((part, event, words))
+
+    with supervision.running():
+        wait_for(lambda: len(supervision.pids()) == 3)
+        before = supervision.pids()
+        renew_while_served(folder, supervision, note, made + timedelta(days=300))
+        assert events == []
+        renew_while_served(folder, supervision, note, made + timedelta(days=336))
+        assert [each[:2] for each in events] == [("certificate", "renewed")]
+        wait_for(lambda: len(set(supervision.pids().values()) - set(before.values())) == 2)
+        assert supervision.pids()["executor"] == before["executor"]
+        folder.ca_key.unlink()
+        renew_while_served(folder, supervision, note, made + timedelta(days=4000))
+        assert events[-1][:2] == ("certificate", "not renewed")
+        assert "ca.key" in events[-1][2]
 
 
 @pytest.mark.slow
