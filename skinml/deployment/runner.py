@@ -245,9 +245,9 @@ def _answered(
     return work.result(), True
 
 
-def _said(error: BaseException) -> str:
+def _said(error: BaseException | None) -> str:
     """Say what went wrong in no words but skinml's own: others' may tell of a patient."""
-    if isinstance(error, SkinmlError):
+    if error is None or isinstance(error, SkinmlError):
         return str(error)
     places, trace = [], error.__traceback__
     while trace is not None:
@@ -371,6 +371,9 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--limit-s", type=float, default=USUAL_LIMIT_S)
     given = parser.parse_args(words)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    # A traceback's last line can tell of a patient, and what is printed goes into a log.
+    sys.excepthook = lambda kind, error, trace: _log.critical("defect: %s", _said(error))
+    threading.excepthook = lambda told: _log.critical("defect: %s", _said(told.exc_value))
     signal.signal(signal.SIGTERM, lambda number, frame: _leave(0, "told to end"))
     try:
         secret = read_whole(given.secret_file, "secret of the SuperNode")
