@@ -18,6 +18,7 @@ from pathlib import Path
 
 import httpx
 import uvicorn
+from google.protobuf.message import DecodeError
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
@@ -53,6 +54,7 @@ KEY_HEADER = "flwr-public-key"
 TIME_HEADER = "flwr-timestamp"
 MOST_BYTES = 64 * 2**20  # Flower sends arrays in pieces of 5 MB
 _MOST_ENROL_BYTES = 16 * 1024
+_MOST_MESSAGE_BYTES = 4 * 2**20  # a message names its arrays; they travel beside it
 _BEHIND_S, _AHEAD_S = 305.0, 5.0  # what Flower's node authentication lets clocks differ by
 _NOT_ACTIVATED = 2004  # Flower's code, which makes a SuperNode print what comes with it
 _TIMEOUT = httpx.Timeout(60.0, connect=5.0)
@@ -77,26 +79,32 @@ class JoinedKeys:
     def __init__(self, folder: FederationFolder) -> None:
         self._folder = folder
         self._stamp: tuple[int, int] | None = None
-        self._keys: frozenset[bytes] = frozenset()
+        self._keys: dict[bytes, int] = {}
 
-    def __contains__(self, header: str) -> bool:
-        """Tell whether a header carries the key of a joined clinic."""
+    def node_of(self, header: str) -> int | None:
+        """Find the node that a request comes from.
+
+        Args:
+            header: The key that it carries, base64.
+
+        Returns:
+            The node's number; None where no joined clinic has the key.
+        """
         try:
             key = base64.b64decode(header, validate=True)
         except (binascii.Error, ValueError):
-            return False
-        return key in self._now()
+            return None
+        return self._now().get(key)
 
-    def _now(self) -> frozenset[bytes]:
+    def _now(self) -> dict[bytes, int]:
         status = (self._folder.path / "enrolments.json").stat()
         stamp = (status.st_ino, status.st_mtime_ns)
         if stamp != self._stamp:
-            joined = [each for each in self._folder.enrolments().values() if each.node_key]
-            self._keys = frozenset(
-                node_key_pem(each.node_key)
-                for each in joined
-                if each.state == "joined" and each.node_key
-            )
+            self._keys = {
+                node_key_pem(each.node_key): each.node_id
+                for each in self._folder.enrolments().values()
+                if each.state == "joined" and each.node_key and each.node_id is not None
+            }
             self._stamp = stamp
         return self._keys
 
@@ -217,21 +225,15 @@ def _passing(joined: JoinedKeys, client: httpx.AsyncClient) -> Handler:
         call = request.path_params["call"]
         if call not in CALLS:
             return Response(status_code=404)
-        if request.headers.get(KEY_HEADER, "") not in joined:
-            if call == "activate-node":
-                return _not_activated(
-                    "The coordinator does not know this key, or has revoked it. Ask the "
-                    "coordinator; to join again, a new invitation is needed."
-                )
-            return JSONResponse({"detail": "Not a node of a joined clinic"}, status_code=401)
-        if call == "activate-node" and (words := _about_clock(request, datetime.now(UTC))):
-            return _not_activated(words)
-        length = request.headers.get("content-length", "0")
-        if not length.isdigit() or int(length) > MOST_BYTES:
-            return Response(status_code=413)
+        node = joined.node_of(request.headers.get(KEY_HEADER, ""))
+        if node is None or (call == "activate-node" and _about_clock(request)):
+            return _turned_away(request, call, known=node is not None)
+        content = await _content_of(request, call, node)
+        if isinstance(content, Response):
+            return content
         headers = [(k, v) for k, v in request.headers.items() if k not in _OWN]
         outgoing = client.build_request(
-            "POST", f"/v1/fleet/{call}", headers=headers, content=_limited(request, MOST_BYTES)
+            "POST", f"/v1/fleet/{call}", headers=headers, content=content
         )
         try:
             answer = await client.send(outgoing, stream=True)
@@ -249,8 +251,55 @@ def _passing(joined: JoinedKeys, client: httpx.AsyncClient) -> Handler:
     return fleet
 
 
-def _about_clock(request: Request, now: datetime) -> str:
+async def _content_of(
+    request: Request, call: str, node: int
+) -> bytes | AsyncIterator[bytes] | Response:
+    """Take what a node sends, or say why not; pieces of arrays pass without being kept."""
+    length = request.headers.get("content-length", "0")
+    if not length.isdigit() or int(length) > MOST_BYTES:
+        return Response(status_code=413)
+    if call != "push-messages":
+        return _limited(request, MOST_BYTES)
+    try:
+        content = await _whole(request, _MOST_MESSAGE_BYTES)
+    except _TooMuch:
+        return Response(status_code=413)
+    except ClientDisconnect:
+        return Response(status_code=400)
+    if _speaks_for_itself(content, node):
+        return content
+    print("a message in another node's name was refused", flush=True)  # noqa: T201 goes to the log
+    return JSONResponse({"detail": "Not this node's message"}, status_code=400)
+
+
+def _speaks_for_itself(content: bytes, node: int) -> bool:
+    """Tell whether a node's messages are its own: Flower asks that of the envelope alone."""
+    from flwr.proto.fleet_pb2 import PushMessagesRequest
+
+    request = PushMessagesRequest()
+    try:
+        request.ParseFromString(content)
+    except DecodeError:
+        return False
+    named = {each.metadata.src_node_id for each in request.messages_list}
+    return request.node.node_id == node and named <= {node}
+
+
+def _turned_away(request: Request, call: str, *, known: bool) -> Response:
+    """Answer a node that is not let in, with the reason where it will print it."""
+    if call != "activate-node":
+        return JSONResponse({"detail": "Not a node of a joined clinic"}, status_code=401)
+    if known:
+        return _not_activated(_about_clock(request))
+    return _not_activated(
+        "The coordinator does not know this key, or has revoked it. Ask the coordinator; to join "
+        "again, a new invitation is needed."
+    )
+
+
+def _about_clock(request: Request) -> str:
     """Say how a node's clock differs, where Flower would refuse it for that without a word."""
+    now = datetime.now(UTC)
     try:
         ahead = (parse_time(request.headers.get(TIME_HEADER, "")) - now).total_seconds()
     except ValueError:
