@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from skinml.cli import federation_runs
 from skinml.cli.options import AsJson
 
 if TYPE_CHECKING:
@@ -22,6 +23,10 @@ app = typer.Typer(
     no_args_is_help=True,
     help="The coordinator's desk: a federation's folder, its clinics, its server.",
 )
+
+app.command()(federation_runs.submit)
+app.command()(federation_runs.resume)
+app.command()(federation_runs.runs)
 
 AtFederation = Annotated[Path, typer.Option("--folder", help="The federation's folder.")]
 _WIDTH = 100

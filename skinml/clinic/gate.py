@@ -156,19 +156,37 @@ def logged_run(folders: Collection[ClinicFolder], run: str, *, simulated: bool) 
     Yields:
         Nothing; the block is the training.
     """
-    for folder in folders:
-        now = datetime.now(UTC)
-        folder.audit.write("training started", os_user(), now=now, run=run, simulated=simulated)
+    log_start(folders, run, simulated=simulated)
     try:
         yield
     except BaseException as error:
         with suppress(SkinmlError):  # the first error is the one to tell
-            _log_end(folders, run, _outcome(error))
+            log_end(folders, run, _outcome(error))
         raise
-    _log_end(folders, run, "completed")
+    log_end(folders, run, "completed")
 
 
-def _log_end(folders: Collection[ClinicFolder], run: str, outcome: str) -> None:
+def log_start(folders: Collection[ClinicFolder], run: str, *, simulated: bool) -> None:
+    """Write into clinics' logs that a run's training begins here.
+
+    Args:
+        folders: The clinics of this machine that are in the run.
+        run: The run's id.
+        simulated: Whether one machine sees everything.
+    """
+    for folder in folders:
+        now = datetime.now(UTC)
+        folder.audit.write("training started", os_user(), now=now, run=run, simulated=simulated)
+
+
+def log_end(folders: Collection[ClinicFolder], run: str, outcome: str) -> None:
+    """Write into clinics' logs how a run ended here, and what the ledgers hold by then.
+
+    Args:
+        folders: The clinics of this machine that are in the run.
+        run: The run's id.
+        outcome: A word of `audit_events.OUTCOMES`.
+    """
     for folder in folders:
         mark = folder.ledger.mark()
         folder.audit.write(

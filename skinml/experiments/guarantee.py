@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from itertools import chain
 from math import isfinite
 
 from skinml.clinic.folder import ClinicFolder
 from skinml.config import RunConfig
+from skinml.experiments.learners import split_key_id
 from skinml.experiments.released import counts_release
 from skinml.federated.clinic import schedule
 from skinml.privacy.events import DiscreteGaussianEvent, RepeatAndSelectEvent
-from skinml.privacy.ledger import Entry, spent
+from skinml.privacy.ledger import Binding, Entry, spent
 from skinml.privacy.plan import (
     TEST_COUNTS,
     Release,
@@ -22,7 +24,7 @@ from skinml.privacy.plan import (
 )
 from skinml.privacy.readings import advantage, recognised, replace_one_epsilon
 from skinml.privacy.settings import PrivacySettings
-from skinml.records import ClinicSpend, Guarantee, PlannedSum
+from skinml.records import ClinicSpend, Guarantee, Participation, PlannedSum
 from skinml.training.learner import Learner, Round
 from skinml.training.network import LOCAL_STEPS
 
@@ -82,11 +84,78 @@ def guarantee(
     Raises:
         IntegrityError: If a ledger was changed.
     """
-    privacy = config.privacy
-    counts = counts_release(config, tuple(folders))
+    ledgers = {name: folder.ledger.entries() for name, folder in folders.items()}
+    return _promised(config, run, ledgers, learner, validation)
+
+
+def guarantee_told(
+    config: RunConfig,
+    run: str,
+    participation: Sequence[Participation],
+    learner: Learner,
+    validation: Release,
+) -> Guarantee:
+    """Work out a deployed run's promise from who was asked what: ledgers stay at the clinics.
+
+    Args:
+        config: The run's config.
+        run: The run's id.
+        participation: Every attempt at every round.
+        learner: The run's recipe.
+        validation: The release of validation scores.
+
+    Returns:
+        The guarantee. Each clinic is taken to have released its part in every attempt that it was
+        asked in, so that its own ledger holds at most that, but for an attempt that a killed
+        coordinator forgot. What earlier runs spent is not known here.
+    """
+    clinics = participation[-1].expected
+    counts = counts_release(config, clinics)
+    rounds = schedule(
+        learner, validation, admissions_release(config.privacy), counts.release if counts else None
+    )
+    privacy, now = config.privacy, datetime.now(UTC).isoformat(timespec="seconds")
+    entries = [
+        Entry(
+            0,
+            now,
+            Binding(
+                run,
+                each.round,
+                each.attempt,
+                each.expected,
+                privacy.trust,
+                privacy.unit,
+                split_key_id(config.data),
+                False,
+            ),
+            release.name,
+            release.purpose,
+            release.split,
+            release.event,
+            guarantee=privacy.private,
+        )
+        for each in participation
+        for release in rounds[each.round - 1].releases
+    ]
+    found = _promised(config, run, dict.fromkeys(clinics, tuple(entries)), learner, validation)
+    unknown = {name: replace(spend, total_epsilon=None) for name, spend in found.clinics.items()}
+    return replace(
+        found, simulated=False, total_epsilon=None, total_advantage=None, clinics=unknown
+    )
+
+
+def _promised(
+    config: RunConfig,
+    run: str,
+    ledgers: Mapping[str, Sequence[Entry]],
+    learner: Learner,
+    validation: Release,
+) -> Guarantee:
+    privacy, folders = config.privacy, tuple(ledgers)
+    counts = counts_release(config, folders)
     counted = counts.release if counts else None
     rounds = schedule(learner, validation, admissions_release(privacy), counted)
-    ledgers = {name: folder.ledger.entries() for name, folder in folders.items()}
     own = {
         name: [entry for entry in entries if entry.binding.run == run]
         for name, entries in ledgers.items()
@@ -204,16 +273,14 @@ def _guessing(
     }
 
 
-def _reach(privacy: PrivacySettings, folders: Mapping[str, ClinicFolder]) -> int:
+def _reach(privacy: PrivacySettings, folders: Sequence[str]) -> int:
     """Count the clinics that one patient may be at."""
     if privacy.unit == "patient_within_clinic":
         return len(folders)
     return min(privacy.max_clinics_per_patient, len(folders))
 
 
-def _across(
-    privacy: PrivacySettings, rounds: Sequence[Round], folders: Mapping[str, ClinicFolder]
-) -> float:
+def _across(privacy: PrivacySettings, rounds: Sequence[Round], folders: Sequence[str]) -> float:
     releases = [release for round_ in rounds for release in round_.releases]
     reach = _reach(privacy, folders)
     return max(

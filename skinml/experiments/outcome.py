@@ -41,7 +41,7 @@ from skinml.training.learner import Learner
 
 _NOT_SHOWN = "not shown: exact counts stay at the clinics"
 _DRAWN = " (drawn pictures, no real patient)"
-_VERSIONS = ("skinml", "torch", "torchvision", "flwr", "opacus", "dp-accounting", "scikit-learn")
+VERSIONS = ("skinml", "torch", "torchvision", "flwr", "opacus", "dp-accounting", "scikit-learn")
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def run_record(
         evaluation_source=config.fairness.evaluation,
         classes=cohort.labels,
         threshold=outcome.threshold.value,
-        threshold_source=_threshold_source(config, outcome.threshold),
+        threshold_source=threshold_source(config, outcome.threshold),
         overall=overall,
         groups=groups,
         yardsticks=beside,
@@ -126,7 +126,7 @@ def run_record(
         cohort_table=cohort.table if exact else (),
         data=_data_words(config, gathered, admissions),
         config=config.model_dump(mode="json"),
-        versions={package: version(package) for package in _VERSIONS},
+        versions={package: version(package) for package in VERSIONS},
         history=outcome.trained.fitted.history,
         complete=all(not each.missing for each in last_attempts(outcome.participation)),
         admissions=admissions,
@@ -135,14 +135,42 @@ def run_record(
     )
 
 
-def run_bundle(
-    config: RunConfig, gathered: Gathered, outcome: Outcome, record: RunRecord
-) -> Bundle:
+@dataclass(frozen=True)
+class Origin:
+    """Where a model's data come from, as a bundle names it.
+
+    Attributes:
+        name: The data's name.
+        unit: What stands for a patient.
+        taxonomy_version: What the diagnoses were translated with.
+        manifest_digest: Digest of the manifest; empty where each clinic has its own.
+    """
+
+    name: str
+    unit: str
+    taxonomy_version: str
+    manifest_digest: str = ""
+
+
+def origin_of(gathered: Gathered) -> Origin:
+    """Name where a gathered cohort comes from.
+
+    Args:
+        gathered: The cohort at its clinics.
+
+    Returns:
+        Its origin.
+    """
+    cohort = gathered.cohort
+    return Origin(cohort.name, cohort.unit, gathered.taxonomy_version, gathered.manifest_digest)
+
+
+def run_bundle(config: RunConfig, origin: Origin, outcome: Outcome, record: RunRecord) -> Bundle:
     """Put the saved model together.
 
     Args:
         config: The run's config.
-        gathered: The cohort at its clinics.
+        origin: Where the data come from.
         outcome: What the rounds left behind.
         record: The run's record.
 
@@ -153,7 +181,7 @@ def run_bundle(
     spec = model_spec(config, record.classes).model_copy(
         update={
             "backbone_version": outcome.features_version if head else "",
-            "taxonomy_version": gathered.taxonomy_version,
+            "taxonomy_version": origin.taxonomy_version,
             "threshold": record.threshold,
             "threshold_source": record.threshold_source,
             "guarantee": {
@@ -168,9 +196,9 @@ def run_bundle(
                 "run": record.run,
                 "skinml": version("skinml"),
                 "created": record.started,
-                "data": gathered.cohort.name,
-                "unit": gathered.cohort.unit,
-                "manifest": gathered.manifest_digest,
+                "data": origin.name,
+                "unit": origin.unit,
+                "manifest": origin.manifest_digest,
             },
         }
     )
@@ -217,7 +245,16 @@ def _test_predictions(gathered: Gathered, outcome: Outcome) -> Predictions:
     )
 
 
-def _threshold_source(config: RunConfig, threshold: ThresholdChoice) -> str:
+def threshold_source(config: RunConfig, threshold: ThresholdChoice) -> str:
+    """Say where a threshold comes from.
+
+    Args:
+        config: The run's config.
+        threshold: The choice.
+
+    Returns:
+        Words for the report.
+    """
     how = "with noise" if config.privacy.private else "without noise"
     return f"{threshold.source}; from the validation patients' scores, released {how}"
 

@@ -18,7 +18,7 @@ from skinml.errors import SkinmlError
 from skinml.experiments.admissions import store_standings
 from skinml.experiments.cohorts import Gathered, gather
 from skinml.experiments.learners import build_learner, validation_release
-from skinml.experiments.outcome import Outcome, run_bundle, run_record
+from skinml.experiments.outcome import Outcome, origin_of, run_bundle, run_record
 from skinml.experiments.progress import Progress, Silence
 from skinml.experiments.released import run_threshold
 from skinml.experiments.result import RESULT_FILE, result_json, write_record
@@ -52,7 +52,7 @@ from skinml.reports.report import ReportFiles, write_report
 from skinml.tracking.tracker import DatasetRef, Tracker, make_tracker
 
 _CONFIG = "config.json"
-_SERVED_MODEL = Path(__file__).with_name("served_model.py")
+SERVED_MODEL = Path(__file__).with_name("served_model.py")
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ def _carried(config: RunConfig, workspace: Workspace, name: str, watcher: Progre
             (draft / _CONFIG).write_text(config.model_dump_json(indent=2) + "\n")
         history = kept_history(draft)
         gathered = gather(config, workspace, name, watcher, from_round=len(history) + 1)
-        tracker = make_tracker(config.tracking, workspace.root, _SERVED_MODEL)
+        tracker = make_tracker(config.tracking, workspace.root, SERVED_MODEL)
         # Policies name users of computers: they stay at the clinics.
         told = config.model_dump(mode="json", exclude={"clinic"})
         tracker.start(name, config.name, told, [_dataset(gathered)], history)
@@ -156,7 +156,7 @@ def _carried(config: RunConfig, workspace: Workspace, name: str, watcher: Progre
             with logged_run(gathered.folders.values(), name, simulated=True):
                 outcome = _work(config, draft, life, gathered, tracker, watcher)
             record = run_record(config, gathered, outcome, life.began, clock)
-            _write(draft, record, run_bundle(config, gathered, outcome, record))
+            write_run(draft, record, run_bundle(config, origin_of(gathered), outcome, record))
             strip_notes(draft)
         except (SkinmlError, KeyboardInterrupt, OSError) as error:
             with suppress(SkinmlError):  # the first error is the one to tell
@@ -167,19 +167,40 @@ def _carried(config: RunConfig, workspace: Workspace, name: str, watcher: Progre
     final = workspace.runs / name
     files = ReportFiles(final / "report.html", final / "report.json")
     mlflow_run = tracker.finish(record, files.html, files.json, final / "model")
-    return Finished(record, _write_result(final, record, files.html, mlflow_run), final)
+    return Finished(record, write_result(final, record, files.html, mlflow_run), final)
 
 
-def _write(folder: Path, record: RunRecord, bundle: Bundle) -> None:
+def write_run(folder: Path, record: RunRecord, bundle: Bundle) -> None:
+    """Write everything that a finished run shows.
+
+    Args:
+        folder: Its folder.
+        record: What it may show.
+        bundle: Its model.
+
+    Raises:
+        EnvironmentProblem: If it cannot be written.
+    """
     write_report(record, folder)
     save_bundle(folder / "model", bundle)
     write_record(record, folder)
-    _write_result(folder, record, folder / "report.html", None)
+    write_result(folder, record, folder / "report.html", None)
 
 
-def _write_result(
+def write_result(
     folder: Path, record: RunRecord, report: Path, mlflow_run: str | None
 ) -> dict[str, Any]:
+    """Write the object of `--json`.
+
+    Args:
+        folder: The run's folder.
+        record: What it may show.
+        report: Where its report is.
+        mlflow_run: MLflow's id of it; None where nothing is kept there.
+
+    Returns:
+        The object.
+    """
     result = result_json(record, folder, report, mlflow_run)
     (folder / RESULT_FILE).write_text(json.dumps(result, indent=1, allow_nan=False) + "\n")
     return result

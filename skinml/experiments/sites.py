@@ -192,7 +192,7 @@ def _setup_of(terms: Terms, folder: ClinicFolder) -> ClinicSetup:
         mechanism=clinic_mechanism(config, count),
         privacy=config.privacy,
         split_key_id=split_key_id(config.data),
-        sampling_root=sampling_root(config, folder),
+        sampling_root=sampling_root(config, folder, simulated=terms.simulated),
         simulated=terms.simulated,
         secure=_secure(config, terms, folder),
         book=SealedBook(folder, terms.run),
@@ -261,7 +261,7 @@ def _secure(config: RunConfig, terms: Terms, folder: ClinicFolder) -> SecureClin
     )
 
 
-def sampling_root(config: RunConfig, folder: ClinicFolder) -> int:
+def sampling_root(config: RunConfig, folder: ClinicFolder, *, simulated: bool = True) -> int:
     """Choose the seed of a clinic's sampling streams.
 
     Amplification by sampling holds only while the sample is secret, so that a clinic with real
@@ -271,11 +271,13 @@ def sampling_root(config: RunConfig, folder: ClinicFolder) -> int:
     Args:
         config: The run's config.
         folder: The clinic's folder.
+        simulated: Whether one machine sees everything; a real clinic's patients are never drawn.
 
     Returns:
         The seed.
     """
-    if config.privacy.private and config.data.source != "synthetic":
+    drawn = simulated and config.data.source == "synthetic"
+    if config.privacy.private and not drawn:
         return folder.secret_number("sampling")
     return Seeds(config.seed).integer(f"sampling/{folder.name}")
 

@@ -1,0 +1,107 @@
+"""`skinml federation submit | resume | runs`: runs of real clinics."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from skinml.cli.options import AsJson
+
+AtFederation = Annotated[Path, typer.Option("--folder", help="The federation's folder.")]
+
+
+def submit(
+    experiment: Annotated[str, typer.Argument(help="One of configs/experiment/*.yaml.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Changes such as privacy.epsilon=1.")
+    ] = None,
+    folder: AtFederation = Path(),
+    clinic: Annotated[
+        list[str] | None,
+        typer.Option("--clinic", help="A clinic to be asked; may be repeated. Default: all."),
+    ] = None,
+    hours: Annotated[
+        float, typer.Option("--hours", min=0.01, max=2160, help="How long clinics may take.")
+    ] = 168.0,
+    as_json: AsJson = False,
+) -> None:
+    """Ask the clinics for a run; it begins when each of them has said yes or no.
+
+    Example: skinml federation submit derm_malignancy privacy.epsilon=1 --folder network
+    """
+    from skinml.deployment import submission
+    from skinml.deployment.federation_folder import open_federation
+    from skinml.deployment.flower_runs import start_run
+    from skinml.deployment.superlink import control
+
+    opened = open_federation(folder)
+    with control(opened) as client:
+        run = submission.submit(
+            opened, experiment, overrides or (), clinics=clinic or (), within=timedelta(hours=hours)
+        )
+        flower = start_run(client, run)
+    if as_json:
+        print(json.dumps({"run": run, "flower_run": flower}), flush=True)
+        return
+    print(f"Submitted: {run}")
+    print("Each clinic now answers on its own machine: skinml clinic approve")
+    print("How far it is: skinml federation runs")
+
+
+def resume(
+    run: Annotated[str, typer.Argument(help="A run that was broken off.")],
+    folder: AtFederation = Path(),
+    as_json: AsJson = False,
+) -> None:
+    """Go on with a run of real clinics from its last whole round.
+
+    Example: skinml federation resume derm_malignancy-20260101-120000-abcd --folder network
+    """
+    from skinml.deployment.federation_folder import open_federation
+    from skinml.deployment.flower_runs import start_run
+    from skinml.deployment.submission import find_submitted
+    from skinml.deployment.superlink import control
+
+    opened = open_federation(folder)
+    find_submitted(opened, run)
+    with control(opened) as client:
+        flower = start_run(client, run)
+    if as_json:
+        print(json.dumps({"run": run, "flower_run": flower}), flush=True)
+    else:
+        print(f"{run} goes on.")
+
+
+def runs(folder: AtFederation = Path(), as_json: AsJson = False) -> None:
+    """Show how far each run is, and where each clinic stands.
+
+    Example: skinml federation runs --folder network
+    """
+    from skinml.deployment.federation_folder import open_federation
+    from skinml.deployment.submission import standings
+
+    found = standings(open_federation(folder))
+    if as_json:
+        told = {run: asdict(standing) for run, standing in found.items()}
+        print(json.dumps({"runs": told}), flush=True)
+        return
+    console = Console(highlight=False)
+    if not found:
+        console.print("No run yet: skinml federation submit EXPERIMENT")
+    for run, standing in found.items():
+        far = f"round {standing.round} of {standing.rounds}" if standing.rounds else ""
+        console.print(Text(f"{run}  {standing.stage}  {far}".rstrip(), style="bold"))
+        if standing.problem:
+            console.print(Text(f"  {standing.problem}"))
+        table = Table(box=None, pad_edge=False, show_header=False)
+        for name, state in sorted(standing.clinics.items()):
+            table.add_row(Text(f"  {name}"), Text(state))
+        console.print(table)

@@ -1,0 +1,252 @@
+"""The coordinator's side of a run of real clinics, inside the process that Flower starts for it.
+
+proposed → preparing → rounds → evaluating → finished
+
+All that it knows is in the run's draft folder: killed at any point, it goes on from the last whole
+round when `skinml federation resume` starts it again.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from threading import Event
+
+from flwr.app import Context, RecordDict
+from flwr.serverapp import Grid, ServerApp
+
+from skinml.config import RunConfig, parse_config
+from skinml.deployment.federation_folder import FederationFolder, open_federation
+from skinml.deployment.run_proposal import RunProposal
+from skinml.deployment.setup_messages import pack_content, read_standing, write_terms
+from skinml.deployment.submission import (
+    CONFIG,
+    Standing,
+    find_submitted,
+    read_proposal,
+    write_standing,
+)
+from skinml.durable import read_whole
+from skinml.errors import IncompleteRunError, SkinmlError
+from skinml.experiments.learners import build_learner, validation_release
+from skinml.experiments.outcome import Outcome, run_bundle
+from skinml.experiments.published import (
+    public_classes,
+    public_origin,
+    public_width,
+    published_record,
+)
+from skinml.experiments.released import run_threshold
+from skinml.experiments.resuming import Checkpoints, Life, kept_history, strip_notes, turn
+from skinml.experiments.rounds import num_rounds, train
+from skinml.experiments.run import SERVED_MODEL, write_result, write_run
+from skinml.experiments.sites import Terms
+from skinml.experiments.workspace import Workspace, run_folder
+from skinml.federated.coordinator import places_asker, replies_of
+from skinml.federated.roll_call import Ask, Record, RunTerms
+from skinml.privacy.planner import require_honest_clinics
+from skinml.tracking.tracker import Tracker, make_tracker
+
+VARIABLE = "SKINML_FEDERATION"
+_ASK_AGAIN_S = 3.0
+_POLL_S = 0.2
+_PREPARE_S = 4 * 3600.0
+_FINISH_S = 30.0
+_log = logging.getLogger("skinml.coordinator")
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Drive the run that Flower's run config names.
+
+    Args:
+        grid: Flower's grid.
+        context: Its run config says which run.
+    """
+    conduct(open_federation(Path(os.environ[VARIABLE])), str(context.run_config["run"]), grid)
+
+
+def conduct(folder: FederationFolder, run: str, grid: Grid) -> None:
+    """Drive a submitted run to its report.
+
+    Args:
+        folder: The federation's folder.
+        run: The run's id.
+        grid: Flower's grid.
+
+    Raises:
+        SkinmlError: For whatever keeps the run from its report; its draft stays.
+    """
+    clock, draft = time.monotonic(), find_submitted(folder, run)
+    config = parse_config(json.loads(read_whole(draft / CONFIG, "config of the run")))
+    workspace = Workspace(folder.path)
+    tracker = make_tracker(config.tracking, workspace.root, SERVED_MODEL)
+    standing = Standing("proposed")
+    with run_folder(workspace, run, lambda _: True), turn(draft) as life:
+        try:
+            places = _approving(folder, read_proposal(draft), draft, grid)
+            terms = _terms(folder, config, run, places)
+            standing = Standing("preparing", dict.fromkeys(places, "preparing"))
+            _prepare(terms, places, draft, grid, standing)
+            told = config.model_dump(mode="json", exclude={"clinic"})
+            tracker.start(run, config.name, told, [], kept_history(draft))
+            outcome = _work(config, terms, places, draft, life, grid, tracker)
+            record = published_record(config, places, terms.classes, outcome, life.began, clock)
+            bundle = run_bundle(config, public_origin(config), outcome, record)
+            write_run(draft, record, bundle)
+            strip_notes(draft)
+            clinics = dict.fromkeys(places, "done")
+            last = num_rounds(outcome.learner)
+            write_standing(draft, Standing("finished", clinics, last, last))
+        except SkinmlError as error:
+            write_standing(draft, Standing("failed", standing.clinics, problem=str(error)))
+            tracker.fail(type(error).__name__)
+            raise
+    _finish(run, places, grid)
+    final = workspace.runs / run
+    report = final / "report.html"
+    mlflow_run = tracker.finish(record, report, final / "report.json", final / "model")
+    write_result(final, record, report, mlflow_run)
+
+
+def _approving(
+    folder: FederationFolder, proposal: RunProposal, draft: Path, grid: Grid
+) -> dict[str, int]:
+    """Ask until every clinic has answered or the proposal expires; give those that agreed."""
+    states = dict.fromkeys(proposal.clinics, "not reached yet")
+    while True:
+        enrolled = folder.enrolments()
+        nodes = {
+            name: each.node_id
+            for name in proposal.clinics
+            if (each := enrolled[name]).state == "joined" and each.node_id is not None
+        }
+        open_ = {name: node for name, node in nodes.items() if states[name] not in _ANSWERED}
+        content = pack_content(proposal.content())
+        for name, (state, why) in _asked(grid, open_, content, "query.propose", 20.0).items():
+            states[name] = state or why
+        states |= {name: "revoked" for name in proposal.clinics if name not in nodes}
+        write_standing(draft, Standing("proposed", states))
+        late = datetime.now(UTC) >= proposal.expires
+        if late or all(state in _ANSWERED for state in states.values()):
+            break
+        time.sleep(_ASK_AGAIN_S)
+    agreed = {name: nodes[name] for name in sorted(nodes) if states[name] == "approved"}
+    if not agreed:
+        raise IncompleteRunError(
+            rule="a clinic that approved the run",
+            got="; ".join(f"{name}: {state}" for name, state in sorted(states.items())),
+            do="Ask the clinics, then submit it again.",
+        )
+    return agreed
+
+
+_ANSWERED = frozenset({"approved", "refused", "revoked"})
+
+
+def _terms(
+    folder: FederationFolder, config: RunConfig, run: str, places: Mapping[str, int]
+) -> Terms:
+    require_honest_clinics(config.privacy, len(places))
+    enrolled = folder.enrolments()
+    keys = tuple((name, str(enrolled[name].signing_key)) for name in places)
+    masked = config.privacy.trust == "distributed" and len(places) > 1
+    return Terms(
+        run=run,
+        config=config.model_dump_json(),
+        clinics=tuple(places),
+        clinics_root="",
+        classes=public_classes(config),
+        num_features=public_width(config)[0],
+        registered=keys if masked else (),
+        coordinator=folder.name,
+        simulated=False,
+    )
+
+
+def _prepare(
+    terms: Terms, places: Mapping[str, int], draft: Path, grid: Grid, standing: Standing
+) -> None:
+    write_standing(draft, standing)
+    content = pack_content(write_terms(terms))
+    answers = _asked(grid, places, content, "query.prepare", _PREPARE_S)
+    wrong = {name: why for name, (_, why) in answers.items() if why}
+    if wrong:
+        raise IncompleteRunError(
+            rule="every clinic that approved the run to make its data ready",
+            got=f"not so at {', '.join(sorted(wrong))}",
+            do="Mend it there, then: skinml federation resume RUN",
+            details=[f"{name}: {why}" for name, why in sorted(wrong.items())],
+        )
+
+
+def _asked(
+    grid: Grid, places: Mapping[str, int], content: RecordDict, kind: str, patience_s: float
+) -> dict[str, tuple[str, str]]:
+    names = {node: name for name, node in places.items()}
+    messages = dict.fromkeys(names, content)
+    found = replies_of(grid, messages, kind, patience_s, Event(), poll_s=_POLL_S)
+    return {names[node]: read_standing(reply, names[node]) for node, reply in found}
+
+
+def _work(
+    config: RunConfig,
+    terms: Terms,
+    places: Mapping[str, int],
+    draft: Path,
+    life: Life,
+    grid: Grid,
+    tracker: Tracker,
+) -> Outcome:
+    learner = build_learner(config, terms.classes, terms.num_features, len(terms.clinics))
+    validation = validation_release(config)
+    checkpoints = Checkpoints(draft, terms.run, learner.rounds, Record())
+    rounds, clinics = num_rounds(learner), dict.fromkeys(places, "taking part")
+
+    def on_round(number: int, figures: Mapping[str, float]) -> None:
+        present = checkpoints.record.participation[-1]
+        now = clinics | {name: f"missing: {why}" for name, why in present.missing.items()}
+        stage = "round" if number < rounds - 1 else "evaluating"
+        write_standing(draft, Standing(stage, now, number, rounds))
+        tracker.log_round(number, figures)
+
+    def reach(held_to: RunTerms) -> Ask:
+        return places_asker(grid, held_to, Event(), places, poll_s=_POLL_S)
+
+    write_standing(draft, Standing("round", clinics, len(kept_history(draft)), rounds))
+    trained = train(
+        config,
+        terms,
+        learner,
+        validation,
+        checkpoints,
+        on_round,
+        first_attempt=life.first_attempt,
+        reach=reach,
+    )
+    return Outcome(
+        run=terms.run,
+        samples={},
+        features_version=public_width(config)[1],
+        learner=learner,
+        validation=validation,
+        trained=trained,
+        threshold=run_threshold(config, trained.scores),
+        participation=tuple(checkpoints.record.participation),
+        resumes=life.number - 1,
+    )
+
+
+def _finish(run: str, places: Mapping[str, int], grid: Grid) -> None:
+    """Tell the clinics that it is over; one that does not hear it keeps its samples."""
+    content = pack_content(json.dumps({"run": run, "outcome": "completed"}).encode())
+    for name, (state, _) in _asked(grid, places, content, "query.finish", _FINISH_S).items():
+        if state != "gone":
+            _log.warning("clinic %s did not hear that the run is over", name)
