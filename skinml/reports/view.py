@@ -365,7 +365,8 @@ def _group_row(group: GroupResult, names: Sequence[str], floor: int, people: str
         f"{about(group.num_positives, std)} malignant, {about(group.num_negatives, std)} other"
     )
     few = ". Too few for a finding" if is_few(group, floor) else ""
-    name = "All test images" if group.attribute == "overall" else _group_name(group.group)
+    everybody = f"All test {people if group.count_std else 'images'}"
+    name = everybody if group.attribute == "overall" else _group_name(group.group)
     return Row(name, _cells(group.estimates, names), f"{counts}{few}")
 
 
