@@ -27,6 +27,7 @@ from skinml.deployment.invitations import (
     write_invitation,
 )
 from skinml.errors import ConfigError, EnvironmentProblem, RefusedError
+from tests.full_disk import full_disk
 
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 
@@ -174,6 +175,17 @@ def test_a_superlink_that_is_down_uses_no_code_up(folder: FederationFolder, node
     with pytest.raises(EnvironmentProblem):
         redeem(folder, asked, down, NOW)
     assert redeem(folder, asked, nodes.register, NOW)["node_id"] == 2**63
+
+
+def test_a_full_disk_after_the_superlink_said_yes_loses_no_code(
+    folder: FederationFolder, nodes: Nodes
+) -> None:
+    asked = request(invite(folder, "north", NOW))
+    with full_disk(10), pytest.raises(EnvironmentProblem):
+        redeem(folder, asked, nodes.register, NOW)
+    assert folder.enrolments()["north"].state == "invited"
+    assert redeem(folder, asked, nodes.register, NOW)["node_id"] == 2**63
+    assert len(nodes.known) == 1
 
 
 def test_a_code_used_at_the_same_moment_twice_enrols_one(
