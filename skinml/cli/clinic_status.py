@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from math import isinf
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,10 +13,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from skinml.cli.edge import printable
 from skinml.cli.options import AsJson, AtFolder
 
 if TYPE_CHECKING:
+    from skinml.clinic.folder import ClinicFolder
     from skinml.clinic.status import Status
+    from skinml.deployment.clinic_overview import ClinicOverview
 
 _WIDTH = 80
 _LABELS = 10  # columns for a topic; without it long lines would take its room
@@ -35,19 +38,22 @@ def status(
     from skinml.clinic.opening import open_at_screen
     from skinml.clinic.status import status_of
 
-    found = status_of(open_at_screen(folder), datetime.now(UTC))
+    opened, now = open_at_screen(folder), datetime.now(UTC)
+    found, federation = status_of(opened, now), _federation(opened, now)
     if as_json:
-        print(json.dumps(_values(found), allow_nan=False), flush=True)
+        told = _values(found) | {"federation": _overview_values(federation)}
+        print(json.dumps(told, allow_nan=False), flush=True)
     else:
-        print_status(found, Console())
+        print_status(found, Console(), federation)
 
 
-def print_status(found: Status, console: Console) -> None:
+def print_status(found: Status, console: Console, federation: ClinicOverview | None = None) -> None:
     """Print the screen.
 
     Args:
         found: How the clinic stands.
         console: Where to.
+        federation: How it stands in its federation; None where it has joined none.
     """
     console = Console(file=console.file, width=min(console.width, _WIDTH))
     kind = ", a virtual clinic" if found.virtual else ""
@@ -56,7 +62,10 @@ def print_status(found: Status, console: Console) -> None:
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(width=_LABELS)
     table.add_column(width=console.width - _LABELS - 1, no_wrap=True, overflow="ellipsis")
-    for topic, lines in _sections(found):
+    sections = _sections(found)
+    if federation is not None:
+        sections.insert(0, ("Federation", _taking_part(federation, datetime.now(UTC))))
+    for topic, lines in sections:
         table.add_row(topic, Text("\n".join(lines)))
     console.print(table)
 
@@ -80,6 +89,48 @@ def _sections(found: Status) -> list[tuple[str, list[str]]]:
         ("Flags", _flags(found)),
         ("Disk", [f"{found.free_bytes / 2**30:.1f} GB free"]),
     ]
+
+
+def _federation(opened: ClinicFolder, now: datetime) -> ClinicOverview | None:
+    from skinml.deployment.clinic_overview import clinic_overview
+
+    return clinic_overview(opened, now)
+
+
+def _taking_part(found: ClinicOverview, now: datetime) -> list[str]:
+    """Two lines: where it belongs and whether it takes part; what waits, or what went on."""
+    part = "takes part in" if found.served else "DOES NOT TAKE PART (skinml clinic serve) in"
+    heard = "" if found.heard is None else f"; last answer {_ago(now - found.heard)} ago"
+    lines = [f"{part} {found.federation}{heard}"]
+    if found.waiting:
+        runs = "1 run waits" if len(found.waiting) == 1 else f"{len(found.waiting)} runs wait"
+        return [*lines, f"{runs} for an answer: skinml clinic approve"]
+    if found.trouble:
+        return [*lines, printable(found.trouble)]
+    if found.last_round is None:
+        return [*lines, "nothing waits for an answer"]
+    last = found.last_round
+    pace = "" if last.minutes is None else f", {last.minutes:.1f} minutes after the one before"
+    return [*lines, f"round {last.number} of {last.run} {_ago(now - last.at)} ago{pace}"]
+
+
+def _ago(span: timedelta) -> str:
+    seconds = max(span.total_seconds(), 0)
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def _overview_values(found: ClinicOverview | None) -> dict[str, object] | None:
+    if found is None:
+        return None
+    last = found.last_round
+    told = {"run": last.run, "round": last.number, "minutes": last.minutes} if last else None
+    return asdict(found) | {
+        "heard": found.heard and found.heard.isoformat(),
+        "last_round": told and told | {"at": last.at.isoformat() if last else None},
+    }
 
 
 def _consents(found: Status) -> list[str]:

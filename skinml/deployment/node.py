@@ -35,6 +35,7 @@ NODE, RUNNER = "node", "runner"
 _REFUSED_WAIT_S = 15.0
 _FORGOTTEN_AFTER = 12  # refusals in a row, three minutes: no crash explains so many
 _LATEST_S = 60.0
+_LOCK = ".serving.lock"
 _FORESEEN = (2, 3, 4, 5, 6)  # what skinml's own errors end a process with
 
 
@@ -176,7 +177,7 @@ def serve(
             told(ended.part, "why", words)
         return wait
 
-    with locked(serving.place / ".serving.lock", "serving of this clinic", patience_s=0.0):
+    with locked(serving.place / _LOCK, "serving of this clinic", patience_s=0.0):
         supervision = Supervision(
             parts_of(serving),
             log,
@@ -187,6 +188,25 @@ def serve(
         )
         with supervision.running():
             supervision.wait(until)
+
+
+def is_served(folder: ClinicFolder) -> bool:
+    """Tell whether a process keeps a clinic's side running now.
+
+    Args:
+        folder: The clinic's folder.
+
+    Returns:
+        Whether it does.
+    """
+    lock = folder.path / "federation" / _LOCK
+    if not lock.exists():
+        return False
+    try:
+        with locked(lock, "serving of this clinic", patience_s=0.0):
+            return False
+    except EnvironmentProblem:
+        return True
 
 
 def explained(ended: Ended) -> tuple[float | None, str]:
