@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -36,7 +36,7 @@ from skinml.federated.secure_session import (
     verified,
 )
 from skinml.federated.secure_shares import split
-from skinml.federated.step_book import Answers, StepBook, answer_once, answers_of
+from skinml.federated.step_book import Answers, StepBook, answer_once, answers_of, book_secret
 
 SELF_MASK, SEEDS = b"self mask", b"seeds"
 
@@ -50,7 +50,7 @@ class SecureClinic:
 
     Attributes:
         session: The terms that the clinic approved.
-        keyring: Its secrets for the run.
+        keyring: Its secrets for the run; what it uses follows from them and from its book's own.
         signing_key: Its registered signing key.
         book: What it has answered.
 
@@ -59,8 +59,9 @@ class SecureClinic:
         same again it sends the identical message, asked anything else it refuses, and attempts
         older than the latest are over. No coordinator gets both kinds of share of one clinic in
         one attempt from t honest clinics. Without its book a clinic computes no sum for secrets
-        that it shared out before. Sums for different queries do not add up: their
-        pairwise masks differ.
+        that it shared out before, and has other keys: what peers or the coordinator keep of an
+        attempt from before opens nothing of an attempt of the same number. Sums for different
+        queries do not add up: their pairwise masks differ.
 
     Source:
         Bonawitz et al. 2017, "Practical secure aggregation for privacy-preserving machine
@@ -71,15 +72,41 @@ class SecureClinic:
     keyring: Keyring
     signing_key: Ed25519PrivateKey
     book: StepBook
+    _rings: dict[bytes, Keyring] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def _me(self) -> str:
         return self.keyring.clinic
 
+    def _ring(self) -> Keyring:
+        """Derive the keys that live as long as the book.
+
+        Pair seeds follow from keys and attempt. A coordinator that learned them, because the clinic
+        dropped out, would have them again where the book was lost and the attempt's number came
+        back, and could take both masks off the clinic's sum.
+        """
+        secret = book_secret(self.book)
+        if secret not in self._rings:
+            both = derived(self.keyring.secret, [b"book", secret], len(self.keyring.secret))
+            self._rings[secret] = Keyring(self._me, both)
+        return self._rings[secret]
+
+    def _known(
+        self, attempt: Attempt, adverts: Sequence[Signed]
+    ) -> tuple[Keyring, dict[str, PublicKeys]]:
+        """Read everybody's keys; this clinic's must be those that it has."""
+        ring, roster = self._ring(), roster_of(self.session, adverts)
+        if roster[self._me] != ring.public(attempt):
+            raise broken(
+                f"the keys that clinic {self._me} has",
+                "keys from before it lost its book of answers",
+            )
+        return ring, roster
+
     def advertise(self) -> Signed:
-        """Publish the clinic's keys; the same whenever asked in this run."""
+        """Publish the clinic's keys; the same whenever asked in this run, while it has its book."""
         start = Attempt(self.session, 0, 1)
-        keys = self.keyring.public(start)
+        keys = self._ring().public(start)
         payload = joined([keys.sealing, keys.masking])
         return signed(self.signing_key, start, self._me, "keys", payload)
 
@@ -98,7 +125,7 @@ class SecureClinic:
             IntegrityError: If the keys are not those of all participants, or the step was
                 answered before on another request.
         """
-        roster = roster_of(self.session, adverts)
+        ring, roster = self._known(attempt, adverts)
 
         def make(kept: Answers) -> bytes:
             names = self.session.participants
@@ -107,13 +134,13 @@ class SecureClinic:
             shares = {w: split(s, self.session.threshold, names) for w, s in secrets.items()}
             letters = [
                 sealed(
-                    self.keyring.channel(attempt, roster[name], self._me, name),
+                    ring.channel(attempt, roster[name], self._me, name),
                     joined([shares[SELF_MASK][name], shares[SEEDS][name]]),
                     attempt.context,
                 )
                 for name in names
             ]
-            seeds = sealed_seeds(self.keyring, attempt, roster, secrets[SEEDS])
+            seeds = sealed_seeds(ring, attempt, roster, secrets[SEEDS])
             return joined([seeds, commitment(secrets[SELF_MASK]), *letters])
 
         return self._once(attempt, "shares", _digest(_rows(roster)), make)
@@ -142,8 +169,8 @@ class SecureClinic:
             IntegrityError: If fewer than t clinics shared, a letter is not what its sender
                 sealed, or the step was answered before on another request.
         """
-        roster = roster_of(self.session, adverts)
-        self._opened(attempt, roster, letters)
+        ring, roster = self._known(attempt, adverts)
+        self._opened(attempt, ring, roster, letters)
 
         def make(kept: Answers) -> bytes:
             if _OWN not in kept:
@@ -155,7 +182,7 @@ class SecureClinic:
             add_mask(total, kept[_OWN][1], plus=True)
             for name in sorted(letters):
                 if name != self._me:
-                    seed = self.keyring.pair_seed(attempt, roster[name])
+                    seed = ring.pair_seed(attempt, roster[name])
                     add_mask(total, bound_to(seed, query), plus=self._me < name)
             return total.astype("<u8").tobytes()
 
@@ -217,7 +244,7 @@ class SecureClinic:
             IntegrityError: If fewer than t survivors signed the list that this clinic signed.
         """
         self._require_masked(attempt, letters)
-        shares = self._opened(attempt, roster_of(self.session, adverts), letters)
+        shares = self._opened(attempt, *self._known(attempt, adverts), letters)
         step = self._answers(attempt).get("survivors")
         if step is None:
             raise broken("a signed list of survivors before any share", "none")
@@ -237,7 +264,11 @@ class SecureClinic:
         return self._once(attempt, "unmask", _digest([agreed]), make)
 
     def _opened(
-        self, attempt: Attempt, roster: Mapping[str, PublicKeys], letters: Mapping[str, bytes]
+        self,
+        attempt: Attempt,
+        ring: Keyring,
+        roster: Mapping[str, PublicKeys],
+        letters: Mapping[str, bytes],
     ) -> dict[str, tuple[bytes, bytes]]:
         """Open each peer's letter: its share of the self mask and of the seeds' key."""
         if not set(letters) <= set(roster) or self._me not in letters:
@@ -248,7 +279,7 @@ class SecureClinic:
             )
         opened = {}
         for name, letter in letters.items():
-            key = self.keyring.channel(attempt, roster[name], name, self._me)
+            key = ring.channel(attempt, roster[name], name, self._me)
             parts = parted(unsealed(key, letter, attempt.context, f"a letter of clinic {name}"))
             if len(parts) != len((SELF_MASK, SEEDS)):
                 raise broken(f"two shares in the letter of clinic {name}", f"{len(parts)}")

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from base64 import b64decode, b64encode
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -24,6 +25,9 @@ Place = tuple[int, int]
 
 Answers = dict[str, tuple[str, bytes]]
 """By step: digest of the request, and the answer."""
+
+_DRAWN = "drawn"
+_SECRET_BYTES = 32
 
 
 class StepBook(Protocol):
@@ -71,7 +75,8 @@ def answer_once(
         For one attempt and step at most one answer is ever returned, through crashes too.
     """
     with book.locked():
-        answers = answers_of(book, clinic, place)
+        values = _values(book)
+        answers = _answers(values, clinic, place)
         if step in answers:
             if answers[step][0] != asked:
                 raise broken(
@@ -81,8 +86,31 @@ def answer_once(
             return answers[step][1]
         answer = make(answers)
         answers[step] = (asked, answer)
-        book.save(_written(place, answers))
+        book.save(_written(values, place, answers))
     return answer
+
+
+def book_secret(book: StepBook) -> bytes:
+    """Read the secret of a book, which whoever loses the book loses with it.
+
+    Args:
+        book: What the clinic has answered.
+
+    Returns:
+        32 bytes from the system's entropy, drawn when they are first asked for; the same for as
+        long as the book is kept, whatever attempts it sees.
+
+    Raises:
+        EnvironmentProblem: If the book cannot be read, or a new secret not be written.
+    """
+    values = _values(book)
+    if _DRAWN not in values:
+        with book.locked():
+            values = _values(book)
+            if _DRAWN not in values:
+                values[_DRAWN] = b64encode(os.urandom(_SECRET_BYTES)).decode()
+                book.save(json.dumps(values).encode())
+    return b64decode(values[_DRAWN])
 
 
 def answers_of(book: StepBook, clinic: str, place: Place) -> Answers:
@@ -99,10 +127,16 @@ def answers_of(book: StepBook, clinic: str, place: Place) -> Answers:
     Raises:
         IntegrityError: If a later attempt was answered: this one is over.
     """
+    return _answers(_values(book), clinic, place)
+
+
+def _values(book: StepBook) -> dict[str, Any]:
     content = book.load()
-    if not content:
-        return {}
-    values = json.loads(content)
+    empty = {"round": 0, "number": 0, "answers": {}}
+    return dict(json.loads(content)) if content else empty
+
+
+def _answers(values: dict[str, Any], clinic: str, place: Place) -> Answers:
     latest = (values["round"], values["number"])
     if place < latest:
         raise broken(
@@ -114,10 +148,10 @@ def answers_of(book: StepBook, clinic: str, place: Place) -> Answers:
     return {step: (d, b64decode(p)) for step, (d, p) in values["answers"].items()}
 
 
-def _written(place: Place, answers: Answers) -> bytes:
+def _written(values: dict[str, Any], place: Place, answers: Answers) -> bytes:
     rows = {step: [digest, b64encode(p).decode()] for step, (digest, p) in answers.items()}
-    values = {"round": place[0], "number": place[1], "answers": rows}
-    return json.dumps(values).encode()
+    latest = {"round": place[0], "number": place[1], "answers": rows}
+    return json.dumps(values | latest).encode()
 
 
 def write_arrays(arrays: Arrays) -> bytes:

@@ -13,8 +13,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from skinml.errors import IncompleteRunError, IntegrityError
 from skinml.federated.secure_aggregation import SecureSum, posted
 from skinml.federated.secure_clinic import SecureClinic, list_of
-from skinml.federated.secure_keys import Keyring
+from skinml.federated.secure_keys import Keyring, opened_seeds
+from skinml.federated.secure_masks import add_mask, bound_to
 from skinml.federated.secure_session import joined, parted, signed
+from skinml.federated.secure_shares import combine
 from tests.federated.secure_world import Book, Federation
 
 A, B, C, D = (f"clinic-{place}" for place in range(4))
@@ -246,12 +248,69 @@ def test_what_was_answered_survives_a_crash(federation, masked):
     assert reborn.mask(attempt, federation.adverts, shared.letters[A], no_sum) == messages[A]
 
 
-def test_a_clinic_that_lost_its_book_shares_other_secrets_shares(federation):
-    """Why the book must be kept: the letters of two shares of one secret do not fit together."""
-    attempt = federation.attempt()
-    first = federation.clinics[A].share(attempt, federation.adverts)
+def forget(federation):
+    """Every clinic loses its book and advertises anew, as where a run is resumed."""
+    federation.clinics = {n: replace(c, book=Book()) for n, c in federation.clinics.items()}
+    federation.adverts = [clinic.advertise() for clinic in federation.clinics.values()]
+
+
+def revealed(federation, attempt, shared, total, names):
+    """What a coordinator puts together from the shares that it is given."""
+    names = tuple(names)
+    signatures = agreements(federation, attempt, shared, total.survivors, names)
+    held = {
+        n: parted(
+            federation.clinics[n]
+            .unmask(attempt, federation.adverts, shared.letters[n], signatures)
+            .payload
+        )
+        for n in names
+    }
+    order = federation.session.participants
+    return dict(zip(shared.senders, combine(held, federation.threshold, order), strict=True))
+
+
+def test_a_clinic_that_lost_its_book_takes_no_part_under_the_keys_of_before(federation, masked):
+    attempt, shared, _ = masked
     forgetful = replace(federation.clinics[A], book=Book())
-    assert forgetful.share(attempt, federation.adverts) != first
+    with pytest.raises(IntegrityError, match="the keys that clinic clinic-0 has"):
+        forgetful.share(attempt, federation.adverts)
+    with pytest.raises(IntegrityError, match="the keys that clinic clinic-0 has"):
+        forgetful.mask(attempt, federation.adverts, shared.letters[A], no_sum)
+
+
+def test_where_books_were_lost_an_attempts_number_that_comes_back_opens_no_sum(federation):
+    """The first time a clinic drops out, which opens its pair seeds; then it takes part."""
+    attempt = federation.attempt()
+    shared = federation.share(attempt)
+    total = SecureSum(attempt, shared, federation.size)
+    for name in (B, C, D):
+        total.add(federation.mask(attempt, shared, name))
+    secret = revealed(federation, attempt, shared, total, (B, C, D))[A]
+    seeds = opened_seeds(secret, shared.seeds[A], attempt, A)
+
+    forget(federation)
+    shared = federation.share(attempt)
+    messages = {n: federation.mask(attempt, shared, n) for n in federation.clinics}
+    total = SecureSum(attempt, shared, federation.size)
+    for message in messages.values():
+        total.add(message)
+    own = revealed(federation, attempt, shared, total, federation.clinics)[A]
+    bare = np.frombuffer(messages[A].payload, "<u8").copy()
+    add_mask(bare, own, plus=False)
+    for name, seed in seeds.items():
+        add_mask(bare, bound_to(seed, b""), plus=name < A)
+    assert not np.array_equal(bare, federation.inputs[A])
+
+
+def test_where_books_were_lost_letters_of_before_are_opened_no_more(federation):
+    """Shares of before would give one kind of share where the other was given already."""
+    attempt = federation.attempt()
+    before = federation.share(attempt)
+    forget(federation)
+    federation.share(attempt)
+    with pytest.raises(IntegrityError, match="a letter of clinic"):
+        federation.mask(attempt, before, A)
 
 
 def test_a_wrong_share_is_seen_before_the_sum_is_read(federation, masked):
@@ -316,6 +375,7 @@ class SlowBook(Book):
 def slow(federation):
     for name, clinic in federation.clinics.items():
         federation.clinics[name] = replace(clinic, book=SlowBook())
+    federation.adverts = [clinic.advertise() for clinic in federation.clinics.values()]
     return federation
 
 
@@ -403,10 +463,9 @@ def test_with_another_query_a_second_masked_sum_of_an_attempt_is_refused(federat
 def test_where_a_book_was_lost_neither_a_nonce_nor_a_self_mask_is_used_twice(federation):
     attempt = federation.attempt()
     clinic = federation.clinics[A]
-    sent = [
-        parted(replace(clinic, book=Book()).share(attempt, federation.adverts).payload)
-        for _ in range(2)
-    ]
+    others = [c.advertise() for n, c in federation.clinics.items() if n != A]
+    reborn = [replace(clinic, book=Book()) for _ in range(2)]
+    sent = [parted(c.share(attempt, [c.advertise(), *others]).payload) for c in reborn]
     assert sent[0][1] != sent[1][1]  # the commitment to the self mask
     for place in (0, 2, 3, 4, 5):  # the sealed seeds and the letters begin with their nonces
         assert sent[0][place][:12] != sent[1][place][:12]
