@@ -7,8 +7,9 @@ whoever falls out later has taken part.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from math import prod
 
 from skinml.errors import IncompleteRunError, SkinmlError
@@ -17,13 +18,16 @@ from skinml.federated.roll_call import Ask, Record, RollCall, RunTerms
 from skinml.federated.secure_aggregation import Posted, SecureSum, posted
 from skinml.federated.secure_clinic import list_of, roster_of
 from skinml.federated.secure_masks import Words, from_ring
-from skinml.federated.secure_session import Attempt, Session, Signed, unpacked, verified
+from skinml.federated.secure_session import Attempt, Session, Signed, parted, unpacked, verified
 from skinml.federated.secure_steps import query_digest, write_letters, write_messages
 from skinml.records import Arrays, FloatArray
 from skinml.training.fit import Exchanged
 from skinml.training.learner import Round
 
 _RUN_START = Round(0, "keys", ())
+
+_Whole = Callable[[bytes], bool]
+"""Tells of a verified payload whether it has the form of its step: else its sender is missing."""
 
 
 @dataclass
@@ -112,7 +116,8 @@ class _Steps:
     def share(self) -> Posted:
         names = self.rounds.session.participants
         post = {"adverts": write_messages(self.rounds.adverts(self.roll))}
-        return posted(self.attempt, self._call("shares", dict.fromkeys(names, post)))
+        whole = partial(_of_parts, len(names) + 2)
+        return posted(self.attempt, self._call("shares", dict.fromkeys(names, post), whole))
 
     def mask(self, shared: Posted, size: int) -> SecureSum:
         adverts = write_messages(self.rounds.adverts(self.roll))
@@ -121,7 +126,8 @@ class _Steps:
             for name in shared.senders
         }
         total = SecureSum(self.attempt, shared, size, query_digest(self.query))
-        for _, message in self._arrive("masked", posts, self.query):
+        whole = partial(_of_length, 8 * size)
+        for _, message in self._arrive("masked", posts, self.query, whole):
             total.add(message)  # and the message goes: what is held does not grow
         total.require_enough()
         return total
@@ -130,7 +136,7 @@ class _Steps:
         letters = {name: write_letters(shared.letters[name]) for name in total.survivors}
         survivors = list_of(total.survivors)
         posts = {n: {"letters": each, "survivors": survivors} for n, each in letters.items()}
-        agreed = self._call("survivors", posts)
+        agreed = self._call("survivors", posts, partial(_same, survivors))
         adverts = write_messages(self.rounds.adverts(self.roll))
         signatures = write_messages(agreed.values())
         last = {
@@ -138,7 +144,7 @@ class _Steps:
             for name in agreed
         }
         self._require_enough(agreed)
-        unmasked = self._call("unmask", last)
+        unmasked = self._call("unmask", last, partial(_of_parts, len(shared.senders)))
         self._require_enough(unmasked)
         return total.open(unmasked)
 
@@ -146,13 +152,15 @@ class _Steps:
         if len(found) < self.rounds.session.threshold:
             raise self.roll.why()
 
-    def _call(self, step: str, posts: Mapping[str, Mapping[str, bytes]]) -> dict[str, Signed]:
+    def _call(
+        self, step: str, posts: Mapping[str, Mapping[str, bytes]], whole: _Whole
+    ) -> dict[str, Signed]:
         """Take a step with some clinics; gives the verified messages of those who answered."""
-        found = dict(self._arrive(step, posts, {}))
+        found = dict(self._arrive(step, posts, {}, whole))
         return {name: found[name] for name in posts if name in found}
 
     def _arrive(
-        self, step: str, posts: Mapping[str, Mapping[str, bytes]], query: Arrays
+        self, step: str, posts: Mapping[str, Mapping[str, bytes]], query: Arrays, whole: _Whole
     ) -> Iterator[tuple[str, Signed]]:
         """Take a step with some clinics; hands out verified messages as they come."""
         terms, attempt = self.rounds.terms, self.attempt
@@ -166,13 +174,27 @@ class _Steps:
         def defect(reply: Reply, clinic: str) -> str:
             try:
                 message = unpacked(reply.signed)
-                verified(message, attempt, step)
+                fits = whole(verified(message, attempt, step))
             except SkinmlError as error:
                 return f"expected {error.rule}; got {error.got}"
-            return "" if message.sender == clinic and not reply.sums else "another clinic's message"
+            if message.sender != clinic or reply.sums:
+                return "another clinic's message"
+            return "" if fits else f"a message of step '{step}' of another form"
 
         for name, reply in self.roll.arrive(self.rounds.ask, requests, defect):
             yield name, unpacked(reply.signed)
+
+
+def _of_length(length: int, payload: bytes) -> bool:
+    return len(payload) == length
+
+
+def _same(survivors: bytes, payload: bytes) -> bool:
+    return payload == survivors
+
+
+def _of_parts(count: int, payload: bytes) -> bool:
+    return len(parted(payload)) == count
 
 
 def _no_sums(reply: Reply, clinic: str) -> str:
