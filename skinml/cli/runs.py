@@ -18,7 +18,7 @@ from skinml.cli.progress import Bars
 from skinml.errors import InputError
 
 if TYPE_CHECKING:
-    from skinml.records import Estimate, RunRecord
+    from skinml.records import Estimate, GroupResult, RunRecord
 
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print one JSON object as the last line of output.")
@@ -135,13 +135,17 @@ def _show(record: RunRecord, result: dict[str, Any]) -> None:
         table.add_column(heading)
     for each in (record.overall, *(g for g in record.groups if g.attribute == "skin_tone")):
         name = "everybody" if each.attribute == "overall" else f"skin tone {each.group}"
-        table.add_row(
-            name, str(each.num_patients), str(each.num_positives), _words(each.estimates["auroc"])
-        )
+        # What noise took below 0 is told as 0.
+        counts = [f"about {max(n, 0)}" if each.count_std else str(n) for n in _numbers(each)]
+        table.add_row(name, *counts, _words(each.estimates["auroc"]))
     console.print(table)
     for beside in record.yardsticks[:1]:
         console.print(f"{beside.name}, not private: AUROC {_words(beside.estimates['auroc'])}")
     console.print(_promise(result["privacy"]))
+
+
+def _numbers(each: GroupResult) -> tuple[int, int]:
+    return each.num_patients, each.num_positives
 
 
 def _who_was_missing(record: RunRecord) -> str:

@@ -290,6 +290,8 @@ def variant_of(
     """
     values = config.model_dump(mode="json")
     values["privacy"] |= {"trust": trust}
+    if trust == "none":  # which releases no counts of test patients
+        values["fairness"] |= {"evaluation": "exact"}
     if config.model.kind == "network":
         values["training"]["network"] |= {"rounds": _ROUNDS, "steps_per_round": 1}
     else:
@@ -364,6 +366,7 @@ def _setups(opened: OpenedSide, config: RunConfig) -> list[ClinicSetup]:
         update={
             "model": config.model,
             "training": config.training,
+            "fairness": config.fairness,
             "privacy": config.privacy.model_copy(update={"budget": own.privacy.budget}),
         }
     )

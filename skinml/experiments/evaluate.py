@@ -115,6 +115,7 @@ def evaluate_run(
     record = replace(
         read_record(folder),
         started=began.isoformat(timespec="seconds"),
+        evaluation_source="exact",
         overall=overall,
         groups=groups,
         yardsticks=(),

@@ -38,7 +38,7 @@ COVERED = {
     "gradient": "every training round",
     "weights": "every local training step",
     "validation_scores": "the histogram of validation scores that the threshold comes from",
-    TEST_COUNTS: "the counts of test patients that all figures of this report are computed from",
+    TEST_COUNTS: "the counts of test patients that the run's test figures are computed from",
 }
 TUNING = "tuning: every trial of the settings that were chosen here"
 YARDSTICKS = "the yardsticks, which are trained without privacy"

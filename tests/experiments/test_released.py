@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from skinml.config import load_config
 from skinml.errors import ConfigError
+from skinml.experiments.audit_replay import recipe_names, replay
 from skinml.experiments.guarantee import EXACT
 from skinml.experiments.released import (
     counts_release,
@@ -24,6 +26,7 @@ from skinml.privacy.quantise import GRID
 from skinml.records import Labels
 
 COUNTED = "fairness.evaluation=dp_counts"
+RECIPE = [recipe_names(load_config("quickstart"))[0]]
 CLASSES = Labels(("benign", "malignant"), (False, True))
 
 
@@ -91,6 +94,31 @@ def test_the_noise_that_intervals_count_on_is_that_of_the_trust_model(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("trust", ["distributed", "none"])
+def test_the_replay_of_neighbouring_cohorts_finds_the_counts_within_their_sensitivity(
+    tmp_path: Path, trust: Any
+) -> None:
+    """T0 through the real path: an image of a patient taken away, all else as it was."""
+    words = (
+        COUNTED,
+        "data.synthetic.num_patients=24",
+        "data.synthetic.num_clinics=2",
+        "data.synthetic.image_size=32",
+        "data.limits.min_side=16",
+        f"work_dir={tmp_path}",
+    )
+    found = replay(load_config("quickstart", words), trusts=[trust], recipes=RECIPE, drawn=True)
+    assert not [each for each in found if getattr(each, "flagged", False)]
+    counts = [each for each in found if getattr(each, "release", "") == "test_counts"]
+    assert bool(counts) == (trust != "none")
+    for each in counts:
+        assert each.distance <= each.sensitivity == 1
+    # Whoever has one test image moves a cell of each attribute: the bound is met, not only kept.
+    removed = [each.distance for each in counts if each.change == "removed"]
+    assert (max(removed, default=0.0) > 0.4) == (trust != "none")
+
+
+@pytest.mark.slow
 def test_a_whole_run_from_counts_shows_and_keeps_nothing_exact(run_small, cached_place: Path):
     made = run_small(
         cached_place,
@@ -108,7 +136,7 @@ def test_a_whole_run_from_counts_shows_and_keeps_nothing_exact(run_small, cached
     assert not any(words in page for words in EXACT)
     assert "counts of test patients" in page
     assert set(record.guarantee.covered) >= {
-        "the counts of test patients that all figures of this report are computed from"
+        "the counts of test patients that the run's test figures are computed from"
     }
     assert record.guarantee.epsilon <= 50
     assert all(spend.num_events for spend in record.guarantee.clinics.values())
