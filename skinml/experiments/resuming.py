@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from skinml.durable import locked, read_whole, write_whole
-from skinml.errors import DataError, EnvironmentProblem
+from skinml.errors import DataError, EnvironmentProblem, IntegrityError
 from skinml.experiments.workspace import Workspace, run_of
 from skinml.federated.roll_call import Record
 from skinml.federated.settings import MOST_ATTEMPTS
@@ -61,16 +61,35 @@ def turn(draft: Path) -> Iterator[Life]:
 
     Raises:
         EnvironmentProblem: If another process is at it, or the folder cannot be written.
+        IntegrityError: If nobody knows any more which turn it is: attempts could then have the
+            numbers of earlier ones.
     """
     with locked(draft / _LOCK, f"run in {draft.name}", patience_s=0):
         path = draft / _LIVES
         life = Life(1, datetime.now(UTC))
         if path.exists():
-            known = json.loads(read_whole(path, _WHAT))
-            life = Life(int(known["lives"]) + 1, datetime.fromisoformat(known["began"]))
+            life = _next_life(read_whole(path, _WHAT))
+        elif resumable(draft):
+            raise _unknown_turn("a checkpoint without them")
         told = {"lives": life.number, "began": life.began.isoformat()}
         write_whole(path, json.dumps(told).encode(), _WHAT)
         yield life
+
+
+def _next_life(notes: bytes) -> Life:
+    try:
+        known = json.loads(notes)
+        return Life(int(known["lives"]) + 1, datetime.fromisoformat(known["began"]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise _unknown_turn("notes of another form") from error
+
+
+def _unknown_turn(got: str) -> IntegrityError:
+    return IntegrityError(
+        rule="notes that tell how many processes worked on a run",
+        got=got,
+        do="Start the run anew; what its rounds spent stays in the ledgers.",
+    )
 
 
 @dataclass

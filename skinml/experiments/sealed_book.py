@@ -13,6 +13,10 @@ from skinml.stewardship.encryption import seal, unseal
 
 _FILE = "secure-sum.sealed"
 
+PATIENCE_S = 3600.0
+"""Seconds to wait for another process that answers: a whole round is computed under the lock, and
+who is asked the same again meanwhile has to find that round's answer."""
+
 
 @dataclass(frozen=True)
 class SealedBook:
@@ -63,7 +67,7 @@ class SealedBook:
         Raises:
             EnvironmentProblem: If the lock cannot be taken.
         """
-        with locked(self._lock, "answers of a secure sum"):
+        with locked(self._lock, "answers of a secure sum", patience_s=PATIENCE_S):
             yield
 
     def drop(self) -> None:
