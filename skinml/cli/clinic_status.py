@@ -110,8 +110,8 @@ def _taking_part(found: ClinicOverview, now: datetime) -> list[str]:
     if found.last_round is None:
         return [*lines, "nothing waits for an answer"]
     last = found.last_round
-    pace = "" if last.minutes is None else f", {last.minutes:.1f} minutes after the one before"
-    return [*lines, f"round {last.number} of {last.run} {_ago(now - last.at)} ago{pace}"]
+    pace = "" if last.minutes is None else f", {last.minutes:.1f} min a round"
+    return [*lines, f"round {last.number}, {_ago(now - last.at)} ago{pace}; run {last.run}"]
 
 
 def _ago(span: timedelta) -> str:
