@@ -179,10 +179,10 @@ def test_groups_without_noise_are_counted_exactly_and_noise_makes_them_agree():
 
 def test_the_noise_of_joined_tables_is_what_they_say():
     rng = np.random.default_rng(6)
-    drawn = [group_tables(rng.normal(size=LAYOUT.shape), LAYOUT, 1.0) for _ in range(400)]
+    drawn = [group_tables(rng.normal(size=LAYOUT.shape), LAYOUT, 1.0) for _ in range(150)]
     for pick in (lambda d: d[0], lambda d: d[1][0], lambda d: d[1][4]):
         seen = np.std([pick(each).counts for each in drawn])
-        assert seen == pytest.approx(pick(drawn[0]).std, rel=0.03)
+        assert seen == pytest.approx(pick(drawn[0]).std, rel=0.06)
         assert pick(drawn[0]).std < 1.5
 
 
@@ -305,7 +305,7 @@ def require_coverage(found, least):
 
 
 def test_intervals_hold_sampling_and_noise_together():
-    require_coverage(covered("usual", 300, 0.3, 2.0, 60), 0.85)
+    require_coverage(covered("usual", 300, 0.3, 2.0, 40), 0.80)
 
 
 def test_intervals_that_left_out_the_noise_would_be_seen():

@@ -142,6 +142,7 @@ def test_neighbouring_cohorts_differ_by_the_releases_sensitivity_at_most(counted
     assert max(moved) > 0.1 * 2**56 / clinics**2
 
 
+@pytest.mark.slow
 def test_training_and_test_patients_are_charged_apart(counted):
     """The counts cost no more than the run says, for they are about other people."""
     world, release = counted(epsilon=8.0)
