@@ -31,7 +31,7 @@ _SNAPSHOT_S = 2.0
 _TAIL_LINES = 30
 _LONGEST_LINE = 2000
 _LARGEST_LOG = 8 * 2**20
-_PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
+_PR_SET_CHILD_SUBREAPER, _PR_GET_CHILD_SUBREAPER = 36, 37  # linux/prctl.h
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _MADE_WITHIN_S = 0.05  # a process's time of birth, in two readings of it
 
@@ -191,11 +191,10 @@ class Supervision:
             EnvironmentProblem: If the book cannot be written.
         """
         end_leftovers(self.book)
-        _adopt_orphans()
         write_whole(self.book, b"[]\n", "list of processes")
         keeper = threading.Thread(target=self._remember, name="book", daemon=True)
         self._threads.append(keeper)
-        with _hung_up():
+        with _hung_up(), _adopting():
             try:
                 keeper.start()
                 for part in self.parts:
@@ -396,10 +395,19 @@ def end_processes(processes: Sequence[psutil.Process], grace_s: float = _GRACE_S
     psutil.wait_procs(alive, timeout=grace_s)
 
 
-def _adopt_orphans() -> None:
-    """Become the parent of whoever loses its parent below this process (Linux)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+@contextmanager
+def _adopting() -> Iterator[None]:
+    """Be the parent of whoever loses its parent below this process, for the block (Linux)."""
+    if sys.platform != "linux":
+        yield
+        return
+    library, before = ctypes.CDLL(None, use_errno=True), ctypes.c_int(0)
+    library.prctl(_PR_GET_CHILD_SUBREAPER, ctypes.byref(before), 0, 0, 0)
+    library.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    try:
+        yield
+    finally:
+        library.prctl(_PR_SET_CHILD_SUBREAPER, before.value, 0, 0, 0)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import signal
@@ -172,3 +173,15 @@ def test_a_long_log_is_turned_over(tmp_path: Path) -> None:
         log.write(line="x" * 2**20)
     assert (tmp_path / "log.jsonl.1").exists()
     assert (tmp_path / "log.jsonl").stat().st_size < 9 * 2**20
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="orphans are adopted on Linux alone")
+def test_nobodys_orphans_are_adopted_after_the_block(tmp_path: Path) -> None:
+    def adopts() -> int:
+        found = ctypes.c_int(-1)
+        ctypes.CDLL(None).prctl(37, ctypes.byref(found), 0, 0, 0)  # PR_GET_CHILD_SUBREAPER
+        return found.value
+
+    with supervision(tmp_path, part("brief", "sleep 605", tmp_path)).running():
+        assert adopts() == 1
+    assert adopts() == 0
