@@ -153,6 +153,10 @@ def test_everybody_agrees_with_the_exact_figures_within_the_intervals(run_small,
     counted = run_small(cached_place, COUNTED, *words).record.overall
     assert counted.count_std < 2
     assert abs(counted.num_patients - exact.num_patients) < 7 * 2**0.5 * counted.count_std
-    for name in ("auroc", "sensitivity", "specificity"):
+    # So few are malignant that noise may drown what is about them alone, never what is not.
+    figures = ("auroc", "sensitivity", "specificity")
+    told = [name for name in figures if counted.estimates[name].low is not None]
+    assert "specificity" in told
+    for name in told:
         assert counted.estimates[name].low <= exact.estimates[name].high
         assert exact.estimates[name].low <= counted.estimates[name].high
