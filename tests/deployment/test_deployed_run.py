@@ -1,0 +1,174 @@
+"""A run of two real clinics as separate processes, and the coordinator's app killed on the way."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from skinml.data.synthetic.cohort import write_cohort
+from skinml.data.synthetic.settings import SyntheticSettings
+from skinml.deployment.superlink import free_port
+
+CLINICS = ("north", "south")
+SKINML = (sys.executable, "-c", "import sys; from skinml.cli.main import main; sys.exit(main())")
+PATIENCE_S = 240.0
+ROUNDS = 3
+ANSWERS = """
+name: {name}
+purposes: [care, federated_training]
+epsilon: {{per_run: 4, per_year: 6, for_life: 10}}
+least_patients: 10
+unlock: {place}/stick-{name}/key
+anchor: {place}/stick-{name}/anchors
+"""
+
+
+class Machine:
+    """One folder with a federation and its clinics, and the processes that were started there."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+        self.started: list[subprocess.Popen[bytes]] = []
+
+    def say(self, *words: str) -> dict[str, Any]:
+        """Give a command; its object."""
+        done = subprocess.run(
+            [*SKINML, *words, "--json"], cwd=self.place, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        found = json.loads(done.stdout.splitlines()[-1])
+        assert isinstance(found, dict)
+        return found
+
+    def start(self, *words: str) -> None:
+        """Start a command that stays."""
+        with (self.place / f"out-{len(self.started)}.log").open("wb") as out:
+            self.started.append(
+                subprocess.Popen(
+                    [*SKINML, *words],
+                    cwd=self.place,
+                    stdin=subprocess.DEVNULL,
+                    stdout=out,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
+            )
+
+    def standing(self, run: str) -> dict[str, Any]:
+        """How far the run is."""
+        found = self.say("federation", "runs", "--folder", "net")["runs"][run]
+        assert isinstance(found, dict)
+        assert found["stage"] != "failed", found
+        return found
+
+
+def wait_for(condition: Callable[[], object]) -> None:
+    until = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.5)
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Iterator[Machine]:
+    here = Machine(tmp_path)
+    yield here
+    for process in here.started:
+        process.send_signal(signal.SIGTERM)
+    left = {child.pid for each in here.started for child in _family(each.pid)}
+    for process in here.started:
+        process.wait(timeout=60)
+    for pid in left:  # of a command that did not end what it had started
+        if psutil.pid_exists(pid):
+            os.kill(pid, signal.SIGKILL)
+
+
+def _family(pid: int) -> list[psutil.Process]:
+    try:
+        return psutil.Process(pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+
+
+def make(here: Machine) -> None:
+    """The federation and its clinics, each with patients of its own."""
+    address = f"127.0.0.1:{free_port()}"
+    here.say("federation", "init", "net", "--name", "skin-network", "--address", address)
+    for number, name in enumerate(CLINICS):
+        drawn = SyntheticSettings(num_patients=60, num_clinics=1, image_size=64)
+        write_cohort(here.place / f"images-{name}", drawn, seed=number)
+        (here.place / f"stick-{name}").mkdir()
+        text = ANSWERS.format(name=name, place=here.place)
+        (here.place / f"answers-{name}.yaml").write_text(text)
+        here.say("clinic", "init", "--folder", name, "--answers", f"answers-{name}.yaml")
+        policy = here.place / f"policy-{name}.yaml"
+        shown = subprocess.run(
+            [*SKINML, "clinic", "policy", "show", "--yaml", "--folder", name],
+            cwd=here.place,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        assert "coordinators: [simulation]" in shown
+        shown = shown.replace("coordinators: [simulation]", "coordinators: [skin-network]")
+        policy.write_text(shown.replace("least_clinics: 3", "least_clinics: 2"))
+        here.say("clinic", "policy", "change", policy.name, "--folder", name, "--yes")
+        words = ("--folder", "net", "--purpose", "federated_training", "--out", f"{name}.json")
+        here.say("federation", "enrol", name, *words)
+
+
+def test_a_run_of_two_clinics_outlives_the_coordinators_app(machine: Machine) -> None:
+    make(machine)
+    machine.start("federation", "serve", "--folder", "net")
+    wait_for(lambda: machine.say("federation", "status", "--folder", "net")["answers"])
+    for name in CLINICS:
+        joining = ("--invitation", f"{name}.json", "--folder", name, "--data", f"images-{name}")
+        machine.say("clinic", "join", *joining)
+        machine.start("clinic", "serve", "--folder", name)
+    settings = (
+        "privacy.trust=local",
+        f"training.head.rounds={ROUNDS}",
+        "data.groups=[skin_tone]",
+        "tracking.enabled=false",
+    )
+    run = machine.say("federation", "submit", "quickstart", *settings, "--folder", "net")["run"]
+    wait_for(lambda: set(machine.standing(run)["clinics"].values()) == {"pending"})
+    for name in CLINICS:
+        machine.say("clinic", "approve", run, "--yes", "--folder", name)
+    wait_for(lambda: machine.standing(run)["round"] >= 1)
+    apps = [
+        each for each in _family(machine.started[0].pid) if "serverapp" in " ".join(_words(each))
+    ]
+    assert apps
+    for each in apps:
+        each.kill()
+    machine.say("federation", "resume", run, "--folder", "net")
+    wait_for(lambda: machine.standing(run)["stage"] == "finished")
+    folder = machine.place / "net/runs" / run
+    result = json.loads((folder / "result.json").read_text())
+    assert (result["complete"], result["resumes"]) == (True, 1)
+    assert result["evaluation"]["source"] == "dp_counts"
+    assert result["privacy"]["simulated"] is False
+    assert (folder / "report.html").is_file()
+    for name in CLINICS:
+        ledger = machine.place / name / "ledger.jsonl"
+        planned = 2 + ROUNDS + 2  # statistics, gradients, the two of the evaluation
+        assert planned <= ledger.read_bytes().count(b"\n") <= planned + 2
+        assert not list((machine.place / name).rglob("samples-*"))
+
+
+def _words(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
