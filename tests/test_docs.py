@@ -41,11 +41,17 @@ PAGES = (
     "docs/clinic.md",
     "docs/secure-aggregation.md",
     "docs/strategies.md",
+    "docs/deployment.md",
     "docs/design.md",
     "CONTRIBUTING.md",
 )
 SCRIPTS = ("scripts/", ".ci/")
-GROUPS = {"data": (), "privacy": (), "clinic": ("policy", "consent", "log", "keys")}
+GROUPS = {
+    "data": (),
+    "privacy": (),
+    "clinic": ("policy", "consent", "log", "keys"),
+    "federation": (),
+}
 BLOCK = re.compile(r"^```(bash|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 ENVIRONMENT = Path(sys.prefix)
 

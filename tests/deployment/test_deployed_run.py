@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +41,11 @@ class Machine:
     def __init__(self, place: Path) -> None:
         self.place = place
         self.started: list[subprocess.Popen[bytes]] = []
+        self.said: set[str] = set()
 
     def say(self, *words: str) -> dict[str, Any]:
         """Give a command; its object."""
+        self.said.add(_command(words))
         done = subprocess.run(
             [*SKINML, *words, "--json"], cwd=self.place, capture_output=True, text=True, check=False
         )
@@ -52,6 +56,7 @@ class Machine:
 
     def start(self, *words: str) -> None:
         """Start a command that stays."""
+        self.said.add(_command(words))
         with (self.place / f"out-{len(self.started)}.log").open("wb") as out:
             self.started.append(
                 subprocess.Popen(
@@ -70,6 +75,13 @@ class Machine:
         assert isinstance(found, dict)
         assert found["stage"] != "failed", found
         return found
+
+
+def _command(words: Sequence[str]) -> str:
+    """Its groups and its name, such as "clinic policy show"."""
+    return " ".join(
+        itertools.takewhile(str.isalpha, words[:3] if words[1] == "policy" else words[:2])
+    )
 
 
 def wait_for(condition: Callable[[], object]) -> None:
@@ -112,6 +124,7 @@ def make(here: Machine) -> None:
         (here.place / f"answers-{name}.yaml").write_text(text)
         here.say("clinic", "init", "--folder", name, "--answers", f"answers-{name}.yaml")
         policy = here.place / f"policy-{name}.yaml"
+        here.said.add("clinic policy show")
         shown = subprocess.run(
             [*SKINML, "clinic", "policy", "show", "--yaml", "--folder", name],
             cwd=here.place,
@@ -154,6 +167,11 @@ def test_a_run_of_two_clinics_outlives_the_coordinators_app(machine: Machine) ->
         each.kill()
     machine.say("federation", "resume", run, "--folder", "net")
     wait_for(lambda: machine.standing(run)["stage"] == "finished")
+    page = (Path(__file__).parents[2] / "docs/deployment.md").read_text()
+    blocks = re.findall(r"^```console\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    lines = [line.split()[1:] for block in blocks for line in block.splitlines()]
+    assert len(lines) > 10
+    assert {_command(line) for line in lines} <= machine.said
     folder = machine.place / "net/runs" / run
     result = json.loads((folder / "result.json").read_text())
     assert (result["complete"], result["resumes"]) == (True, 1)
