@@ -316,7 +316,8 @@ class PlannedSum:
         name: The release's name in the ledgers, such as "gradient".
         first_round: The first of the consecutive rounds that make it.
         last_round: The last of them.
-        sensitivity: By how much one patient moves it at most (L2 norm), in the sum's own units.
+        sensitivity: By how much one patient moves it at most (L2 norm), in the sum's own units;
+            None where nothing bounds that, and nothing is promised.
         std: Standard deviation of the noise in each number of it, in the same units; 0 where
             nothing is promised.
         local_steps: Steps of training inside each clinic that it is made from. Sensitivity and
@@ -327,7 +328,7 @@ class PlannedSum:
     name: str
     first_round: int
     last_round: int
-    sensitivity: float
+    sensitivity: float | None
     std: float
     local_steps: int = 0
 

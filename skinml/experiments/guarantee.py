@@ -219,8 +219,8 @@ def _planned_sum(round_: Round, release: Release) -> PlannedSum:
         name=release.name,
         first_round=round_.number,
         last_round=round_.number,
-        sensitivity=release.sensitivity,
-        std=release.sensitivity * release.noise_multiplier,
+        sensitivity=release.sensitivity if isfinite(release.sensitivity) else None,
+        std=release.noise_std,
         local_steps=release.steps if round_.kind == LOCAL_STEPS else 0,
     )
 

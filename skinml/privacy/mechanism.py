@@ -32,7 +32,7 @@ class Mechanism:
         Returns:
             Standard deviation in the units of the sum.
         """
-        return self.share * release.sensitivity * release.noise_multiplier
+        return self.share * release.noise_std
 
     def privatize(self, release: Release, exact: FloatArray) -> FloatArray:
         """Add this party's noise to a sum of clipped contributions.

@@ -40,9 +40,11 @@ class Release:
 
     Attributes:
         name: What it is, such as "gradient"; the key of the array in the message.
-        purpose: "training", "label counts", "validation", "evaluation" or "admissions".
+        purpose: "training", "label counts", "losses", "validation", "evaluation" or
+            "admissions".
         split: Which split of patients it reads, or `records.EVERY_SPLIT`.
-        sensitivity: Greatest L2 change by one patient, after clipping.
+        sensitivity: Greatest L2 change by one patient, after clipping; infinite where there is no
+            bound, and so no noise.
         noise_multiplier: Noise standard deviation over sensitivity; 0 where nothing is promised.
         shape: Shape of the array that leaves.
         sampling_prob: Chance of each patient to be in the secret Poisson sample; 1 takes all.
@@ -61,6 +63,11 @@ class Release:
     steps: int = 1
     grid: float = 0.0
     noise_parts: int = 1
+
+    @property
+    def noise_std(self) -> float:
+        """Standard deviation of the noise that is promised, in the units of the sum."""
+        return self.noise_multiplier and self.sensitivity * self.noise_multiplier
 
     @property
     def event(self) -> Event:

@@ -130,7 +130,7 @@ def release_lines(
             sampling_prob=one.sampling_prob,
             noise_multiplier=one.noise_multiplier,
             share=_share(one, times),
-            noise_in_sum=factor * one.noise_multiplier * one.sensitivity,
+            noise_in_sum=factor * one.noise_std,
         )
         for one, count in times.items()
     )

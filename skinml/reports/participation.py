@@ -160,7 +160,7 @@ def sums_table(record: RunRecord, derived: Derived) -> Table:
             _SUMS.get(each.plan.name, each.plan.name.replace("_", " ").capitalize()),
             (
                 Cell(_rounds(each.plan.first_round, each.plan.last_round)),
-                Cell(f"{each.plan.sensitivity:.4g}", _unit(each.plan.name, each.plan.sensitivity)),
+                _moved_by(each.plan.name, each.plan.sensitivity),
                 _std(each, record.guarantee.private),
             ),
             "noise of each step at one clinic" if each.plan.local_steps else "",
@@ -174,6 +174,12 @@ def sums_table(record: RunRecord, derived: Derived) -> Table:
         "Noise that was in it (standard deviation)",
     )
     return Table(SUMS, columns, rows)
+
+
+def _moved_by(name: str, sensitivity: float | None) -> Cell:
+    if sensitivity is None:
+        return Cell("no bound")
+    return Cell(f"{sensitivity:.4g}", _unit(name, sensitivity))
 
 
 def _unit(name: str, value: float = 0.0) -> str:

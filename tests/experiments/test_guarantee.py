@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from math import inf
 from pathlib import Path
 
 import pytest
+from pydantic import TypeAdapter
 from scipy.stats import norm
 
 from skinml.clinic.folder import open_folder
@@ -21,6 +24,7 @@ from skinml.experiments.run import Finished
 from skinml.privacy.events import DiscreteGaussianEvent, GaussianEvent
 from skinml.privacy.ledger import Binding, Entry
 from skinml.privacy.plan import Release
+from skinml.records import PlannedSum
 from skinml.training.learner import Round
 from skinml.training.network import LOCAL_STEPS
 
@@ -79,6 +83,14 @@ def test_every_sum_of_a_plan_is_told_once_with_its_own_noise() -> None:
 def test_noise_inside_of_local_steps_is_told_as_such() -> None:
     (told,) = planned_sums([Round(1, LOCAL_STEPS, (release("weights", 2.0, steps=4),))])
     assert (told.std, told.local_steps) == (1.0, 4)
+
+
+def test_what_nothing_bounds_is_told_without_a_bound_and_survives_the_record() -> None:
+    unbounded = replace(release("gradient", 0.0), sensitivity=inf)
+    (told,) = planned_sums([Round(1, "gradient", (unbounded,))])
+    assert (told.sensitivity, told.std) == (None, 0.0)
+    kind = TypeAdapter(PlannedSum)
+    assert kind.validate_json(kind.dump_json(told)) == told
 
 
 @pytest.mark.parametrize("event", [ON_A_GRID, GaussianEvent(5.0)])
