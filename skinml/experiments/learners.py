@@ -12,7 +12,7 @@ from skinml.data.settings import DataSettings
 from skinml.errors import ConfigError
 from skinml.federated.clinic import SCORE_BINS
 from skinml.federated.settings import StrategySettings
-from skinml.federated.strategy_rules import require_enough_clinics
+from skinml.federated.strategy_rules import LOSS_DRIVEN, require_enough_clinics
 from skinml.models.bundle import Bundle, BundleSpec, score
 from skinml.models.networks import build_network
 from skinml.privacy.mechanism import Mechanism
@@ -24,6 +24,7 @@ from skinml.seeding import Seeds
 from skinml.training.evaluate import evaluate
 from skinml.training.head import HeadLearner
 from skinml.training.learner import Learner
+from skinml.training.loss_weights import loss_weighted_head, loss_weighted_network
 from skinml.training.network import NetworkLearner
 from skinml.training.recipes import RECIPES
 from skinml.training.server_optimisers import ServerOptimiser
@@ -58,9 +59,12 @@ def build_learner(
     optimiser = server_optimiser(strategy)
     if config.model.kind == "linear_head":
         head, public = config.training.head, public_knowledge(config, classes, num_features)
-        return HeadLearner(
+        recipe = HeadLearner(
             head, config.privacy, classes, num_features, num_clinics, public, optimiser
         )
+        if _by_loss(config):
+            return loss_weighted_head(recipe, head, config.privacy, classes, strategy.q)
+        return recipe
     name = config.model.network
     if name is None:
         raise ConfigError(
@@ -73,7 +77,16 @@ def build_learner(
         return build_network(name, len(classes.names), Seeds(config.seed).stream("weights"))
 
     pull = strategy.proximal_mu if strategy.name == "fedprox" else 0.0
-    return NetworkLearner(config.training.network, config.privacy, build, optimiser, pull)
+    network = config.training.network
+    steps = NetworkLearner(network, config.privacy, build, optimiser, pull)
+    if _by_loss(config):
+        return loss_weighted_network(steps, network, config.privacy, build, strategy.q)
+    return steps
+
+
+def _by_loss(config: RunConfig) -> bool:
+    """Whether clinics are weighed; an audit asks for the recipe under other trust, without."""
+    return config.federation.strategy.name == LOSS_DRIVEN and not config.privacy.private
 
 
 def server_optimiser(strategy: StrategySettings) -> ServerOptimiser | None:

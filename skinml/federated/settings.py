@@ -24,7 +24,14 @@ class StrategySettings(BaseModel):
         "fedavg",
         description="fedavg: the plain sum; fedadam, fedyogi: an adaptive step on it; fedprox: "
         "local steps that are drawn back to where they began; trimmed_mean, median, krum: robust "
-        "against clinics that send something else than their sums.",
+        "against clinics that send something else than their sums; qfedavg: clinics with a high "
+        "loss count more, only where nothing is promised.",
+    )
+    q: float = Field(
+        0.1,
+        ge=0,
+        le=20,
+        description="Power of a clinic's loss that it is weighed by; 0 is fedavg (qfedavg).",
     )
     server_learning_rate: float = Field(
         0.1, gt=0, description="Step of the coordinator (fedadam, fedyogi)."

@@ -1,7 +1,8 @@
 """Which strategy fits which trust model; known from the config alone, without Flower.
 
 A robust rule looks at single clinics. So it needs a coordinator that sees them: under secure sums
-there is none, and under central trust the rule itself must have a bounded sensitivity.
+there is none, and under central trust the rule itself must have a bounded sensitivity. A strategy
+that losses drive has none under any trust model, and so is for runs that promise nothing.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from skinml.errors import ConfigError
 from skinml.federated.settings import FederationSettings, StrategySettings
 
 ADAPTIVE = ("fedadam", "fedyogi")
+LOSS_DRIVEN = "qfedavg"
 ROBUST = ("trimmed_mean", "median", "krum")
 _UNDER_SUMS = ("fedavg", *ADAPTIVE)
 _AMONG = f"federation.strategy.name among {', '.join(_UNDER_SUMS)}"
@@ -39,7 +41,7 @@ def require_allowed(
     name = federation.strategy.name
     head = kind == "linear_head"
     problem = (
-        _unbuilt(name)
+        _against_losses(name, trust)
         or _against_mode(name, federation.mode)
         or _against_trust(name, trust, head=head)
         or _against_model(name, recipe, steps_per_round, head=head)
@@ -84,13 +86,13 @@ def require_enough_clinics(strategy: StrategySettings, num_clinics: int) -> None
         )
 
 
-def _unbuilt(name: str) -> tuple[str, str] | None:
-    if name != "qfedavg":
+def _against_losses(name: str, trust: str) -> tuple[str, str] | None:
+    if name != LOSS_DRIVEN or trust == "none":
         return None
-    rule = "a strategy that is not driven by the clinics' losses"
+    rule = f"a strategy that is not driven by the clinics' losses under privacy.trust={trust}"
     do = (
-        "Choose another strategy: q-FedAvg weighs each clinic by its loss, which is a figure of "
-        "its patients, and no release of the plan carries and pays for it."
+        "Choose another strategy, or privacy.trust=none: q-FedAvg multiplies all that a clinic "
+        "sends by a power of its loss, a figure of its patients that nothing clips and pays for."
     )
     return rule, do
 
@@ -131,7 +133,7 @@ def _against_trust(name: str, trust: str, *, head: bool) -> tuple[str, str] | No
 def _against_model(
     name: str, recipe: str, steps_per_round: int, *, head: bool
 ) -> tuple[str, str] | None:
-    if name in ADAPTIVE and head and recipe == "prototypes":
+    if name in (*ADAPTIVE, LOSS_DRIVEN) and head and recipe == "prototypes":
         do = "Choose another privacy.recipe: prototypes are made in one round, without a step."
         return f"a recipe with gradients where federation.strategy.name={name}", do
     if name == "fedprox" and (head or steps_per_round == 1):

@@ -218,7 +218,7 @@ class HeadLearner:
         if self._optimiser is not None:
             return optimised(self._optimiser, state, {"weight": -step})
         velocity = (self._settings.momentum * state["velocity"] + step).astype(np.float32)
-        weight = state["weight"] - self._learning_rate(patients) * velocity
+        weight = state["weight"] - self.learning_rate(patients) * velocity
         return {"weight": weight.astype(np.float32), "velocity": velocity}
 
     def _after_statistics(
@@ -275,7 +275,15 @@ class HeadLearner:
             factors = (1 + _FLOOR) / (spread + _FLOOR)
         return np.concatenate([public.shaped(step[:-1], factors), step[-1:]])
 
-    def _learning_rate(self, patients: float) -> float:
+    def learning_rate(self, patients: float) -> float:
+        """Choose the step along a mean gradient whose patients were clipped to norm 1.
+
+        Args:
+            patients: Training patients of all clinics, as they were released.
+
+        Returns:
+            The step of each round.
+        """
         settings = self._settings
         step = settings.learning_rate
         if step is None:

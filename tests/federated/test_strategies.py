@@ -19,6 +19,7 @@ from skinml.federated.local_grid import LocalGrid
 from skinml.federated.settings import FederationSettings, StrategySettings
 from skinml.federated.strategies import ROBUST, add_up, combiner, require_short
 from skinml.federated.strategy_rules import require_allowed, require_enough_clinics
+from skinml.privacy.events import UnprotectedEvent
 from skinml.privacy.mechanism import Mechanism
 from skinml.privacy.noise import fixed_noise
 from skinml.privacy.plan import Release
@@ -27,10 +28,11 @@ from skinml.records import Labels, Samples
 from skinml.training.fit import fit
 from skinml.training.head import HeadLearner
 from skinml.training.learner import Round
+from skinml.training.loss_weights import loss_weighted_head
 from skinml.training.server_optimisers import ServerOptimiser
 from skinml.training.settings import HeadSettings
 
-ALL = ("fedavg", "fedadam", "fedyogi", "fedprox", "trimmed_mean", "median", "krum")
+ALL = ("fedavg", "fedadam", "fedyogi", "fedprox", "qfedavg", "trimmed_mean", "median", "krum")
 SUMS = {"fedavg", "fedadam", "fedyogi"}
 SILENT = Mechanism(0.0)
 CLASSES = Labels(("benign", "malignant"), (False, True))
@@ -66,9 +68,9 @@ def allowed(name, trust, *, mode="simulation", kind="linear_head", recipe="centr
     [
         ("distributed", "linear_head", SUMS),
         ("distributed", "network", SUMS),
-        ("none", "linear_head", SUMS | set(ROBUST)),
+        ("none", "linear_head", SUMS | set(ROBUST) | {"qfedavg"}),
         ("local", "linear_head", SUMS | set(ROBUST)),
-        ("none", "network", SUMS | set(ROBUST) | {"fedprox"}),
+        ("none", "network", SUMS | set(ROBUST) | {"fedprox", "qfedavg"}),
         ("local", "network", SUMS | set(ROBUST) | {"fedprox"}),
         ("central", "linear_head", SUMS | {"trimmed_mean", "median"}),
         ("central", "network", SUMS),
@@ -90,7 +92,11 @@ def test_each_trust_allows_what_it_can_hold(trust, kind, expected):
         ("fedadam", {"trust": "none", "recipe": "prototypes"}, "one round"),
         ("fedprox", {"trust": "local"}, "one step"),
         ("fedprox", {"trust": "local", "kind": "network", "steps": 1}, "one step"),
-        ("qfedavg", {"trust": "none"}, "weighs each clinic by its loss"),
+        ("qfedavg", {"trust": "local"}, "a power of its loss"),
+        ("qfedavg", {"trust": "central"}, "a power of its loss"),
+        ("qfedavg", {"trust": "distributed", "kind": "network"}, "a power of its loss"),
+        ("qfedavg", {"trust": "none", "recipe": "prototypes"}, "one round"),
+        ("qfedavg", {"trust": "none", "mode": "centralised"}, "no second to compare with"),
     ],
 )
 def test_a_refusal_says_why(name, changes, words):
@@ -390,6 +396,37 @@ def test_secure_sums_carry_adaptive_steps_and_no_moments(make, name):
     assert set(fitted.arrays) == {"centre", "weight", "offset"}
     assert all(len(each.took_part) == 3 for each in world.record.participation)
     assert 0 < np.abs(fitted.arrays["weight"]).max() <= 4 * 0.1 * 10  # rounds, step, 1/sqrt(1-b2)
+
+
+def test_a_whole_run_weighed_by_losses_has_its_weights_in_each_ledger(make):
+    """Through the messages' schema, which knows the plan's releases alone."""
+    world = make("none")
+    settings = HeadSettings(rounds=4, learning_rate=1.0)
+    plain = HeadLearner(settings, world.privacy, CLASSES, num_features=5, num_clinics=3)
+    recipe = loss_weighted_head(plain, settings, world.privacy, CLASSES, 2.0)
+    world.learner = recipe
+    for clinic in world.setups:
+        world.change(clinic, learner=recipe)
+    fitted, _ = world.run()
+    assert np.abs(fitted.arrays["weight"]).max() > 0.01
+    for name in ("north", "south", "studied"):
+        told = [entry for entry in world.ledger(name) if entry.name == "loss_weights"]
+        assert [entry.binding.round for entry in told] == [2, 3, 4, 5]
+        assert {entry.event for entry in told} == {UnprotectedEvent(1)}
+
+
+def test_the_configs_power_reaches_the_recipe_where_nothing_is_promised():
+    chosen = ["federation.strategy.name=qfedavg", "federation.strategy.q=3"]
+    config = load_config("quickstart", ["privacy.trust=none", *chosen])
+    recipe = build_learner(config, CLASSES, 4, num_clinics=3)
+    assert [each.name for each in recipe.rounds[1].releases] == ["gradient", "loss_weights"]
+    items = Samples(np.eye(4, dtype=np.float32), np.array([0, 1, 0, 1]), np.array(list("abcd")))
+    query = recipe.query(recipe.rounds[1], recipe.start())
+    stream = np.random.default_rng(0)
+    sums = recipe.contributor(items).contribute(recipe.rounds[1], query, SILENT, stream)
+    patients, powers, _ = sums["loss_weights"].tolist()  # of a head of zeros the loss is log 2
+    assert patients == 4
+    assert powers == pytest.approx(4 * np.log(2) ** 3)
 
 
 def test_the_configs_pull_reaches_the_clinics_steps():
