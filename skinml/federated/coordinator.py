@@ -210,13 +210,14 @@ def _send(
     poll_s: float = _POLL_S,
 ) -> Iterator[tuple[int, Reply | str]]:
     """Send a message to each node; hand out its reply, or in words why there is none."""
-    died = False
+    left = dict.fromkeys(contents, "no answer before the deadline")
     for node, message in replies_of(grid, contents, kind, deadline_s, stop, poll_s=poll_s):
-        if died:
-            return  # a dead worker goes back into Flower's pool and takes healthy clinics with it
-        reply = "no answer before the deadline" if message is None else _read(message)
-        died = reply == DIED
+        reply = left.pop(node) if message is None else _read(message)
+        left.pop(node, None)
         yield node, reply
+        if reply == DIED:
+            break  # a dead worker goes back into Flower's pool and takes healthy clinics with it
+    yield from left.items()
 
 
 def replies_of(

@@ -146,8 +146,9 @@ class RollCall:
         """
         silent = dict.fromkeys(requests, _SILENT)
         for _ in range(self.terms.resends + 1):
-            asked = {name: requests[name] for name, why in silent.items() if why != DIED}
-            if not asked:
+            asked = {name: requests[name] for name in silent}
+            # Where a process died in a simulation, to ask again is to wait for nothing.
+            if not asked or DIED in silent.values():
                 break
             answered = ask(asked)
             for clinic, reply in answered.items() if isinstance(answered, Mapping) else answered:

@@ -11,6 +11,7 @@ import pytest
 from skinml.errors import BudgetExceededError, IncompleteRunError, IntegrityError
 from skinml.federated.clinic import Clinic
 from skinml.federated.coordinator import exchanger, grid_asker
+from skinml.federated.roll_call import DIED
 from skinml.privacy.ledger import Ceilings
 from skinml.records import last_attempts
 from skinml.training.fit import fit
@@ -142,3 +143,16 @@ def test_the_record_tells_how_much_noise_was_in_each_sum(make, trust, dropouts, 
     assert [each.noise for each in world.record.participation] == pytest.approx(
         [ratio] * (ROUNDS + 1)
     )
+
+
+def test_where_a_process_died_nobody_is_asked_again(make):
+    """In a simulation the next answers would come from the same dead worker, or never."""
+    world, asked = make("local"), []
+
+    def ask(requests):
+        asked.append(sorted(requests))
+        return {"north": DIED, "south": "no answer", "studied": "no answer"}
+
+    with pytest.raises(IncompleteRunError, match="north, south, studied"):
+        trained(world, ask, resends=3)
+    assert asked == [list(NAMES)]
