@@ -26,6 +26,7 @@ from skinml.federated.clinic import ClinicSetup
 from skinml.privacy.audit.findings import NotAudited, ReplayFinding
 from skinml.privacy.ledger import Ledger
 from skinml.privacy.mechanism import Mechanism
+from skinml.privacy.quantise import GRID
 from skinml.records import SPLITS, Arrays, Samples
 from skinml.training.learner import Contributor, Learner, Round
 from skinml.training.recipes import RECIPES
@@ -271,7 +272,12 @@ def _whole_bound_for_each_class(setup: ClinicSetup, samples: Samples) -> Contrib
 def _divisor_from_the_data(setup: ClinicSetup, samples: Samples) -> Contributor:
     scale = 10 / max(len(set(samples.patients.tolist())), 1)
     inner = setup.learner.contributor(samples)
-    return Changed(inner, lambda sums: {name: scale * each for name, each in sums.items()})
+    return Changed(inner, lambda sums: {name: _on_grid(scale * s) for name, s in sums.items()})
+
+
+def _on_grid(sums: np.ndarray) -> np.ndarray:
+    """As a clinic looks at what it sends: digits of no grid would not leave it."""
+    return np.rint(sums / GRID) * GRID
 
 
 def _batch_counted_twice(setup: ClinicSetup, samples: Samples) -> Contributor:
@@ -308,7 +314,7 @@ class WeightedMean:
             for name, own in one.contribute(round_, query, mechanism, sampling).items():
                 scaled = own * weight * len(self._alone) / sum(self._weights)
                 norm = np.linalg.norm(scaled)
-                total[name] += scaled * min(1.0, self._bound / norm) if norm else scaled
+                total[name] += _on_grid(scaled * min(1.0, self._bound / norm) if norm else scaled)
         return total
 
 

@@ -190,9 +190,10 @@ _CALLERS = {
         "experiments/audit_sides.py",  # after the run's own gates
         "experiments/cohorts.py",
         "experiments/evaluate.py",
+        "experiments/site_count.py",  # behind the clinic's own door, and counts alone
     },
     "Cohort": {"data/cohort.py"},
-    "read_manifest": {"clinic/check.py", "experiments/cohorts.py"},
+    "read_manifest": {"clinic/check.py", "experiments/cohorts.py", "experiments/site_count.py"},
     "open_manifest": {
         "experiments/audit_sides.py",
         "experiments/cohorts.py",
