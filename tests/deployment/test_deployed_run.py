@@ -28,7 +28,7 @@ ROUNDS = 3
 ANSWERS = """
 name: {name}
 purposes: [care, federated_training]
-epsilon: {{per_run: 4, per_year: 6, for_life: 10}}
+epsilon: {{per_run: 8, per_year: 8, for_life: 10}}
 least_patients: 10
 unlock: {place}/stick-{name}/key
 anchor: {place}/stick-{name}/anchors
