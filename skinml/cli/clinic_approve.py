@@ -195,7 +195,7 @@ def _asked(card: Card) -> bool | None:
         print("Nothing was answered: give --yes or --no.", file=sys.stderr, flush=True)
         return None
     said = typer.prompt("May it run here? yes, no or later", default="later", err=True)
-    return {"yes": True, "no": False}.get(str(said).strip().lower())
+    return {"yes": True, "y": True, "no": False, "n": False}.get(str(said).strip().lower())
 
 
 def _said(state: str) -> str:
@@ -218,7 +218,7 @@ def _list(opened: ClinicFolder, *, as_json: bool) -> None:
         return
     table = Table(box=None, pad_edge=False)
     for heading in ("run", "who asks", "what for", "until", ""):
-        table.add_column(heading, overflow="fold")
+        table.add_column(heading, overflow="fold", no_wrap=heading == "run")
     for each in found:
         asked = each.proposal
         words = (asked.run, asked.coordinator, asked.purpose.replace("_", " "))

@@ -69,9 +69,16 @@ def resume(
     from skinml.deployment.flower_runs import start_run
     from skinml.deployment.submission import find_submitted
     from skinml.deployment.superlink import control
+    from skinml.errors import ConfigError
+    from skinml.experiments.resuming import in_work
 
     opened = open_federation(folder)
-    find_submitted(opened, run)
+    if in_work(find_submitted(opened, run)):
+        raise ConfigError(
+            rule="a run that was broken off",
+            got=f"run={run}, which is going on or waits for clinics",
+            do="See how far it is: skinml federation runs",
+        )
     with control(opened) as client:
         flower = start_run(client, run)
     if as_json:

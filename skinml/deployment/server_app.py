@@ -106,7 +106,8 @@ def conduct(folder: FederationFolder, run: str, grid: Grid) -> None:
             last = num_rounds(outcome.learner)
             write_standing(draft, Standing("finished", clinics, last, last))
         except SkinmlError as error:
-            write_standing(draft, Standing("failed", standing.clinics, problem=str(error)))
+            words = "; ".join([str(error), *error.details])
+            write_standing(draft, Standing("failed", standing.clinics, problem=words))
             tracker.fail(type(error).__name__)
             raise
     _finish(run, places, grid)
@@ -182,7 +183,7 @@ def _prepare(
         raise IncompleteRunError(
             rule="every clinic that approved the run to make its data ready",
             got=f"not so at {', '.join(sorted(wrong))}",
-            do="Mend it there, then: skinml federation resume RUN",
+            do=f"Mend it there, then: skinml federation resume {terms.run}",
             details=[f"{name}: {why}" for name, why in sorted(wrong.items())],
         )
 

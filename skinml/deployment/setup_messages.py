@@ -10,6 +10,7 @@ Terms carry no config: a clinic runs the one that it approved.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable
 from dataclasses import asdict, replace
 
@@ -22,6 +23,7 @@ from skinml.records import Labels
 
 STATES = frozenset({"pending", "approved", "refused", "ready", "gone"})
 _LONGEST = 1 << 20
+_log = logging.getLogger("skinml.runner")
 _KEYS = {"clinic", "state"}
 
 
@@ -124,6 +126,7 @@ def answer_setup(message: Message, clinic: str, answer: Callable[[bytes], str]) 
     try:
         state = answer(unpack_content(message.content))
     except SkinmlError as error:
+        _log.warning("%s ended with: %s", message.metadata.message_type, error)  # stays here
         problem = problem_of(error)
     records = RecordDict({"standing": ConfigRecord({"clinic": clinic, "state": state})})
     records["problem"] = ConfigRecord(dict(problem))

@@ -142,6 +142,22 @@ class Checkpoints:
             self.keep(self._latest)
 
 
+def in_work(draft: Path) -> bool:
+    """Tell whether a process is at a run at this moment.
+
+    Args:
+        draft: The run's draft folder.
+
+    Returns:
+        Whether somebody's turn has not ended.
+    """
+    try:
+        with locked(draft / _LOCK, f"run in {draft.name}", patience_s=0):
+            return False
+    except EnvironmentProblem:
+        return True
+
+
 def resumable(draft: Path) -> bool:
     """Tell whether a draft folder holds a run that can go on.
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from skinml.clinic.folder import ClinicFolder
 from skinml.clinic.gate import log_end, log_start
 from skinml.config import RunConfig, parse_config
+from skinml.data.settings import PartitionSettings
 from skinml.durable import read_whole, write_whole
 from skinml.errors import IntegrityError
 from skinml.experiments.admissions import store_standings
@@ -139,7 +140,13 @@ def close_site(folder: ClinicFolder, run: str, outcome: str) -> None:
 def _own_config(terms: Terms, data: Path, manifest: str, taxonomy: Path | None) -> RunConfig:
     """Put the clinic's own files in the place of the coordinator's."""
     config = parse_config(json.loads(terms.config))
-    own = {"source": "manifest", "root": data, "manifest": manifest, "consents": None}
+    own = {
+        "source": "manifest",
+        "root": data,
+        "manifest": manifest,
+        "consents": None,
+        "partition": PartitionSettings(by="pooled"),  # all rows are its own, whatever they name
+    }
     if taxonomy is not None:
         own["taxonomy"] = taxonomy
     return config.model_copy(update={"data": config.data.model_copy(update=own)})

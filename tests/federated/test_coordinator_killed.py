@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from skinml.errors import DataError, EnvironmentProblem
-from skinml.experiments.resuming import Checkpoints, find_interrupted, turn
+from skinml.experiments.resuming import Checkpoints, find_interrupted, in_work, turn
 from skinml.experiments.workspace import Workspace
 from skinml.federated.coordinator import exchanger, grid_asker
 from skinml.models.linear_head import LinearHead
@@ -165,3 +165,6 @@ def test_two_processes_do_not_take_their_turn_at_one_time(draft):
 
     with turn(draft), pytest.raises(EnvironmentProblem), turn(draft):
         pass
+    assert not in_work(draft)
+    with turn(draft):
+        assert in_work(draft)
