@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import io
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -24,9 +23,17 @@ from skinml.experiments.cohorts import Gathered, image_positions
 from skinml.experiments.progress import Progress
 from skinml.models.backbones import Backbone, load_backbone
 from skinml.models.linear_head import item_features
-from skinml.records import SPLITS, Arrays, BoolArray, Labels, Predictions, Samples
+from skinml.records import (
+    SPLITS,
+    Arrays,
+    BoolArray,
+    Labels,
+    Predictions,
+    Samples,
+)
 from skinml.stewardship.admissibility import row_reasons
 from skinml.stewardship.encryption import seal, unseal
+from skinml.training.array_bytes import read_arrays, write_arrays
 from skinml.training.features import (
     extract_features,
     features_version,
@@ -355,10 +362,7 @@ def keep_personal_head(
         EnvironmentProblem: If the folder cannot be written.
         IntegrityError: If the vault was changed.
     """
-    content = io.BytesIO()
-    np.savez(content, **head)  # type: ignore[arg-type]  # names as keywords
-    context = f"personal head {run}".encode()
-    sealed = seal(folder.key, content.getvalue(), context=context)
+    sealed = seal(folder.key, write_arrays(head), context=f"personal head {run}".encode())
     write_whole(folder.run(run) / "personal-head.sealed", sealed, "personal head")
     keep_predictions(folder, run, PERSONAL_TEST, predictions)
 
@@ -378,9 +382,7 @@ def read_personal_head(folder: ClinicFolder, run: str) -> Arrays:
         IntegrityError: If it was changed.
     """
     sealed = read_whole(folder.run(run) / "personal-head.sealed", "personal head")
-    content = unseal(folder.key, sealed, context=f"personal head {run}".encode())
-    with np.load(io.BytesIO(content), allow_pickle=False) as held:
-        return {name: held[name] for name in held.files}
+    return read_arrays(unseal(folder.key, sealed, context=f"personal head {run}".encode()))
 
 
 def _write(

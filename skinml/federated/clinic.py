@@ -23,7 +23,7 @@ from skinml.federated.secure_clinic import SecureClinic
 from skinml.federated.secure_masks import Words, to_ring
 from skinml.federated.secure_session import Signed
 from skinml.federated.secure_steps import answer_step, query_digest
-from skinml.federated.step_book import StepBook, answer_once, read_arrays, write_arrays
+from skinml.federated.step_book import StepBook, answer_once
 from skinml.privacy.ledger import Binding, Ceilings, Entry, Ledger, require_affordable
 from skinml.privacy.mechanism import Mechanism
 from skinml.privacy.plan import ADMISSIONS, Release, admissions_release, units_of_patient
@@ -31,6 +31,7 @@ from skinml.privacy.quantise import GRID, counts_on_grid
 from skinml.privacy.settings import PrivacySettings
 from skinml.records import Arrays, BoolArray, FloatArray, IntArray, Predictions, Samples
 from skinml.seeding import Seeds
+from skinml.training.array_bytes import read_arrays, write_arrays
 from skinml.training.learner import Contributor, Learner, Round
 
 VALIDATION = "validation"

@@ -7,7 +7,6 @@ attempt, with fresh noise, and is charged as such.
 
 from __future__ import annotations
 
-import io
 import json
 import os
 from base64 import b64decode, b64encode
@@ -15,10 +14,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
-import numpy as np
-
 from skinml.federated.secure_session import broken
-from skinml.records import Arrays
 
 Place = tuple[int, int]
 """A round's number and the attempt at it."""
@@ -152,30 +148,3 @@ def _written(values: dict[str, Any], place: Place, answers: Answers) -> bytes:
     rows = {step: [digest, b64encode(p).decode()] for step, (digest, p) in answers.items()}
     latest = {"round": place[0], "number": place[1], "answers": rows}
     return json.dumps(values | latest).encode()
-
-
-def write_arrays(arrays: Arrays) -> bytes:
-    """Put arrays into one byte string.
-
-    Args:
-        arrays: Arrays by name.
-
-    Returns:
-        The bytes.
-    """
-    content = io.BytesIO()
-    np.savez(content, **dict(arrays))  # type: ignore[arg-type]  # names as keywords
-    return content.getvalue()
-
-
-def read_arrays(content: bytes) -> Arrays:
-    """Read what `write_arrays` wrote.
-
-    Args:
-        content: The bytes.
-
-    Returns:
-        The arrays by name.
-    """
-    with np.load(io.BytesIO(content), allow_pickle=False) as held:
-        return {name: held[name] for name in held.files}

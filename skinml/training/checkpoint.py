@@ -8,7 +8,6 @@ noise are drawn anew. So a checkpoint holds nothing but what the clinics had alr
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -21,6 +20,7 @@ import numpy as np
 from skinml.durable import read_whole, write_whole
 from skinml.errors import IntegrityError
 from skinml.records import Arrays, Participation
+from skinml.training.array_bytes import read_arrays, write_arrays
 from skinml.training.learner import Round
 
 _WHAT = "checkpoint of the run"
@@ -80,9 +80,7 @@ def save_progress(path: Path, run: str, rounds: Sequence[Round], progress: Progr
         "history": [dict(figures) for figures in progress.history],
         "participation": [asdict(each) for each in progress.participation],
     }
-    content = io.BytesIO()
-    np.savez(content, **{_HEADER: np.array(json.dumps(header)), **arrays})  # type: ignore[arg-type]  # names as keywords
-    body = content.getvalue()
+    body = write_arrays({_HEADER: np.array(json.dumps(header)), **arrays})
     write_whole(path, hashlib.sha256(body).digest() + body, _WHAT)
 
 
@@ -104,9 +102,9 @@ def load_progress(path: Path, run: str, rounds: Sequence[Round]) -> Progress | N
     if not path.exists():
         return None
     try:
-        with np.load(io.BytesIO(_body(path)), allow_pickle=False) as held:
-            header = json.loads(str(held[_HEADER]))
-            state = {n.removeprefix(_ARRAY): held[n] for n in held.files if n != _HEADER}
+        held = read_arrays(_body(path))
+        header = json.loads(str(held[_HEADER]))
+        state = {n.removeprefix(_ARRAY): held[n] for n in held if n != _HEADER}
         rows = tuple(_participation(row) for row in header["participation"])
         progress = Progress(int(header["rounds_done"]), state, tuple(header["history"]), rows)
         same = (header["run"], header["schedule"]) == (run, schedule_digest(rounds))
@@ -133,8 +131,7 @@ def history_kept(path: Path) -> tuple[Mapping[str, float], ...]:
     if not path.exists():
         return ()
     try:
-        with np.load(io.BytesIO(_body(path)), allow_pickle=False) as held:
-            return tuple(json.loads(str(held[_HEADER]))["history"])
+        return tuple(json.loads(str(read_arrays(_body(path))[_HEADER]))["history"])
     except (KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
         raise _unusable("a file of another form") from error
 
