@@ -92,12 +92,11 @@ def conduct(folder: FederationFolder, run: str, grid: Grid) -> None:
     with run_folder(workspace, run, lambda _: True), turn(draft) as life:
         try:
             places = _approving(folder, read_proposal(draft), draft, grid)
-            terms = _terms(folder, config, run, places)
+            width, inputs = public_width(config)
+            terms = _terms(folder, config, run, places, width)
             standing = Standing("preparing", dict.fromkeys(places, "preparing"))
             _prepare(terms, places, draft, grid, standing)
-            told = config.model_dump(mode="json", exclude={"clinic"})
-            tracker.start(run, config.name, told, [], kept_history(draft))
-            outcome = _work(config, terms, places, draft, life, grid, tracker)
+            outcome = _work(config, terms, inputs, places, draft, life, grid, tracker)
             record = published_record(config, places, terms.classes, outcome, life.began, clock)
             bundle = run_bundle(config, public_origin(config), outcome, record)
             write_run(draft, record, bundle)
@@ -153,7 +152,7 @@ _ANSWERED = frozenset({"approved", "refused", "revoked"})
 
 
 def _terms(
-    folder: FederationFolder, config: RunConfig, run: str, places: Mapping[str, int]
+    folder: FederationFolder, config: RunConfig, run: str, places: Mapping[str, int], width: int
 ) -> Terms:
     require_honest_clinics(config.privacy, len(places))
     enrolled = folder.enrolments()
@@ -165,7 +164,7 @@ def _terms(
         clinics=tuple(places),
         clinics_root="",
         classes=public_classes(config),
-        num_features=public_width(config)[0],
+        num_features=width,
         registered=keys if masked else (),
         coordinator=folder.name,
         simulated=False,
@@ -200,12 +199,15 @@ def _asked(
 def _work(
     config: RunConfig,
     terms: Terms,
+    inputs: str,
     places: Mapping[str, int],
     draft: Path,
     life: Life,
     grid: Grid,
     tracker: Tracker,
 ) -> Outcome:
+    history, told = kept_history(draft), config.model_dump(mode="json", exclude={"clinic"})
+    tracker.start(terms.run, config.name, told, [], history)
     learner = build_learner(config, terms.classes, terms.num_features, len(terms.clinics))
     validation = validation_release(config)
     checkpoints = Checkpoints(draft, terms.run, learner.rounds, Record())
@@ -221,7 +223,7 @@ def _work(
     def reach(held_to: RunTerms) -> Ask:
         return places_asker(grid, held_to, Event(), places, poll_s=_POLL_S)
 
-    write_standing(draft, Standing("round", clinics, len(kept_history(draft)), rounds))
+    write_standing(draft, Standing("round", clinics, len(history), rounds))
     trained = train(
         config,
         terms,
@@ -235,7 +237,7 @@ def _work(
     return Outcome(
         run=terms.run,
         samples={},
-        features_version=public_width(config)[1],
+        features_version=inputs,
         learner=learner,
         validation=validation,
         trained=trained,

@@ -20,7 +20,7 @@ from skinml.deployment.federation_folder import FederationFolder
 from skinml.deployment.run_proposal import RunProposal, parse_proposal
 from skinml.durable import make_folder, read_whole, write_whole
 from skinml.errors import ConfigError, DataError
-from skinml.experiments.approval import drafted, expected_classes
+from skinml.experiments.approval import drafted
 from skinml.experiments.published import public_classes
 from skinml.experiments.released import require_publishable
 from skinml.experiments.workspace import Workspace, new_run_id, run_of
@@ -81,10 +81,10 @@ def submit(
     fixed = ("federation.mode=deployed", "fairness.evaluation=dp_counts", "work_dir=.")
     config = load_config(experiment, [*overrides, *fixed])
     require_publishable(config)
-    public_classes(config)
+    classes = public_classes(config)
     asked = _asked(folder, config, clinics)
     name = new_run_id(config.name, at)
-    drafted(config, expected_classes(config), num_clinics=len(asked), run=name)
+    drafted(config, classes, num_clinics=len(asked), run=name)
     text = config.model_dump_json()
     proposal = RunProposal(
         run=name,
