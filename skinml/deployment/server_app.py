@@ -9,21 +9,18 @@ round when `skinml federation resume` starts it again.
 from __future__ import annotations
 
 import json
-import logging
 import os
 import time
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from threading import Event
 
-from flwr.app import Context, RecordDict
+from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from skinml.config import RunConfig, parse_config
 from skinml.deployment.federation_folder import FederationFolder, open_federation
-from skinml.deployment.run_proposal import RunProposal
-from skinml.deployment.setup_messages import pack_content, read_standing, write_terms
+from skinml.deployment.gathering import POLL_S, approving, finish, prepare
 from skinml.deployment.submission import (
     CONFIG,
     Standing,
@@ -32,7 +29,7 @@ from skinml.deployment.submission import (
     write_standing,
 )
 from skinml.durable import read_whole
-from skinml.errors import IncompleteRunError, SkinmlError
+from skinml.errors import SkinmlError
 from skinml.experiments.learners import build_learner, validation_release
 from skinml.experiments.outcome import Outcome, run_bundle
 from skinml.experiments.published import (
@@ -47,17 +44,12 @@ from skinml.experiments.rounds import num_rounds, train
 from skinml.experiments.run import SERVED_MODEL, write_result, write_run
 from skinml.experiments.sites import Terms
 from skinml.experiments.workspace import Workspace, run_folder
-from skinml.federated.coordinator import places_asker, replies_of
+from skinml.federated.coordinator import places_asker
 from skinml.federated.roll_call import Ask, Record, RunTerms
 from skinml.privacy.planner import require_honest_clinics
 from skinml.tracking.tracker import Tracker, make_tracker
 
 VARIABLE = "SKINML_FEDERATION"
-_ASK_AGAIN_S = 3.0
-_POLL_S = 0.2
-_PREPARE_S = 4 * 3600.0
-_FINISH_S = 30.0
-_log = logging.getLogger("skinml.coordinator")
 
 app = ServerApp()
 
@@ -91,11 +83,11 @@ def conduct(folder: FederationFolder, run: str, grid: Grid) -> None:
     standing = Standing("proposed")
     with run_folder(workspace, run, lambda _: True), turn(draft) as life:
         try:
-            places = _approving(folder, read_proposal(draft), draft, grid)
+            places = approving(folder, read_proposal(draft), draft, grid)
             width, inputs = public_width(config)
             terms = _terms(folder, config, run, places, width)
             standing = Standing("preparing", dict.fromkeys(places, "preparing"))
-            _prepare(terms, places, draft, grid, standing)
+            prepare(terms, places, draft, grid, standing)
             outcome = _work(config, terms, inputs, places, draft, life, grid, tracker)
             record = published_record(config, places, terms.classes, outcome, life.began, clock)
             bundle = run_bundle(config, public_origin(config), outcome, record)
@@ -109,46 +101,11 @@ def conduct(folder: FederationFolder, run: str, grid: Grid) -> None:
             write_standing(draft, Standing("failed", standing.clinics, problem=words))
             tracker.fail(type(error).__name__)
             raise
-    _finish(run, places, grid)
+    finish(run, places, grid)
     final = workspace.runs / run
     report = final / "report.html"
     mlflow_run = tracker.finish(record, report, final / "report.json", final / "model")
     write_result(final, record, report, mlflow_run)
-
-
-def _approving(
-    folder: FederationFolder, proposal: RunProposal, draft: Path, grid: Grid
-) -> dict[str, int]:
-    """Ask until every clinic has answered or the proposal expires; give those that agreed."""
-    states = dict.fromkeys(proposal.clinics, "not reached yet")
-    while True:
-        enrolled = folder.enrolments()
-        nodes = {
-            name: each.node_id
-            for name in proposal.clinics
-            if (each := enrolled[name]).state == "joined" and each.node_id is not None
-        }
-        open_ = {name: node for name, node in nodes.items() if states[name] not in _ANSWERED}
-        content = pack_content(proposal.content())
-        for name, (state, why) in _asked(grid, open_, content, "query.propose", 20.0).items():
-            states[name] = state or why
-        states |= {name: "revoked" for name in proposal.clinics if name not in nodes}
-        write_standing(draft, Standing("proposed", states))
-        late = datetime.now(UTC) >= proposal.expires
-        if late or all(state in _ANSWERED for state in states.values()):
-            break
-        time.sleep(_ASK_AGAIN_S)
-    agreed = {name: nodes[name] for name in sorted(nodes) if states[name] == "approved"}
-    if not agreed:
-        raise IncompleteRunError(
-            rule="a clinic that approved the run",
-            got="; ".join(f"{name}: {state}" for name, state in sorted(states.items())),
-            do="Ask the clinics, then submit it again.",
-        )
-    return agreed
-
-
-_ANSWERED = frozenset({"approved", "refused", "revoked"})
 
 
 def _terms(
@@ -169,31 +126,6 @@ def _terms(
         coordinator=folder.name,
         simulated=False,
     )
-
-
-def _prepare(
-    terms: Terms, places: Mapping[str, int], draft: Path, grid: Grid, standing: Standing
-) -> None:
-    write_standing(draft, standing)
-    content = pack_content(write_terms(terms))
-    answers = _asked(grid, places, content, "query.prepare", _PREPARE_S)
-    wrong = {name: why for name, (_, why) in answers.items() if why}
-    if wrong:
-        raise IncompleteRunError(
-            rule="every clinic that approved the run to make its data ready",
-            got=f"not so at {', '.join(sorted(wrong))}",
-            do=f"Mend it there, then: skinml federation resume {terms.run}",
-            details=[f"{name}: {why}" for name, why in sorted(wrong.items())],
-        )
-
-
-def _asked(
-    grid: Grid, places: Mapping[str, int], content: RecordDict, kind: str, patience_s: float
-) -> dict[str, tuple[str, str]]:
-    names = {node: name for name, node in places.items()}
-    messages = dict.fromkeys(names, content)
-    found = replies_of(grid, messages, kind, patience_s, Event(), poll_s=_POLL_S)
-    return {names[node]: read_standing(reply, names[node]) for node, reply in found}
 
 
 def _work(
@@ -221,7 +153,7 @@ def _work(
         tracker.log_round(number, figures)
 
     def reach(held_to: RunTerms) -> Ask:
-        return places_asker(grid, held_to, Event(), places, poll_s=_POLL_S)
+        return places_asker(grid, held_to, Event(), places, poll_s=POLL_S)
 
     write_standing(draft, Standing("round", clinics, len(history), rounds))
     trained = train(
@@ -245,11 +177,3 @@ def _work(
         participation=tuple(checkpoints.record.participation),
         resumes=life.number - 1,
     )
-
-
-def _finish(run: str, places: Mapping[str, int], grid: Grid) -> None:
-    """Tell the clinics that it is over; one that does not hear it keeps its samples."""
-    content = pack_content(json.dumps({"run": run, "outcome": "completed"}).encode())
-    for name, (state, _) in _asked(grid, places, content, "query.finish", _FINISH_S).items():
-        if state != "gone":
-            _log.warning("clinic %s did not hear that the run is over", name)
