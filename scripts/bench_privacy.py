@@ -316,7 +316,7 @@ def _features(
     place = work / f"{backbone.version.replace('/', '_')}.npz"
     known: dict[str, NDArray[np.float32]] = {}
     if place.is_file():
-        with np.load(place) as kept:
+        with np.load(place, allow_pickle=False) as kept:
             known = dict(zip(kept["names"].tolist(), kept["features"], strict=True))
     missing = [name for name in names if name not in known]
     for at in range(0, len(missing), 16):
