@@ -1,4 +1,9 @@
-"""How a run's clinics are brought together: asked, made ready, and told that it is over."""
+"""How a run's clinics are brought together: asked, made ready, joined by latecomers, sent home.
+
+Who is in a run is settled once, before its first round, and kept in its draft folder: noise and
+keys are planned for those clinics. One of them that has not said yes or is not ready by then is
+missing, and takes part from the round after it is.
+"""
 
 from __future__ import annotations
 
@@ -6,119 +11,272 @@ import json
 import logging
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from threading import Event
+from threading import Event, Timer
 
-from flwr.app import RecordDict
+from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
+from skinml.config import RunConfig
 from skinml.deployment.federation_folder import FederationFolder
 from skinml.deployment.run_proposal import RunProposal
 from skinml.deployment.setup_messages import pack_content, read_standing, write_terms
 from skinml.deployment.submission import Standing, write_standing
+from skinml.durable import read_whole, write_whole
 from skinml.errors import IncompleteRunError
 from skinml.experiments.sites import Terms
 from skinml.federated.coordinator import replies_of
 
 POLL_S = 0.2
+PARTICIPANTS = "participants.json"
 _ASK_AGAIN_S = 3.0
+_PROPOSE_S = 20.0
 _PREPARE_S = 4 * 3600.0
+_FORGET_S = 120.0
 _FINISH_S = 30.0
 _ANSWERED = frozenset({"approved", "refused", "revoked"})
+_WHAT = "clinics of a run"
 _log = logging.getLogger("skinml.coordinator")
 
 
-def approving(
-    folder: FederationFolder, proposal: RunProposal, draft: Path, grid: Grid
-) -> dict[str, int]:
-    """Ask until every clinic has answered or the proposal expires.
+@dataclass(frozen=True)
+class Quorum:
+    """When a run does not wait any longer.
+
+    Attributes:
+        absent: Clinics that it may begin without.
+        patience_s: Seconds that it still waits for those, once the others are there.
+    """
+
+    absent: int
+    patience_s: float
+
+
+def quorum_of(config: RunConfig) -> Quorum:
+    """Read from a config when its run begins.
 
     Args:
-        folder: The federation's folder.
-        proposal: What is proposed, and to whom.
-        draft: The run's draft folder, where the standing is written.
-        grid: Flower's grid.
+        config: The run's config.
 
     Returns:
-        The clinics that agreed, and their nodes.
-
-    Raises:
-        IncompleteRunError: If none agreed.
+        As many absent clinics as a round may go on without, and a round's deadline.
     """
-    states = dict.fromkeys(proposal.clinics, "not reached yet")
-    while True:
-        enrolled = folder.enrolments()
-        nodes = {
+    absent, privacy = config.federation.allowed_missing, config.privacy
+    if privacy.trust == "distributed":
+        absent = min(absent, privacy.tolerated_dropouts)
+    return Quorum(absent, config.federation.round_deadline_s)
+
+
+class Gathering:
+    """The clinics of one run: who agreed, who is ready, who may still come.
+
+    Attributes:
+        states: Each clinic that was asked, and where it stands, in words.
+        ready: The nodes of those that answer rounds; grows while the run goes on.
+    """
+
+    def __init__(
+        self,
+        folder: FederationFolder,
+        proposal: RunProposal,
+        draft: Path,
+        grid: Grid,
+        quorum: Quorum,
+    ) -> None:
+        """Begin with nobody asked.
+
+        Args:
+            folder: The federation's folder.
+            proposal: What is proposed, and to whom.
+            draft: The run's draft folder, where the standing is written.
+            grid: Flower's grid.
+            quorum: When the run does not wait any longer.
+        """
+        self._folder, self._proposal, self._draft, self._grid = folder, proposal, draft, grid
+        self._quorum = quorum
+        self._terms = b""
+        self._open: dict[str, tuple[str, float]] = {}  # message id: clinic, when it was sent
+        self._yes: set[str] = set()
+        self.states = dict.fromkeys(proposal.clinics, "not reached yet")
+        self.ready: dict[str, int] = {}
+
+    def settle(self) -> tuple[str, ...]:
+        """Ask until it is known who is in the run; the same clinics again after a restart.
+
+        Returns:
+            The clinics: those that agreed, and those that may still come, in order.
+
+        Raises:
+            IncompleteRunError: If none agreed, or a resumed run lacks more than it may.
+        """
+        content, enough_since = pack_content(self._proposal.content()), float("inf")
+        settled = self._settled()
+        while True:
+            nodes = self._nodes()
+            open_ = {name: at for name, at in nodes.items() if self.states[name] not in _ANSWERED}
+            found = asked(self._grid, open_, content, "query.propose", _PROPOSE_S)
+            for name, (state, why) in found.items():
+                self._heard(name, state or why)
+            self.states |= {name: "revoked" for name in self.states if name not in nodes}
+            write_standing(self._draft, Standing("proposed", dict(self.states)))
+            waiting = [name for name, state in self.states.items() if state not in _ANSWERED]
+            clinics = settled or self._agreed(waiting)
+            away = [name for name in clinics if self.states[name] != "approved"]
+            if len(clinics) > len(away) <= self._quorum.absent:
+                enough_since = min(enough_since, time.monotonic())
+            over = datetime.now(UTC) >= self._proposal.expires
+            if not waiting or over or time.monotonic() - enough_since > self._quorum.patience_s:
+                break
+            time.sleep(_ASK_AGAIN_S)
+        if not settled and over:
+            clinics, away = self._agreed([]), []
+        if len(away) > self._quorum.absent or len(away) == len(clinics):
+            raise IncompleteRunError(
+                rule="clinics that approved the run" if settled else "a clinic that approved it",
+                got="; ".join(f"{name}: {state}" for name, state in sorted(self.states.items())),
+                do="Ask the clinics, then submit it again.",
+            )
+        write_whole(self._draft / PARTICIPANTS, json.dumps(clinics).encode(), _WHAT)
+        return clinics
+
+    def prepare(self, terms: Terms, standing: Standing) -> None:
+        """Have every clinic of the run that agreed make its data ready.
+
+        Args:
+            terms: The run's terms.
+            standing: What is written before they are asked.
+
+        Raises:
+            IncompleteRunError: If more cannot than the run may begin without.
+        """
+        self._terms = write_terms(terms)
+        write_standing(self._draft, standing)
+        nodes = self._nodes()
+        agreed = {nodes[name]: name for name in terms.clinics if name in self._yes & set(nodes)}
+        messages, stop = dict.fromkeys(agreed, pack_content(self._terms)), Event()
+        timer = Timer(self._quorum.patience_s, stop.set)
+        timer.daemon = True
+        for node, reply in replies_of(
+            self._grid, messages, "query.prepare", _PREPARE_S, stop, poll_s=POLL_S
+        ):
+            self._prepared(agreed[node], node, *read_standing(reply, agreed[node]))
+            enough = len(self.ready) + self._quorum.absent >= len(terms.clinics)
+            if enough and self.ready and timer.ident is None:
+                timer.start()
+        timer.cancel()
+        away = {name: why for name, why in self.states.items() if name in terms.clinics}
+        away = {name: why for name, why in away.items() if name not in self.ready}
+        if len(away) > self._quorum.absent or not self.ready:
+            raise IncompleteRunError(
+                rule="every clinic that approved the run to make its data ready",
+                got=f"not so at {', '.join(sorted(away))}",
+                do=f"Mend it there, then: skinml federation resume {terms.run}",
+                details=[f"{name}: {why}" for name, why in sorted(away.items())],
+            )
+
+    def look(self, clinics: tuple[str, ...]) -> None:
+        """Ask those that are not ready where they stand, and hear what they answered; never wait.
+
+        Args:
+            clinics: The clinics of the run.
+        """
+        nodes, now = self._nodes(), time.monotonic()
+        for name in [name for name in self.ready if name not in nodes]:
+            del self.ready[name]
+            self.states[name] = "revoked"
+        if self._open:
+            for message in self._grid.pull_messages(list(self._open)):
+                name, _ = self._open.pop(message.metadata.reply_to_message_id)
+                state, why = read_standing(message, name)
+                if name in self._yes and name in nodes:
+                    self._prepared(name, nodes[name], state, why)
+                else:
+                    self._heard(name, state or why)
+        # A message that a dead node has taken with it is never answered.
+        self._open = {key: each for key, each in self._open.items() if now - each[1] < _FORGET_S}
+        asked_already = {name for name, _ in self._open.values()}
+        for name in clinics:
+            known = name in self.ready or name in asked_already or self.states[name] == "refused"
+            if name in nodes and not known:
+                yes = name in self._yes
+                content = self._terms if yes else self._proposal.content()
+                kind = "query.prepare" if yes else "query.propose"
+                message = Message(pack_content(content), nodes[name], kind)
+                self._open |= dict.fromkeys(self._grid.push_messages([message]), (name, now))
+
+    def absent(self, clinic: str) -> str:
+        """Say why a clinic is not asked in a round.
+
+        Args:
+            clinic: Its name.
+
+        Returns:
+            One line.
+        """
+        state = self.states.get(clinic, "")
+        return {
+            "pending": "nobody there has said yes yet",
+            "approved": "still making its data ready",
+            "refused": "it refused the run",
+            "revoked": "its enrolment was revoked",
+        }.get(state, state or "no node of this clinic")
+
+    def finish(self) -> None:
+        """Tell the clinics that the run is over; one that does not hear it keeps its samples."""
+        told = json.dumps({"run": self._proposal.run, "outcome": "completed"}).encode()
+        content = pack_content(told)
+        found = asked(self._grid, self.ready, content, "query.finish", _FINISH_S)
+        for name, (state, _) in found.items():
+            if state != "gone":
+                _log.warning("clinic %s did not hear that the run is over", name)
+
+    def _heard(self, name: str, state: str) -> None:
+        self.states[name] = state
+        if state == "approved":
+            self._yes.add(name)
+
+    def _prepared(self, name: str, node: int, state: str, why: str) -> None:
+        if state == "ready":
+            self.ready[name] = node
+            self.states[name] = "ready"
+        elif why and why != "no answer":
+            self.states[name] = why
+
+    def _agreed(self, waiting: list[str]) -> tuple[str, ...]:
+        """Give, in order, those that approved and those that may still."""
+        can = {name for name, state in self.states.items() if state == "approved"} | set(waiting)
+        return tuple(sorted(can))
+
+    def _settled(self) -> tuple[str, ...]:
+        path = self._draft / PARTICIPANTS
+        return tuple(json.loads(read_whole(path, _WHAT))) if path.exists() else ()
+
+    def _nodes(self) -> dict[str, int]:
+        enrolled = self._folder.enrolments()
+        return {
             name: each.node_id
-            for name in proposal.clinics
+            for name in self._proposal.clinics
             if (each := enrolled[name]).state == "joined" and each.node_id is not None
         }
-        open_ = {name: node for name, node in nodes.items() if states[name] not in _ANSWERED}
-        content = pack_content(proposal.content())
-        for name, (state, why) in _asked(grid, open_, content, "query.propose", 20.0).items():
-            states[name] = state or why
-        states |= {name: "revoked" for name in proposal.clinics if name not in nodes}
-        write_standing(draft, Standing("proposed", states))
-        late = datetime.now(UTC) >= proposal.expires
-        if late or all(state in _ANSWERED for state in states.values()):
-            break
-        time.sleep(_ASK_AGAIN_S)
-    agreed = {name: nodes[name] for name in sorted(nodes) if states[name] == "approved"}
-    if not agreed:
-        raise IncompleteRunError(
-            rule="a clinic that approved the run",
-            got="; ".join(f"{name}: {state}" for name, state in sorted(states.items())),
-            do="Ask the clinics, then submit it again.",
-        )
-    return agreed
 
 
-def prepare(
-    terms: Terms, places: Mapping[str, int], draft: Path, grid: Grid, standing: Standing
-) -> None:
-    """Have every clinic make its data ready.
-
-    Args:
-        terms: The run's terms.
-        places: The clinics and their nodes.
-        draft: The run's draft folder.
-        grid: Flower's grid.
-        standing: What is written before they are asked.
-
-    Raises:
-        IncompleteRunError: If one cannot.
-    """
-    write_standing(draft, standing)
-    content = pack_content(write_terms(terms))
-    answers = _asked(grid, places, content, "query.prepare", _PREPARE_S)
-    wrong = {name: why for name, (_, why) in answers.items() if why}
-    if wrong:
-        raise IncompleteRunError(
-            rule="every clinic that approved the run to make its data ready",
-            got=f"not so at {', '.join(sorted(wrong))}",
-            do=f"Mend it there, then: skinml federation resume {terms.run}",
-            details=[f"{name}: {why}" for name, why in sorted(wrong.items())],
-        )
-
-
-def finish(run: str, places: Mapping[str, int], grid: Grid) -> None:
-    """Tell the clinics that a run is over; one that does not hear it keeps its samples.
-
-    Args:
-        run: The run's id.
-        places: The clinics and their nodes.
-        grid: Flower's grid.
-    """
-    content = pack_content(json.dumps({"run": run, "outcome": "completed"}).encode())
-    for name, (state, _) in _asked(grid, places, content, "query.finish", _FINISH_S).items():
-        if state != "gone":
-            _log.warning("clinic %s did not hear that the run is over", name)
-
-
-def _asked(
+def asked(
     grid: Grid, places: Mapping[str, int], content: RecordDict, kind: str, patience_s: float
 ) -> dict[str, tuple[str, str]]:
+    """Ask clinics one thing of the setup and wait.
+
+    Args:
+        grid: Flower's grid.
+        places: The clinics and their nodes.
+        content: What they are sent.
+        kind: The message's type.
+        patience_s: Seconds to wait.
+
+    Returns:
+        Each clinic's state, and what went wrong in words; one of them is empty.
+    """
     names = {node: name for name, node in places.items()}
     messages = dict.fromkeys(names, content)
     found = replies_of(grid, messages, kind, patience_s, Event(), poll_s=POLL_S)

@@ -20,7 +20,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from skinml.config import RunConfig, parse_config
 from skinml.deployment.federation_folder import FederationFolder, open_federation
-from skinml.deployment.gathering import POLL_S, approving, finish, prepare
+from skinml.deployment.gathering import POLL_S, Gathering, quorum_of
 from skinml.deployment.submission import (
     CONFIG,
     Standing,
@@ -45,7 +45,8 @@ from skinml.experiments.run import SERVED_MODEL, write_result, write_run
 from skinml.experiments.sites import Terms
 from skinml.experiments.workspace import Workspace, run_folder
 from skinml.federated.coordinator import places_asker
-from skinml.federated.roll_call import Ask, Record, RunTerms
+from skinml.federated.messages import Request
+from skinml.federated.roll_call import Answered, Ask, Record, RunTerms
 from skinml.privacy.planner import require_honest_clinics
 from skinml.tracking.tracker import Tracker, make_tracker
 
@@ -80,28 +81,28 @@ def conduct(folder: FederationFolder, run: str, grid: Grid) -> None:
     config = parse_config(json.loads(read_whole(draft / CONFIG, "config of the run")))
     workspace = Workspace(folder.path)
     tracker = make_tracker(config.tracking, workspace.root, SERVED_MODEL)
-    standing = Standing("proposed")
+    standing, quorum = Standing("proposed"), quorum_of(config)
+    gathering = Gathering(folder, read_proposal(draft), draft, grid, quorum)
     with run_folder(workspace, run, lambda _: True), turn(draft) as life:
         try:
-            places = approving(folder, read_proposal(draft), draft, grid)
+            clinics = gathering.settle()
             width, inputs = public_width(config)
-            terms = _terms(folder, config, run, places, width)
-            standing = Standing("preparing", dict.fromkeys(places, "preparing"))
-            prepare(terms, places, draft, grid, standing)
-            outcome = _work(config, terms, inputs, places, draft, life, grid, tracker)
-            record = published_record(config, places, terms.classes, outcome, life.began, clock)
+            terms = _terms(folder, config, run, clinics, width)
+            standing = Standing("preparing", dict.fromkeys(clinics, "preparing"))
+            gathering.prepare(terms, standing)
+            outcome = _work(config, terms, inputs, gathering, draft, life, grid, tracker)
+            record = published_record(config, clinics, terms.classes, outcome, life.began, clock)
             bundle = run_bundle(config, public_origin(config), outcome, record)
             write_run(draft, record, bundle)
             strip_notes(draft)
-            clinics = dict.fromkeys(places, "done")
             last = num_rounds(outcome.learner)
-            write_standing(draft, Standing("finished", clinics, last, last))
+            write_standing(draft, Standing("finished", dict.fromkeys(clinics, "done"), last, last))
         except SkinmlError as error:
             words = "; ".join([str(error), *error.details])
             write_standing(draft, Standing("failed", standing.clinics, problem=words))
             tracker.fail(type(error).__name__)
             raise
-    finish(run, places, grid)
+    gathering.finish()
     final = workspace.runs / run
     report = final / "report.html"
     mlflow_run = tracker.finish(record, report, final / "report.json", final / "model")
@@ -109,16 +110,16 @@ def conduct(folder: FederationFolder, run: str, grid: Grid) -> None:
 
 
 def _terms(
-    folder: FederationFolder, config: RunConfig, run: str, places: Mapping[str, int], width: int
+    folder: FederationFolder, config: RunConfig, run: str, clinics: tuple[str, ...], width: int
 ) -> Terms:
-    require_honest_clinics(config.privacy, len(places))
+    require_honest_clinics(config.privacy, len(clinics))
     enrolled = folder.enrolments()
-    keys = tuple((name, str(enrolled[name].signing_key)) for name in places)
-    masked = config.privacy.trust == "distributed" and len(places) > 1
+    keys = tuple((name, str(enrolled[name].signing_key)) for name in clinics)
+    masked = config.privacy.trust == "distributed" and len(clinics) > 1
     return Terms(
         run=run,
         config=config.model_dump_json(),
-        clinics=tuple(places),
+        clinics=clinics,
         clinics_root="",
         classes=public_classes(config),
         num_features=width,
@@ -132,7 +133,7 @@ def _work(
     config: RunConfig,
     terms: Terms,
     inputs: str,
-    places: Mapping[str, int],
+    gathering: Gathering,
     draft: Path,
     life: Life,
     grid: Grid,
@@ -143,7 +144,7 @@ def _work(
     learner = build_learner(config, terms.classes, terms.num_features, len(terms.clinics))
     validation = validation_release(config)
     checkpoints = Checkpoints(draft, terms.run, learner.rounds, Record())
-    rounds, clinics = num_rounds(learner), dict.fromkeys(places, "taking part")
+    rounds, clinics = num_rounds(learner), dict.fromkeys(terms.clinics, "taking part")
 
     def on_round(number: int, figures: Mapping[str, float]) -> None:
         present = checkpoints.record.participation[-1]
@@ -153,9 +154,17 @@ def _work(
         tracker.log_round(number, figures)
 
     def reach(held_to: RunTerms) -> Ask:
-        return places_asker(grid, held_to, Event(), places, poll_s=POLL_S)
+        ready, absent = gathering.ready, gathering.absent
+        ask = places_asker(grid, held_to, Event(), ready, absent=absent, poll_s=POLL_S)
 
-    write_standing(draft, Standing("round", clinics, len(history), rounds))
+        def ask_whoever_is_there(requests: Mapping[str, Request]) -> Answered:
+            gathering.look(terms.clinics)
+            return ask(requests)
+
+        return ask_whoever_is_there
+
+    now = clinics | {name: gathering.absent(name) for name in clinics.keys() - gathering.ready}
+    write_standing(draft, Standing("round", now, len(history), rounds))
     trained = train(
         config,
         terms,

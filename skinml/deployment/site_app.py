@@ -7,6 +7,7 @@ was approved, whatever the coordinator sends.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 from flwr.app import Context, Message
@@ -21,19 +22,22 @@ from skinml.deployment.run_proposal import parse_proposal
 from skinml.deployment.setup_messages import answer_setup, read_terms
 from skinml.errors import ConfigError, IntegrityError, PolicyError
 from skinml.experiments.site_run import close_site, find_terms, prepare_site
-from skinml.experiments.sites import open_site
+from skinml.experiments.sites import Terms, open_site
 from skinml.federated.client_app import answered, guarded
 from skinml.federated.clinic import Clinic
 from skinml.federated.messages import Reply, Request, unpack_request
 
 OUTCOMES = frozenset({"completed", "failed"})
 
+OpenRun = Callable[[Terms, ClinicFolder], Clinic]
 
-def site_app(path: Path) -> ClientApp:
+
+def site_app(path: Path, open_run: OpenRun = open_site) -> ClientApp:
     """Make the app of a clinic.
 
     Args:
         path: The clinic's folder.
+        open_run: Opens the clinic for a run that is approved and made ready.
 
     Returns:
         The app, with the handlers "query.propose", "query.prepare", "query.finish" and "train".
@@ -66,7 +70,9 @@ def site_app(path: Path) -> ClientApp:
     @app.train()
     def train(message: Message, context: Context) -> Message:
         del context
-        return guarded(message, lambda: _reply(folder, unpack_request(message.content), ready))
+        return guarded(
+            message, lambda: _reply(folder, unpack_request(message.content), ready, open_run)
+        )
 
     return app
 
@@ -110,7 +116,9 @@ def _finished(folder: ClinicFolder, content: bytes, ready: dict[str, Clinic]) ->
     return "gone"
 
 
-def _reply(folder: ClinicFolder, request: Request, ready: dict[str, Clinic]) -> Reply:
+def _reply(
+    folder: ClinicFolder, request: Request, ready: dict[str, Clinic], open_run: OpenRun
+) -> Reply:
     config = approved_config(folder, request.run)  # also after a no in the middle of a run
     terms = find_terms(folder, request.run)
     if terms is None or terms.config != config:
@@ -120,7 +128,7 @@ def _reply(folder: ClinicFolder, request: Request, ready: dict[str, Clinic]) -> 
             do="Ask it to prepare first.",
         )
     if request.run not in ready:
-        ready[request.run] = open_site(terms, folder)
+        ready[request.run] = open_run(terms, folder)
     return answered(ready[request.run], request)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Sequence
 from datetime import datetime
 from importlib.metadata import version
 
@@ -67,7 +67,7 @@ def public_width(config: RunConfig) -> tuple[int, str]:
 
 def published_record(
     config: RunConfig,
-    clinics: Mapping[str, object],
+    clinics: Sequence[str],
     classes: Labels,
     outcome: Outcome,
     began: datetime,
@@ -77,7 +77,7 @@ def published_record(
 
     Args:
         config: The run's config.
-        clinics: The run's clinics by name.
+        clinics: The run's clinics.
         classes: What the model tells apart.
         outcome: What the rounds left behind; no samples.
         began: When the run began.

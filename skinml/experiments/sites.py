@@ -125,6 +125,23 @@ def open_site(terms: Terms, folder: ClinicFolder) -> Clinic:
             noise, and the terms lack the keys under which shares are summed.
         PolicyError: If this user may not run trainings there.
     """
+    return Clinic(site_setup(terms, folder))
+
+
+def site_setup(terms: Terms, folder: ClinicFolder) -> ClinicSetup:
+    """Gather everything that a clinic brings to a run.
+
+    Args:
+        terms: What every node of the run knows.
+        folder: The clinic's folder, with its samples of the run.
+
+    Returns:
+        What `Clinic` asks for.
+
+    Raises:
+        IntegrityError: As `open_site`.
+        PolicyError: If this user may not run trainings there.
+    """
     setup = _setup_of(terms, folder)
     # Terms come from the coordinator. Without keys a clinic's sum would leave as it is, with one
     # share of the noise, which protects nobody.
@@ -135,7 +152,7 @@ def open_site(terms: Terms, folder: ClinicFolder) -> Clinic:
             got=f"{len(terms.registered)} keys for {len(terms.clinics)} clinics",
             do="Give every node the registered keys of the run's clinics.",
         )
-    return Clinic(setup)
+    return setup
 
 
 def clinic_setup(terms: Terms, node: Mapping[str, object]) -> ClinicSetup:

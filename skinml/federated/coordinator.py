@@ -7,7 +7,7 @@ answered; here a missing clinic is named and ends the run unless the config allo
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from threading import Event
 
@@ -150,7 +150,7 @@ def grid_asker(grid: Grid, terms: RunTerms, stop: Event) -> Ask:
             faults[f"a node ({len(faults) + 1})"] = words
 
     why = "; ".join(faults.values()) or "no node of this clinic"
-    return places_asker(grid, terms, stop, places, absent=why)
+    return places_asker(grid, terms, stop, places, absent=lambda clinic: why)
 
 
 def places_asker(
@@ -159,7 +159,7 @@ def places_asker(
     stop: Event,
     places: Mapping[str, int],
     *,
-    absent: str = "no node of this clinic",
+    absent: Callable[[str], str],
     poll_s: float = _POLL_S,
 ) -> Ask:
     """Reach clinics whose nodes are known.
@@ -169,7 +169,7 @@ def places_asker(
         terms: What the run is held to.
         stop: Set by whoever wants the run to end now.
         places: Each clinic's node.
-        absent: What is said of a clinic without one.
+        absent: Says in words why a clinic has none.
         poll_s: Seconds between two looks for replies.
 
     Returns:
@@ -183,7 +183,7 @@ def places_asker(
         patience = terms.deadline_s / (terms.resends + 1)
         for node, reply in _send(grid, contents, "train", patience, stop, poll_s):
             yield clinics[node], reply
-        yield from ((name, absent) for name in requests if name not in places)
+        yield from ((name, absent(name)) for name in requests if name not in reached)
 
     return ask
 
