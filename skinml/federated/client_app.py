@@ -14,7 +14,8 @@ from flwr.clientapp import ClientApp
 
 from skinml.errors import SkinmlError
 from skinml.federated.clinic import Clinic
-from skinml.federated.messages import SUMS, Reply, Request, pack_reply, problem_of, unpack_request
+from skinml.federated.messages import SUMS, Reply, Request, pack_reply, unpack_request
+from skinml.federated.problems import Problem, problem_of
 from skinml.federated.secure_session import packed
 
 OpenClinic = Callable[[Mapping[str, object]], Clinic]
@@ -105,16 +106,9 @@ def guarded(message: Message, answer: Callable[[], Reply]) -> Message:
     # The process edge of a clinic: whatever it is, only its class may cross.
     except Exception as error:  # noqa: BLE001
         _LOG.exception("a round failed at this clinic")
-        content = _problem(
-            {
-                "code": 1,
-                "rule": "the clinic's own code to finish the round",
-                "got": type(error).__name__,
-                "do": "Read the log at the clinic.",
-            }
-        )
+        content = _problem(problem_of(error))
     return Message(content, reply_to=message)
 
 
-def _problem(problem: Mapping[str, str | int]) -> RecordDict:
+def _problem(problem: Problem) -> RecordDict:
     return pack_reply(Reply("", 0, {}, problem))

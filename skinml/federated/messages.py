@@ -8,19 +8,25 @@ sides check.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 
-from skinml.errors import ConfigError, IntegrityError, RefusedError, SkinmlError
+from skinml.errors import IntegrityError
+from skinml.federated.problems import Problem, require_problem
+from skinml.federated.secure_session import unpacked
+from skinml.federated.wire_arrays import pack_arrays, unpack_arrays
 from skinml.records import Arrays
 
 # What reading the records of a stranger may raise: missing, wrong type, no array, no memory.
 _MALFORMED = (KeyError, TypeError, ValueError, EOFError, OverflowError, MemoryError)
 _HEADER = {"run", "round", "attempt", "participants", "step"}
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
+_LONGEST_NAME = 128
 
 SUMS = "sums"
 POSTS: Mapping[str, frozenset[str]] = {
@@ -32,6 +38,8 @@ POSTS: Mapping[str, frozenset[str]] = {
     "unmask": frozenset({"adverts", "letters", "agreements"}),
 }
 """What is posted with each step: "sums" is the plain one, the others make a secure sum."""
+
+_WITH_QUERY = {SUMS, "masked"}
 
 
 @dataclass(frozen=True)
@@ -72,7 +80,7 @@ class Reply:
     clinic: str
     round: int
     sums: Arrays
-    problem: Mapping[str, str | int]
+    problem: Problem
     signed: bytes = b""
 
 
@@ -86,7 +94,7 @@ def pack_requests(requests: Mapping[str, Request]) -> dict[str, RecordDict]:
         Three records a request: "request", "query" and "post".
     """
     queries = {id(each.query): each.query for each in requests.values()}
-    packed = {number: _pack_arrays(query) for number, query in queries.items()}
+    packed = {number: pack_arrays(query) for number, query in queries.items()}
     return {name: _packed(each, packed[id(each.query)]) for name, each in requests.items()}
 
 
@@ -99,7 +107,7 @@ def pack_request(request: Request) -> RecordDict:
     Returns:
         Three records: "request", "query" and "post".
     """
-    return _packed(request, _pack_arrays(request.query))
+    return _packed(request, pack_arrays(request.query))
 
 
 def _packed(request: Request, query: ArrayRecord) -> RecordDict:
@@ -136,40 +144,45 @@ def unpack_request(records: RecordDict) -> Request:
 
 def _request_of(records: RecordDict) -> Request:
     _require_keys(set(records), {"request", "query", "post"}, "a request")
-    header = _values(records, "request")
+    header, post = _values(records, "request"), _values(records, "post")
     _require_keys(set(header), _HEADER, "a request's header")
-    participants = header["participants"]
-    typed = isinstance(header["round"], int) and isinstance(header["attempt"], int)
-    step, post = str(header["step"]), _values(records, "post")
+    participants, step = header["participants"], _word(header["step"])
     _require_keys(set(post), set(POSTS[step]), f"what is posted with step '{step}'")
-    if not (typed and isinstance(participants, list)):
-        raise _foreign("a request's header with numbers and a list of clinics")
+    if not isinstance(participants, list):
+        raise _foreign("a request's header with a list of clinics")
+    query = _arrays(records, "query")
+    if query and step not in _WITH_QUERY:
+        raise _foreign(f"no arrays with step '{step}'")
     return Request(
-        run=str(header["run"]),
-        round=int(str(header["round"])),
-        attempt=int(str(header["attempt"])),
-        participants=tuple(str(name) for name in participants),
-        query=_unpack_arrays(records, "query"),
+        run=_word(header["run"]),
+        round=_number(header["round"]),
+        attempt=_number(header["attempt"]),
+        participants=tuple(map(_word, participants)),
+        query=query,
         step=step,
         post={name: _bytes(value) for name, value in post.items()},
     )
 
 
 def pack_reply(reply: Reply) -> RecordDict:
-    """Turn a reply into Flower's records.
+    """Turn a reply into Flower's records: the last look at it before it leaves a clinic.
 
     Args:
         reply: The reply.
 
     Returns:
         Three records: "reply", "sums" and "problem".
+
+    Raises:
+        IntegrityError: If there is something in it that no reply may hold.
     """
+    _require_reply(reply)
     return RecordDict(
         {
             "reply": ConfigRecord(
                 {"clinic": reply.clinic, "round": reply.round, "signed": reply.signed}
             ),
-            "sums": _pack_arrays(reply.sums),
+            "sums": pack_arrays(reply.sums),
             "problem": ConfigRecord(dict(reply.problem)),
         }
     )
@@ -197,41 +210,32 @@ def _reply_of(records: RecordDict) -> Reply:
     _require_keys(set(records), {"reply", "sums", "problem"}, "a reply")
     header = _values(records, "reply")
     _require_keys(set(header), {"clinic", "round", "signed"}, "a reply's header")
-    problem = _values(records, "problem")
-    if problem:
-        _require_keys(set(problem), {"code", "rule", "got", "do"}, "a problem")
-        problem["code"] = int(str(problem["code"]))
-    return Reply(
-        clinic=str(header["clinic"]),
-        round=int(str(header["round"])),
-        sums=_unpack_arrays(records, "sums"),
-        problem={key: v if isinstance(v, int) else str(v) for key, v in problem.items()},
-        signed=_bytes(header["signed"]),
+    reply = Reply(
+        clinic=header["clinic"],
+        round=header["round"],
+        sums=_arrays(records, "sums"),
+        problem=_values(records, "problem"),
+        signed=header["signed"],
     )
+    _require_reply(reply)
+    return reply
 
 
-def problem_of(error: SkinmlError) -> dict[str, str | int]:
-    """Describe a foreseen error for the coordinator.
-
-    Args:
-        error: The error.
-
-    Returns:
-        Code, rule, got and do.
-
-    Guarantees:
-        Refusals, broken integrity and a wrong config speak for themselves, for they are about
-        public things. Of any other error only the class crosses: its words may count a clinic's
-        own rows, and no count leaves without noise.
-    """
-    if isinstance(error, RefusedError | IntegrityError | ConfigError):
-        return {"code": error.exit_code, "rule": error.rule, "got": error.got, "do": error.do}
-    return {
-        "code": error.exit_code,
-        "rule": "the clinic's own data and machine to be fit for the round",
-        "got": type(error).__name__,
-        "do": "Read the log at the clinic.",
-    }
+def _require_reply(reply: Reply) -> None:
+    """Hold a reply against the closed schema: sums, or a signed message, or a problem alone."""
+    _word(reply.clinic)
+    _number(reply.round)
+    _bytes(reply.signed)
+    if reply.problem:
+        require_problem(reply.problem)
+        if reply.clinic or reply.round or reply.sums or reply.signed:
+            raise _foreign("a problem and nothing beside it")
+    if reply.signed and (reply.sums or unpacked(reply.signed).sender != reply.clinic):
+        raise _foreign("the clinic's own signed message and nothing beside it")
+    for name, values in reply.sums.items():
+        sound = values.dtype == np.float64 and bool(np.isfinite(values).all())
+        if not (_NAME.fullmatch(name) and sound):
+            raise _foreign("sums of finite float64 under the names of releases")
 
 
 def require_sums(sums: Arrays, shapes: Mapping[str, tuple[int, ...]], clinic: str) -> None:
@@ -258,17 +262,25 @@ def _bytes(value: object) -> bytes:
     return value
 
 
-def _pack_arrays(arrays: Arrays) -> ArrayRecord:
-    return ArrayRecord({name: Array(np.ascontiguousarray(a)) for name, a in arrays.items()})
+def _number(value: object) -> int:
+    if type(value) is not int or not 0 <= value < 2**31:  # a truth value is none
+        raise _foreign("a number that counts rounds or attempts")
+    return value
+
+
+def _word(value: object) -> str:
+    if not isinstance(value, str) or len(value) > _LONGEST_NAME or not value.isprintable():
+        raise _foreign("a name on one line")
+    return value
 
 
 # Flower's own views by type, such as `array_records`, form cycles with the records: what a message
 # held would stay in memory until Python looks for cycles.
-def _unpack_arrays(records: RecordDict, name: str) -> Arrays:
+def _arrays(records: RecordDict, name: str) -> Arrays:
     record = records[name]
     if not isinstance(record, ArrayRecord):
         raise _foreign(f"arrays under '{name}'")
-    return {key: array.numpy() for key, array in record.items()}
+    return unpack_arrays(record)
 
 
 def _values(records: RecordDict, name: str) -> dict[str, Any]:

@@ -26,6 +26,8 @@ SECRET_BYTES = 16
 # Every key seals one message; where a clinic lost track of what it sent, still no nonce is used
 # twice under it.
 _NONCE_BYTES = 12
+_TAG_BYTES = 16
+_LENGTH_BYTES = 4  # in front of each part, see `secure_session.joined`
 
 
 @dataclass(frozen=True)
@@ -137,6 +139,23 @@ def unsealed(key: bytes, ciphertext: bytes, context: bytes, what: str) -> bytes:
         return ChaCha20Poly1305(key).decrypt(nonce, rest, context)
     except (InvalidTag, ValueError):  # ValueError: too short to hold a nonce
         raise broken(f"{what}, sealed for this attempt", "another content or key") from None
+
+
+def share_lengths(clinics: int) -> list[int]:
+    """Tell how long the parts of a message of step "shares" are, so that nothing else fits in.
+
+    Args:
+        clinics: The number k of participants.
+
+    Returns:
+        Bytes of the sealed pair seeds, of the commitment, and of the letter to each clinic.
+
+    Example:
+        >>> share_lengths(3)
+        [68, 32, 68, 68, 68]
+    """
+    around, part = _NONCE_BYTES + _TAG_BYTES, _LENGTH_BYTES + SECRET_BYTES
+    return [around + (clinics - 1) * part, 32, *[around + 2 * part] * clinics]
 
 
 def new_secret() -> bytes:

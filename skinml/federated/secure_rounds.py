@@ -17,6 +17,7 @@ from skinml.federated.messages import Reply, Request
 from skinml.federated.roll_call import Ask, Record, RollCall, RunTerms
 from skinml.federated.secure_aggregation import Posted, SecureSum, posted
 from skinml.federated.secure_clinic import list_of, roster_of
+from skinml.federated.secure_keys import SECRET_BYTES, share_lengths
 from skinml.federated.secure_masks import Words, from_ring
 from skinml.federated.secure_session import Attempt, Session, Signed, parted, unpacked, verified
 from skinml.federated.secure_steps import query_digest, write_letters, write_messages
@@ -116,7 +117,7 @@ class _Steps:
     def share(self) -> Posted:
         names = self.rounds.session.participants
         post = {"adverts": write_messages(self.rounds.adverts(self.roll))}
-        whole = partial(_of_parts, len(names) + 2)
+        whole = partial(_of_parts, share_lengths(len(names)))
         return posted(self.attempt, self._call("shares", dict.fromkeys(names, post), whole))
 
     def mask(self, shared: Posted, size: int) -> SecureSum:
@@ -144,7 +145,8 @@ class _Steps:
             for name in agreed
         }
         self._require_enough(agreed)
-        unmasked = self._call("unmask", last, partial(_of_parts, len(shared.senders)))
+        lengths = [SECRET_BYTES] * len(shared.senders)
+        unmasked = self._call("unmask", last, partial(_of_parts, lengths))
         self._require_enough(unmasked)
         return total.open(unmasked)
 
@@ -193,8 +195,8 @@ def _same(survivors: bytes, payload: bytes) -> bool:
     return payload == survivors
 
 
-def _of_parts(count: int, payload: bytes) -> bool:
-    return len(parted(payload)) == count
+def _of_parts(lengths: Sequence[int], payload: bytes) -> bool:
+    return [len(part) for part in parted(payload)] == lengths
 
 
 def _no_sums(reply: Reply, clinic: str) -> str:

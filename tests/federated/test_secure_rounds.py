@@ -21,7 +21,7 @@ from skinml.federated.messages import (
     unpack_request,
 )
 from skinml.federated.secure_aggregation import posted
-from skinml.federated.secure_session import Attempt
+from skinml.federated.secure_session import Attempt, Signed, packed
 from skinml.federated.secure_steps import write_letters, write_messages
 from skinml.privacy.mechanism import Mechanism
 from skinml.privacy.noise import fixed_noise
@@ -249,7 +249,8 @@ def test_requests_and_replies_of_every_step_survive_the_wire(make):
     for step, names in POSTS.items():
         request = Request(RUN, 1, 2, NAMES, {}, step, dict.fromkeys(names, b"\x00\xff"))
         assert unpack_request(pack_request(request)) == request
-    reply = Reply("north", 1, {}, {}, b"\x00\xff")
+    signed = packed(Signed("north", "shares", b"\x00\xff", bytes(64)))
+    reply = Reply("north", 1, {}, {}, signed)
     assert unpack_reply(pack_reply(reply)) == reply
 
 
