@@ -22,7 +22,12 @@ from flwr.serverapp import Grid
 from skinml.config import RunConfig
 from skinml.deployment.federation_folder import FederationFolder
 from skinml.deployment.run_proposal import RunProposal
-from skinml.deployment.setup_messages import pack_content, read_standing, write_terms
+from skinml.deployment.setup_messages import (
+    pack_content,
+    read_standing,
+    write_end,
+    write_terms,
+)
 from skinml.deployment.submission import Standing, write_standing
 from skinml.durable import read_whole, write_whole
 from skinml.errors import IncompleteRunError
@@ -225,8 +230,7 @@ class Gathering:
 
     def finish(self) -> None:
         """Tell the clinics that the run is over; one that does not hear it keeps its samples."""
-        told = json.dumps({"run": self._proposal.run, "outcome": "completed"}).encode()
-        content = pack_content(told)
+        content = pack_content(write_end(self._proposal.run, "completed"))
         found = asked(self._grid, self.ready, content, "query.finish", _FINISH_S)
         for name, (state, _) in found.items():
             if state != "gone":

@@ -64,17 +64,21 @@ def parse_proposal(content: str | bytes) -> RunProposal:
         The proposal.
 
     Raises:
-        ConfigError: If it is none.
+        ConfigError: If it is none, or not byte for byte as `RunProposal.content` writes it.
     """
     try:
-        return RunProposal.model_validate_json(content)
+        found = RunProposal.model_validate_json(content)
+        if found.content() == (content if isinstance(content, bytes) else content.encode()):
+            return found
+        fields = ["the whole"]
     except ValidationError as error:
-        fields = sorted({str(each["loc"][0]) for each in error.errors() if each["loc"]})
-        raise ConfigError(
-            rule="a proposal of a run, as this release of skinml writes it",
-            got=f"another form of: {', '.join(fields) or 'the whole'}",
-            do="Use the same release of skinml at the coordinator and at the clinics.",
-        ) from None
+        named = sorted({str(each["loc"][0]) for each in error.errors() if each["loc"]})
+        fields = named or ["the whole"]
+    raise ConfigError(
+        rule="a proposal of a run, as this release of skinml writes it",
+        got=f"another form of: {', '.join(fields)}",
+        do=_SAME_RELEASE,
+    )
 
 
 def config_of(proposal: RunProposal) -> RunConfig:
@@ -97,7 +101,7 @@ def config_of(proposal: RunProposal) -> RunConfig:
         raise ConfigError(
             rule="a config as a JSON object",
             got="another text",
-            do="Use the same release of skinml at the coordinator and at the clinics.",
+            do=_SAME_RELEASE,
         )
     config = parse_config(values)
     if (config.name, config.purpose) != (proposal.experiment, proposal.purpose):

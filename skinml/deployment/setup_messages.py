@@ -11,17 +11,24 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 
 from flwr.app import ConfigRecord, Message, RecordDict
 
 from skinml.errors import IntegrityError, SkinmlError
 from skinml.experiments.sites import Terms
-from skinml.federated.messages import problem_of
+from skinml.federated.problems import Problem, problem_of, require_problem
 from skinml.records import Labels
 
-STATES = frozenset({"pending", "approved", "refused", "ready", "gone"})
+STATES: Mapping[str, frozenset[str]] = {
+    "query.propose": frozenset({"pending", "approved", "refused"}),
+    "query.prepare": frozenset({"ready"}),
+    "query.finish": frozenset({"gone"}),
+}
+"""What a clinic may answer to each kind of message, where nothing went wrong."""
+
+OUTCOMES = frozenset({"completed", "failed"})
 _LONGEST = 1 << 20
 _log = logging.getLogger("skinml.runner")
 _KEYS = {"clinic", "state"}
@@ -85,6 +92,9 @@ def read_terms(content: bytes, config: str) -> Terms:
 
     Raises:
         IntegrityError: If it is of another form.
+
+    Guarantees:
+        Nothing else is in it: written down again, the terms are the same bytes.
     """
     try:
         values = json.loads(content)
@@ -105,7 +115,44 @@ def read_terms(content: bytes, config: str) -> Terms:
         )
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise _foreign() from error
+    if write_terms(terms) != content:
+        raise _foreign()
     return terms
+
+
+def write_end(run: str, outcome: str) -> bytes:
+    """Write how a run ended.
+
+    Args:
+        run: The run's id.
+        outcome: One of `OUTCOMES`.
+
+    Returns:
+        JSON.
+    """
+    return json.dumps({"run": run, "outcome": outcome}).encode()
+
+
+def read_end(content: bytes) -> tuple[str, str]:
+    """Read how a run ended.
+
+    Args:
+        content: What `write_end` wrote, from another machine.
+
+    Returns:
+        The run's id and one of `OUTCOMES`.
+
+    Raises:
+        IntegrityError: If it is of another form.
+    """
+    try:
+        told = json.loads(content)
+        run, outcome = str(told["run"]), str(told["outcome"])
+    except (KeyError, TypeError, ValueError, RecursionError):
+        raise _foreign() from None
+    if outcome not in OUTCOMES or write_end(run, outcome) != content:
+        raise _foreign()
+    return run, outcome
 
 
 def answer_setup(message: Message, clinic: str, answer: Callable[[bytes], str]) -> Message:
@@ -122,15 +169,37 @@ def answer_setup(message: Message, clinic: str, answer: Callable[[bytes], str]) 
     Guarantees:
         Of what went wrong at the clinic leaves what `problem_of` says, and no more.
     """
-    state, problem = "", {}
+    kind = message.metadata.message_type
     try:
-        state = answer(unpack_content(message.content))
+        records = pack_standing(clinic, kind, answer(unpack_content(message.content)))
     except SkinmlError as error:
-        _log.warning("%s ended with: %s", message.metadata.message_type, error)  # stays here
-        problem = problem_of(error)
-    records = RecordDict({"standing": ConfigRecord({"clinic": clinic, "state": state})})
-    records["problem"] = ConfigRecord(dict(problem))
+        _log.warning("%s ended with: %s", kind, error)  # stays here
+        records = pack_standing(clinic, kind, "", problem_of(error))
+    # The process edge of a clinic: whatever it is, only its class may cross.
+    except Exception as error:  # noqa: BLE001
+        _log.exception("%s failed at this clinic", kind)
+        records = pack_standing(clinic, kind, "", problem_of(error))
     return Message(records, reply_to=message)
+
+
+def pack_standing(clinic: str, kind: str, state: str, problem: Problem | None = None) -> RecordDict:
+    """Put a clinic's answer into Flower's records: the last look at it before it leaves.
+
+    Args:
+        clinic: The clinic's name.
+        kind: What it answers, a word of `STATES`.
+        state: Where it stands; empty where there is a problem.
+        problem: What went wrong.
+
+    Returns:
+        Two records, "standing" and "problem".
+
+    Raises:
+        IntegrityError: If there is something in it that no answer may hold.
+    """
+    _require_standing({"clinic": clinic, "state": state}, problem or {}, clinic, kind)
+    standing = ConfigRecord({"clinic": clinic, "state": state})
+    return RecordDict({"standing": standing, "problem": ConfigRecord(dict(problem or {}))})
 
 
 def read_standing(message: Message | None, clinic: str) -> tuple[str, str]:
@@ -150,17 +219,27 @@ def read_standing(message: Message | None, clinic: str) -> tuple[str, str]:
     records = message.content
     try:
         told = dict(records.config_records["standing"])
+        if set(records) != {"standing", "problem"}:
+            raise _foreign()
         problem = dict(records.config_records["problem"])
-        if set(records) != {"standing", "problem"} or set(told) != _KEYS:
-            raise KeyError
-        if problem:
-            rule, got, do = (str(problem[key]) for key in ("rule", "got", "do"))
-            return "", f"expected {rule}; got {got}. {do}"
-    except KeyError:
+        _require_standing(told, problem, clinic, message.metadata.message_type)
+    except (KeyError, IntegrityError):
         return "", "an answer of another form"
-    if told["clinic"] != clinic or told["state"] not in STATES:
-        return "", "an answer of another form"
+    if problem:
+        words = {key: str(word) for key, word in problem.items()}
+        return "", f"expected {words['rule']}; got {words['got']}. {words['do']}"
     return str(told["state"]), ""
+
+
+def _require_standing(
+    told: Mapping[str, object], problem: Mapping[str, object], clinic: str, kind: str
+) -> None:
+    state = told.get("state")
+    fits = set(told) == _KEYS and told["clinic"] == clinic and isinstance(state, str)
+    if problem:
+        require_problem(problem)
+    if not fits or state not in ({""} if problem else STATES.get(kind, ())):
+        raise _foreign()
 
 
 def _foreign() -> IntegrityError:
