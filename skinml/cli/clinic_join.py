@@ -13,7 +13,7 @@ from rich.text import Text
 
 from skinml.cli.edge import printable
 from skinml.cli.options import AsJson, AtFolder
-from skinml.errors import ConfigError, EnvironmentProblem
+from skinml.errors import ConfigError
 
 if TYPE_CHECKING:
     from skinml.clinic.folder import ClinicFolder
@@ -150,19 +150,9 @@ def _say(words: str) -> None:
 
 def _write_unit(opened: ClinicFolder, file: Path) -> None:
     from skinml.deployment.joining import require_membership
-    from skinml.deployment.node import unit_text
+    from skinml.deployment.units import clinic_unit, next_steps, write_unit
 
-    text = unit_text(opened, require_membership(opened))
-    try:
-        with file.open("x", encoding="utf-8") as written:  # nothing is written over
-            written.write(text)
-    except OSError as error:
-        raise EnvironmentProblem(
-            rule="a new file for the unit",
-            got=f"{file} ({error.strerror})",
-            do="Choose another name; nothing is written over.",
-        ) from error
-    print(f"Written to {file}. As root, look at it, then:")
-    print(f"   install -m 644 {file} /etc/systemd/system/ && systemctl enable --now {file.name}")
-    if "LoadCredential" in text:
-        print("Put the passphrase into the file that LoadCredential names, mode 600, before.")
+    text = clinic_unit(opened, require_membership(opened))
+    write_unit(file, text)
+    for line in next_steps(file, text):
+        print(line)

@@ -17,6 +17,7 @@ from skinml.cli import federation_runs
 from skinml.cli.options import AsJson
 
 if TYPE_CHECKING:
+    from skinml.deployment.federation_folder import FederationFolder
     from skinml.deployment.overview import Overview
 
 app = typer.Typer(
@@ -134,7 +135,13 @@ def enrol(
 
 
 @app.command()
-def serve(folder: AtFederation = Path(), as_json: AsJson = False) -> None:
+def serve(
+    folder: AtFederation = Path(),
+    unit: Annotated[
+        Path | None, typer.Option("--unit", help="Write a systemd unit instead, and end.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
     """Serve the federation until Ctrl-C: SuperLink and executor on this machine, one TLS door.
 
     Example: skinml federation serve --folder network
@@ -143,6 +150,9 @@ def serve(folder: AtFederation = Path(), as_json: AsJson = False) -> None:
     from skinml.deployment.serving import serve as serve_federation
 
     opened = open_federation(folder)
+    if unit is not None:
+        _write_unit(opened, unit, as_json=as_json)
+        return
 
     def told(part: str, event: str, words: str) -> None:
         if as_json:
@@ -244,6 +254,18 @@ def print_overview(found: Overview, console: Console) -> None:
         words = (each.name, each.state, node, f"{seen:%Y-%m-%d %H:%M:%S}" if seen else "-")
         table.add_row(*(Text(word) for word in (*words, purposes)))
     console.print(table)
+
+
+def _write_unit(opened: FederationFolder, file: Path, *, as_json: bool) -> None:
+    from skinml.deployment.units import coordinator_unit, next_steps, write_unit
+
+    text = coordinator_unit(opened)
+    write_unit(file, text)
+    if as_json:
+        print(json.dumps({"unit": str(file)}), flush=True)
+        return
+    for line in next_steps(file, text):
+        print(line)
 
 
 def _console() -> Console:

@@ -29,7 +29,6 @@ from skinml.deployment.tied import tied
 from skinml.durable import locked, make_folder, write_whole
 from skinml.errors import ConfigError, EnvironmentProblem
 from skinml.stewardship.passphrases import FILE_VARIABLE, SecretSource
-from skinml.stewardship.roles import os_user
 
 NODE, RUNNER = "node", "runner"
 _REFUSED_WAIT_S = 15.0
@@ -284,59 +283,3 @@ def handed_on(folder: ClinicFolder, source: SecretSource) -> Iterator[dict[str, 
         yield {FILE_VARIABLE: f"/proc/{os.getpid()}/fd/{descriptor}"}
     finally:
         os.close(descriptor)
-
-
-def unit_text(folder: ClinicFolder, membership: Membership) -> str:
-    """Write a systemd unit that keeps a clinic serving.
-
-    Args:
-        folder: The clinic's folder.
-        membership: Where it belongs.
-
-    Returns:
-        The unit's text; its processes are those of the user who asks for it.
-    """
-    path, anchors = folder.path.resolve(), folder.anchors.path.resolve().parent
-    skinml = Path(sys.executable).with_name("skinml")
-    lock = folder.lock
-    secret = [
-        "# The passphrase, in a file that root alone can read; systemd hands it on.",
-        f"LoadCredential=passphrase:/etc/skinml/{folder.identity.id}.passphrase",
-        f"Environment={FILE_VARIABLE}=%d/passphrase",
-    ]
-    return "\n".join(
-        [
-            "[Unit]",
-            f"Description=skinml: {folder.name} in {membership.federation}".replace("%", "%%"),
-            "Wants=network-online.target",
-            "After=network-online.target",
-            "",
-            "[Service]",
-            f"User={os_user()}",
-            f"ExecStart={_quoted(skinml)} clinic serve --folder {_quoted(path)}",
-            *(secret if lock is not None and lock.method == "passphrase" else []),
-            "Restart=always",
-            "RestartSec=10",
-            "TimeoutStopSec=60",
-            "UMask=0077",
-            "NoNewPrivileges=yes",
-            "PrivateTmp=yes",
-            "ProtectSystem=strict",
-            "ProtectHome=read-only",
-            f"ReadWritePaths={_quoted(path)} {_quoted(anchors)}",
-            "ProtectControlGroups=yes",
-            "ProtectKernelTunables=yes",
-            "RestrictSUIDSGID=yes",
-            "LockPersonality=yes",
-            "RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX AF_NETLINK",
-            "",
-            "[Install]",
-            "WantedBy=multi-user.target",
-            "",
-        ]
-    )
-
-
-def _quoted(path: Path) -> str:
-    text = str(path).replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
-    return f'"{text}"'

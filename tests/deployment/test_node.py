@@ -26,7 +26,6 @@ from skinml.deployment.node import (
     handed_on,
     parts_of,
     prepare,
-    unit_text,
 )
 from skinml.deployment.runner import EXIT_LATE
 from skinml.deployment.serving import take_back_revoked
@@ -143,19 +142,6 @@ def test_a_typed_passphrase_reaches_the_processes_and_touches_no_disk(tmp_path: 
 def test_an_open_key_needs_nothing_handed_on(folder: ClinicFolder) -> None:
     with handed_on(folder, lambda: "never asked") as environment:
         assert environment == {}
-
-
-def test_a_unit_names_what_it_needs_and_is_never_written_over(
-    folder: ClinicFolder, tmp_path: Path
-) -> None:
-    member_with(folder, tmp_path)
-    text = unit_text(folder, member_of(folder))
-    assert f'clinic serve --folder "{folder.path.resolve()}"' in text
-    assert "ProtectSystem=strict" in text
-    assert "Restart=always" in text
-    assert str(folder.anchors.path.resolve().parent) in text
-    assert "LoadCredential" not in text  # its key lies open
-    assert all("=" in line or line.startswith(("[", "#")) or not line for line in text.split("\n"))
 
 
 def test_serve_says_in_one_line_why_it_does_not_start(
