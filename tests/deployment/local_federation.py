@@ -14,6 +14,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+)
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
@@ -21,8 +27,8 @@ from skinml.clinic.folder import ClinicFolder, create_folder, open_folder
 from skinml.deployment import joining
 from skinml.deployment.federation_folder import Enrolment, FederationFolder, make_federation
 from skinml.deployment.server_app import conduct
-from skinml.deployment.site_app import site_app
-from skinml.experiments.sites import Terms, site_setup
+from skinml.deployment.site_app import OpenRun, site_app
+from skinml.experiments.sites import Terms, open_site, site_setup
 from skinml.federated.clinic import Clinic, ClinicSetup
 from skinml.federated.local_grid import LocalGrid
 from skinml.privacy.noise import NoiseSource, fixed_noise
@@ -48,15 +54,23 @@ class LocalFederation:
         clinics: Each clinic's folder.
     """
 
-    def __init__(self, place: Path, data: Mapping[str, Path], *, rule: str = BY_RULE) -> None:
+    def __init__(
+        self,
+        place: Path,
+        data: Mapping[str, Path],
+        *,
+        rule: str = BY_RULE,
+        open_run: OpenRun = open_site,
+        **policy: str,
+    ) -> None:
         now = datetime.now(UTC)
         self.folder: FederationFolder = make_federation(place / "net", NAME, "127.0.0.1:8443", now)
         self.clinics: dict[str, ClinicFolder] = {}
         self._apps: dict[int, ClientApp] = {}
         for number, (name, images) in enumerate(data.items(), start=2):
-            self.clinics[name] = folder = _clinic(place, name, rule)
+            self.clinics[name] = folder = _clinic(place, name, rule, policy)
             _join(self.folder, folder, number, images)
-            self._apps[number] = site_app(folder.path, open_with_fixed_noise)
+            self._apps[number] = site_app(folder.path, open_run)
         self.heard: list[tuple[str, str]] = []
         self.before: Callable[[str, str], None] = lambda clinic, kind: None
 
@@ -124,8 +138,8 @@ def slices(whole: Path, clinics: Sequence[str], place: Path, most: int = 10**6) 
     return made
 
 
-def _clinic(place: Path, name: str, rule: str) -> ClinicFolder:
-    text = policy_text(**WIDE, clinic=name) + rule
+def _clinic(place: Path, name: str, rule: str, lines: Mapping[str, str]) -> ClinicFolder:
+    text = policy_text(**{**WIDE, **lines, "clinic": name}) + rule
     create_folder(
         place / name,
         name=name,
@@ -138,14 +152,18 @@ def _clinic(place: Path, name: str, rule: str) -> ClinicFolder:
 
 def _join(federation: FederationFolder, folder: ClinicFolder, node: int, images: Path) -> None:
     now = datetime.now(UTC)
+    key = folder.path / "keys" / f"node-{node:016x}"
+    made = ec.generate_private_key(ec.SECP384R1())
+    key.write_bytes(made.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()))
+    key.chmod(0o600)
     member = joining.Membership(
         federation=NAME,
         clinic=folder.name,
         address="127.0.0.1:8443",
         ca="none",
         node_id=node,
-        node_key=f"node-{node:016x}",
-        public_key="none",
+        node_key=key.name,
+        public_key=joining.public_line(key),
         joined=now,
         data=str(images),
     )
