@@ -201,6 +201,7 @@ class Clinic:
                 do="Ask for plain sums.",
             )
         if request.step == "keys":
+            self._require_approved(request, range(1))
             return secure.advertise()
         round_ = self._round(request)
 
@@ -280,10 +281,14 @@ class Clinic:
         return sums
 
     def _round(self, request: Request) -> Round:
+        self._require_approved(request, range(1, len(self._rounds) + 1))
+        return self._rounds[request.round - 1]
+
+    def _require_approved(self, request: Request, rounds: range) -> None:
         # With fewer or other participants this clinic's share of the noise would not suffice.
         same = sorted(request.participants) == sorted(self._setup.participants)
         known = request.run == self._setup.run and same
-        if not (known and 1 <= request.round <= len(self._rounds)):
+        if not (known and request.round in rounds):
             raise IntegrityError(
                 rule=f"a round of the run that clinic {self._setup.name} approved, with all of "
                 "its clinics",
@@ -291,7 +296,6 @@ class Clinic:
                 f"{len(request.participants)} participants",
                 do="Ask for the approved run and its schedule.",
             )
-        return self._rounds[request.round - 1]
 
     def _require_query(self, round_: Round, query: Arrays) -> None:
         """Take only what the recipe sends: a NaN in it could single a patient out."""

@@ -15,6 +15,7 @@ from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid as Grid  # others name the type through this door
 
 from skinml.errors import IncompleteRunError, IntegrityError, SkinmlError
+from skinml.federated.grid_check import require_on_grid
 from skinml.federated.messages import Reply, Request, pack_requests, require_sums, unpack_reply
 from skinml.federated.plain_sums import PlainSum
 from skinml.federated.roll_call import DIED, Ask, Record, RollCall, RunTerms
@@ -62,6 +63,7 @@ def exchange_with(
     def defect(reply: Reply, clinic: str) -> str:
         try:
             require_sums(reply.sums, {r.name: r.shape for r in round_.releases}, clinic)
+            require_on_grid(reply.sums, round_.releases, clinic)
             require_short(reply.sums, round_, query, terms.max_update_norm, clinic)
         except IntegrityError as error:
             return f"expected {error.rule}; got {error.got}"

@@ -1,4 +1,7 @@
-"""The last look at a clinic's sums before they leave: nothing finer than the planned grid."""
+"""The last look at a clinic's sums before they leave, and the first at the coordinator.
+
+Nothing is finer than the planned grid.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +15,10 @@ from skinml.records import Arrays
 
 
 def require_on_grid(sums: Arrays, releases: Iterable[Release], clinic: str) -> None:
-    """Refuse to send digits that the noise was not planned for: they could tell something.
+    """Refuse digits that the noise was not planned for: they could tell something.
 
     Args:
-        sums: What is about to leave, by release.
+        sums: What is about to leave, or has arrived, by release.
         releases: What was planned.
         clinic: The clinic's name.
 
@@ -30,5 +33,5 @@ def require_on_grid(sums: Arrays, releases: Iterable[Release], clinic: str) -> N
             raise IntegrityError(
                 rule=f"multiples of the planned grid in {release.name} of clinic {clinic}",
                 got="finer numbers",
-                do="Report this as a defect: nothing was sent.",
+                do="Report this as a defect: nothing was sent or added.",
             )
