@@ -214,6 +214,7 @@ class GroupResult:
         estimates: The figures by name, such as "auroc".
         count_std: Standard deviation of the noise in num_positives and in num_negatives; 0 where
             they are exact. With noise a number may be below 0.
+        cross_checks: The same figures by another method, where its conditions are met.
     """
 
     attribute: str
@@ -224,6 +225,7 @@ class GroupResult:
     num_negatives: int
     estimates: Mapping[str, Estimate]
     count_std: float = 0.0
+    cross_checks: Mapping[str, Estimate] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -463,6 +465,7 @@ class RunRecord:
             noised counts of it were released.
         resumes: How often the run was broken off and resumed.
         personal_heads: The clinics' own heads where they keep some; only a simulation sees them.
+        gaps: Comparisons of groups as `skinml.fairness.gaps` writes them; None: none were made.
     """
 
     run: str
@@ -489,3 +492,4 @@ class RunRecord:
     admissions: NoisedCounts | None = None
     resumes: int = 0
     personal_heads: tuple[PersonalHead, ...] = ()
+    gaps: Mapping[str, Any] | None = None

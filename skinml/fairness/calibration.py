@@ -1,13 +1,14 @@
 """Whether scores mean what they say: recalibration by logistic regression, calibration error.
 
 All of it is computed for many weightings of the same items at once.
-Shapes: n items, b weightings, k bins.
+Shapes: n items, m patients, b weightings, k bins.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
-from scipy.sparse import csr_array
 from scipy.special import expit, logit
 
 from skinml.fairness.discrimination import Statistic, ratio
@@ -39,7 +40,9 @@ def score_logits(scores: FloatArray) -> FloatArray:
     return np.asarray(logit(np.clip(scores.astype(float), _CLIP, 1 - _CLIP)))
 
 
-def calibration_intercept_statistic(scores: FloatArray, positive: BoolArray) -> Statistic:
+def calibration_intercept_statistic(
+    scores: FloatArray, positive: BoolArray, usual: FloatArray | None = None
+) -> Statistic:
     """Prepare calibration in the large: the intercept beside a slope fixed at 1.
 
     Zero is perfect; below zero the scores are too high on the whole.
@@ -47,6 +50,7 @@ def calibration_intercept_statistic(scores: FloatArray, positive: BoolArray) -> 
     Args:
         scores: (n,) from 0 to 1.
         positive: (n,) the truth.
+        usual: (n,) weights that the others are near, from whose fit they begin; None: each 1.
 
     Returns:
         A function of (n, b) weights to (b,) intercepts in log odds; NaN where one class has no
@@ -58,7 +62,8 @@ def calibration_intercept_statistic(scores: FloatArray, positive: BoolArray) -> 
     offsets = score_logits(scores)
     truth = positive.astype(float)
     # Replicates begin at the fit to all items, from where two or three steps are enough.
-    start = _fit_intercept(np.ones((len(truth), 1)), offsets, truth, 0.0)[0]
+    first = np.ones(len(truth)) if usual is None else usual
+    start = _fit_intercept(first[:, None], offsets, truth, 0.0)[0]
 
     def intercept(weights: FloatArray) -> FloatArray:
         return _fit_intercept(weights, offsets, truth, start)
@@ -89,7 +94,9 @@ def _fit_intercept(
     return found
 
 
-def calibration_slope_statistic(scores: FloatArray, positive: BoolArray) -> Statistic:
+def calibration_slope_statistic(
+    scores: FloatArray, positive: BoolArray, usual: FloatArray | None = None
+) -> Statistic:
     """Prepare the calibration slope: logistic regression of the truth on the score's log odds.
 
     One is perfect; below one the scores are too extreme.
@@ -97,6 +104,7 @@ def calibration_slope_statistic(scores: FloatArray, positive: BoolArray) -> Stat
     Args:
         scores: (n,) from 0 to 1.
         positive: (n,) the truth.
+        usual: (n,) weights that the others are near, from whose fit they begin; None: each 1.
 
     Returns:
         A function of (n, b) weights to (b,) slopes; NaN where there is no finite fit: one class
@@ -113,7 +121,8 @@ def calibration_slope_statistic(scores: FloatArray, positive: BoolArray) -> Stat
     design = (predictor - centre) / scale
     powers = np.stack([np.ones_like(design), design, design**2])
     truth = positive.astype(float)
-    start = _fit_line(np.ones((len(truth), 1)), powers, truth, np.zeros(2))[:, 0]
+    first = np.ones(len(truth)) if usual is None else usual
+    start = _fit_line(first[:, None], powers, truth, np.zeros(2))[:, 0]
 
     def slope(weights: FloatArray) -> FloatArray:
         return np.asarray(_fit_line(weights, powers, truth, start)[1] / scale)
@@ -179,10 +188,58 @@ def equal_mass_bins(scores: FloatArray, patients: IntArray, greatest: int) -> In
     return np.unique(raw, return_inverse=True)[1].reshape(-1)
 
 
-def calibration_error_statistic(
-    scores: FloatArray, outcomes: BoolArray, patients: IntArray, *, greatest_bins: int
-) -> Statistic:
-    """Prepare the debiased expected calibration error in its root-mean-square form.
+@dataclass(frozen=True)
+class BinRows:
+    """What the calibration error sums: six numbers of each patient in each bin.
+
+    Attributes:
+        bins: For each bin, (p,) its patients and (6, p) of each the weight of the items, the sum
+            of outcome less score, 1, that sum squared, the product of both, the weight squared.
+    """
+
+    bins: tuple[tuple[IntArray, FloatArray], ...]
+
+    def weigh(self, weights: FloatArray) -> FloatArray:
+        """(m, b) weights of patients to (6 k, b) sums, a bin behind the other."""
+        return np.concatenate([parts @ weights[patients] for patients, parts in self.bins])
+
+
+def bin_rows(
+    scores: FloatArray,
+    outcomes: BoolArray,
+    patients: IntArray,
+    *,
+    num_patients: int,
+    weights: FloatArray | None = None,
+    greatest_bins: int,
+) -> BinRows:
+    """Prepare the sums of the calibration error.
+
+    Args:
+        scores: (n,) from 0 to 1.
+        outcomes: (n,) whether what the score is the probability of came true.
+        patients: (n,) each item's patient as a number.
+        num_patients: Patients m that weights will be given of.
+        weights: (n,) how much each item counts; None: each once.
+        greatest_bins: Greatest number of bins.
+
+    Returns:
+        The sums.
+    """
+    bins = equal_mass_bins(scores, patients, greatest_bins)
+    each = np.ones(len(scores)) if weights is None else weights
+    pairs, pair_of = np.unique(bins.astype(np.int64) * num_patients + patients, return_inverse=True)
+    pair_of = pair_of.reshape(-1)
+    size = np.bincount(pair_of, weights=each)
+    gap = np.bincount(pair_of, weights=each * (outcomes - scores.astype(float)))
+    parts = np.stack([size, gap, np.ones(len(pairs)), gap**2, gap * size, size**2])
+    ends = np.searchsorted(pairs, np.arange(1, int(bins.max()) + 1) * num_patients)
+    people = np.split(pairs % num_patients, ends)
+    return BinRows(tuple(zip(people, np.split(parts, ends, axis=1), strict=True)))
+
+
+def calibration_error(sums: FloatArray) -> FloatArray:
+    """The debiased expected calibration error in its root-mean-square form.
 
     In each equal-mass bin the squared gap between mean outcome and mean score is too large by
     the gap's variance. That variance, estimated between patients, is taken off, so that a small
@@ -191,51 +248,23 @@ def calibration_error_statistic(
     and is to be shown as 0.
 
     Args:
-        scores: (n,) from 0 to 1.
-        outcomes: (n,) whether what the score is the probability of came true.
-        patients: (n,) each item's patient as a number.
-        greatest_bins: Greatest number of bins.
+        sums: (6 k, b) as `BinRows` weighs them.
 
     Returns:
-        A function of (n, b) weights, equal within a patient, to (b,) signed roots.
+        (b,) signed roots.
 
     Source:
         Kumar, Liang and Ma 2019, arXiv:1909.10155, section 5, with the binomial variance of a
         bin replaced by the variance between patients (Liang and Zeger 1986).
     """
-    bins = equal_mass_bins(scores, patients, greatest_bins)
-    num_bins = int(bins.max()) + 1
-    table = _bin_table(outcomes - scores.astype(float), patients, bins, num_bins)
-
-    def error(weights: FloatArray) -> FloatArray:
-        sums = np.asarray(table @ weights).reshape(6, num_bins, -1)
-        items, gap_sum, patients_in, squares, cross, sizes = sums
-        gap = np.nan_to_num(ratio(gap_sum, items))
-        spread = squares - 2 * gap * cross + gap**2 * sizes
-        several = patients_in > 1
-        factor = np.where(several, ratio(patients_in, patients_in - 1), 0.0)
-        # One patient alone cannot tell chance from miscalibration: the bin then counts as 0.
-        variance = np.where(several, factor * np.nan_to_num(ratio(spread, items**2)), gap**2)
-        total = ((gap**2 - variance) * items).sum(axis=0)
-        square = ratio(total, items.sum(axis=0))
-        return np.sign(square) * np.sqrt(np.abs(square))
-
-    return error
-
-
-def _bin_table(gaps: FloatArray, patients: IntArray, bins: IntArray, num_bins: int) -> csr_array:
-    """(6 k, n) rows whose products with weights are the sums that the error is made of."""
-    pairs, first, pair_of = np.unique(
-        patients.astype(np.int64) * num_bins + bins, return_index=True, return_inverse=True
-    )
-    gap_of_pair = np.bincount(pair_of.reshape(-1), weights=gaps, minlength=len(pairs))
-    size_of_pair = np.bincount(pair_of.reshape(-1), minlength=len(pairs)).astype(float)
-    items = np.arange(len(gaps))
-    # What belongs to a patient within a bin is carried by the patient's first item there.
-    carried = (np.ones(len(pairs)), gap_of_pair**2, gap_of_pair * size_of_pair, size_of_pair**2)
-    values = np.concatenate([np.ones(len(gaps)), gaps, *carried])
-    rows = np.concatenate(
-        [bins, bins + num_bins, *(bins[first] + kind * num_bins for kind in range(2, 6))]
-    )
-    columns = np.concatenate([items, items, *(first for _ in carried)])
-    return csr_array((values, (rows, columns)), shape=(6 * num_bins, len(gaps)))
+    by_bin = sums.reshape(-1, 6, sums.shape[1])
+    items, gap_sum, patients_in, squares, cross, sizes = by_bin.transpose(1, 0, 2)
+    gap = np.nan_to_num(ratio(gap_sum, items))
+    spread = squares - 2 * gap * cross + gap**2 * sizes
+    several = patients_in > 1
+    factor = np.where(several, ratio(patients_in, patients_in - 1), 0.0)
+    # One patient alone cannot tell chance from miscalibration: the bin then counts as 0.
+    variance = np.where(several, factor * np.nan_to_num(ratio(spread, items**2)), gap**2)
+    total = ((gap**2 - variance) * items).sum(axis=0)
+    square = ratio(total, items.sum(axis=0))
+    return np.asarray(np.sign(square) * np.sqrt(np.abs(square)))

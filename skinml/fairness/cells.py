@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from skinml.errors import DataError
+from skinml.errors import ConfigError, DataError
 from skinml.fairness.resampling import number_patients
-from skinml.records import UNKNOWN_GROUP, BoolArray, FloatArray, IntArray, Predictions
+from skinml.fairness.settings import CROSS
+from skinml.records import UNKNOWN_GROUP, BoolArray, FloatArray, IntArray, Predictions, StrArray
 
 OVERALL = "overall"
 # Rounding of single precision softmax outputs, with room.
@@ -23,6 +25,8 @@ class Cell:
         attribute: What the groups are of; "overall" for everybody.
         group: The group's name.
         rows: (n,) the items' positions in the predictions.
+        weights: (n,) how much each item counts; 1, unless the mix of cases is standardised.
+        num_patients: Patients in all predictions.
         patients: (n,) each item's patient, numbered over all predictions.
         labels: (n,) index of the true class.
         decisions: (n,) index of the class decided for.
@@ -37,6 +41,8 @@ class Cell:
     attribute: str
     group: str
     rows: IntArray
+    weights: FloatArray
+    num_patients: int
     patients: IntArray
     labels: IntArray
     decisions: IntArray
@@ -89,7 +95,7 @@ def _refuse_rows(bad: BoolArray, rule: str) -> None:
         )
 
 
-def overall_cell(predictions: Predictions, *, threshold: float | None) -> tuple[Cell, int]:
+def overall_cell(predictions: Predictions, *, threshold: float | None) -> Cell:
     """View everybody as one cell.
 
     Args:
@@ -98,7 +104,7 @@ def overall_cell(predictions: Predictions, *, threshold: float | None) -> tuple[
             the decided class.
 
     Returns:
-        The cell, and the number of patients.
+        The cell.
     """
     patients, num_patients = number_patients(predictions.patients)
     scores = np.clip(predictions.malignancy_scores.astype(float), 0, 1)
@@ -106,10 +112,12 @@ def overall_cell(predictions: Predictions, *, threshold: float | None) -> tuple[
         alarms = np.asarray(predictions.classes.malignant, dtype=bool)[predictions.decisions]
     else:
         alarms = scores >= threshold
-    cell = Cell(
+    return Cell(
         attribute=OVERALL,
         group=OVERALL,
         rows=np.arange(len(predictions)),
+        weights=np.ones(len(predictions)),
+        num_patients=num_patients,
         patients=patients,
         labels=predictions.labels,
         decisions=predictions.decisions,
@@ -120,7 +128,6 @@ def overall_cell(predictions: Predictions, *, threshold: float | None) -> tuple[
         names=predictions.classes.names,
         malignant_classes=predictions.classes.malignant,
     )
-    return cell, num_patients
 
 
 def part_of(cell: Cell, attribute: str, group: str, rows: IntArray) -> Cell:
@@ -135,10 +142,12 @@ def part_of(cell: Cell, attribute: str, group: str, rows: IntArray) -> Cell:
     Returns:
         The group's cell; its patients keep their numbers.
     """
-    return Cell(
+    return replace(
+        cell,
         attribute=attribute,
         group=group,
-        rows=rows,
+        rows=cell.rows[rows],
+        weights=cell.weights[rows],
         patients=cell.patients[rows],
         labels=cell.labels[rows],
         decisions=cell.decisions[rows],
@@ -146,26 +155,68 @@ def part_of(cell: Cell, attribute: str, group: str, rows: IntArray) -> Cell:
         scores=cell.scores[rows],
         malignant=cell.malignant[rows],
         alarms=cell.alarms[rows],
-        names=cell.names,
-        malignant_classes=cell.malignant_classes,
     )
 
 
-def cells_by_group(predictions: Predictions, everybody: Cell) -> tuple[Cell, ...]:
-    """Part everybody by each attribute.
+def columns_of(
+    predictions: Predictions, crossings: Sequence[Sequence[str]] = ()
+) -> Iterator[tuple[str, StrArray]]:
+    """List what items are grouped by: each attribute, then each crossing.
+
+    Args:
+        predictions: Where the attributes are.
+        crossings: Attributes whose combinations are groups.
+
+    Yields:
+        The attribute's name and (n,) each item's group. A crossing's are joined by " x ".
+
+    Raises:
+        ConfigError: If a crossing names an attribute that the predictions do not carry.
+    """
+    yield from predictions.groups.items()
+    for crossing in crossings:
+        missing = [name for name in crossing if name not in predictions.groups]
+        if missing:
+            raise ConfigError(
+                rule=f"crossings of attributes among {', '.join(predictions.groups) or 'none'}",
+                got=f"fairness.crossings with {', '.join(missing)}",
+                do="Add the attribute to data.groups, or take it out of fairness.crossings.",
+            )
+        joined = predictions.groups[crossing[0]]
+        for name in crossing[1:]:
+            joined = np.strings.add(np.strings.add(joined, CROSS), predictions.groups[name])
+        yield CROSS.join(crossing), np.asarray(joined)
+
+
+def cells_by_group(
+    predictions: Predictions, everybody: Cell, crossings: Sequence[Sequence[str]] = ()
+) -> tuple[Cell, ...]:
+    """Part everybody by each attribute and each crossing.
 
     Args:
         predictions: Where the attributes are.
         everybody: The cell of all items.
+        crossings: Attributes whose combinations are groups.
 
     Returns:
         One cell a group, attributes behind one another; within an attribute the groups are in
         the order of their names, unknown last.
+
+    Raises:
+        ConfigError: If a crossing names an attribute that the predictions do not carry.
     """
     cells = []
-    for attribute, values in predictions.groups.items():
-        names = sorted(np.unique(values).tolist(), key=lambda name: (name == UNKNOWN_GROUP, name))
+    for attribute, values in columns_of(predictions, crossings):
+        names, group_of = np.unique(values, return_inverse=True)
+        order = sorted(
+            range(len(names)), key=lambda at: (_is_unknown(str(names[at])), str(names[at]))
+        )
         cells += [
-            part_of(everybody, attribute, name, np.flatnonzero(values == name)) for name in names
+            part_of(everybody, attribute, str(names[at]), np.flatnonzero(group_of == at))
+            for at in order
         ]
     return tuple(cells)
+
+
+def _is_unknown(name: str) -> bool:
+    return UNKNOWN_GROUP in name.split(CROSS)

@@ -5,11 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from skinml.errors import DataError, require_one_of
-from skinml.fairness.catalogue import measures_of
+from skinml.fairness.catalogue import figure_names, measures_of
 from skinml.fairness.cells import check_predictions, overall_cell
 from skinml.fairness.groups import replicate_cells
 from skinml.fairness.intervals import expanded_percentiles, unseen_around
-from skinml.fairness.measures import point_value
 from skinml.fairness.settings import FairnessSettings
 from skinml.records import Estimate, Predictions
 
@@ -46,21 +45,17 @@ def paired_difference(
     """
     _require_same_items(a, b)
     cells, measures = [], []
-    num_patients = 0
     for predictions, threshold in ((a, threshold_a), (b, threshold_b)):
         check_predictions(predictions)
-        cell, num_patients = overall_cell(predictions, threshold=threshold)
-        named = {measure.name: measure for measure in measures_of(cell, settings)}
-        require_one_of(named, metric=metric)
+        cell = overall_cell(predictions, threshold=threshold)
+        require_one_of(figure_names(cell, settings), metric=metric)
         cells.append(cell)
-        measures.append([named[metric]])
-    values = [
-        point_value(found[0], len(cell.labels)) for cell, found in zip(cells, measures, strict=True)
-    ]
+        measures.append(measures_of(cell, settings, [metric]))
+    values = [found[0].value for found in measures]
     if values[0] is None or values[1] is None:
-        reason = measures[0][0].reason or measures[1][0].reason or "no finite value"
+        reason = measures[0][0].reason or measures[1][0].reason
         return Estimate(None, level=settings.level, reason=reason)
-    drawn = replicate_cells(cells, measures, num_patients, settings.replicates, rng)
+    drawn = replicate_cells(measures, cells[0].num_patients, settings.replicates, rng)
     floors = [found[0].floor for found in measures]
     above, below = (np.maximum(one[0], floor) for one, floor in zip(drawn, floors, strict=True))
     support = min(found[0].support for found in measures)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from math import sqrt
+from math import exp, inf, sqrt
 
 import numpy as np
-from scipy.special import betaincinv, expit, logit, ndtr, ndtri, stdtrit
+from scipy.special import betaincinv, expit, gammaincinv, logit, ndtr, ndtri, stdtrit
 
 from skinml.errors import require_in_range, require_positive
 from skinml.records import FloatArray
@@ -23,7 +23,7 @@ def clopper_pearson(successes: float, trials: float, level: float = 0.95) -> Int
     Args:
         successes: From 0 to trials; need not be whole, as effective patients are not.
         trials: Above 0.
-        level: Nominal coverage, from 0.5 to 1.
+        level: Nominal coverage, above 0 and below 1.
 
     Returns:
         Lower and upper limit.
@@ -50,7 +50,7 @@ def wilson(successes: float, trials: float, level: float = 0.95) -> Interval:
     Args:
         successes: From 0 to trials.
         trials: Above 0.
-        level: Nominal coverage, from 0.5 to 1.
+        level: Nominal coverage, above 0 and below 1.
 
     Returns:
         Lower and upper limit.
@@ -76,10 +76,15 @@ def wilson(successes: float, trials: float, level: float = 0.95) -> Interval:
     return low, high
 
 
+def _check_level(level: float) -> None:
+    # Low levels are asked for where a p-value is found as the level at which 0 is just left out.
+    require_in_range(0, 1, level=level)
+
+
 def _check_proportion(successes: float, trials: float, level: float) -> None:
     require_positive(trials=trials)
     require_in_range(0, trials, successes=successes)
-    require_in_range(0.5, 1, level=level)
+    _check_level(level)
 
 
 def newcombe_auroc(
@@ -95,7 +100,7 @@ def newcombe_auroc(
         area: The area found, from 0 to 1.
         positives: Positives, or effective patients with one; above 0.
         negatives: Negatives, or effective patients with one; above 0.
-        level: Nominal coverage, from 0.5 to 1.
+        level: Nominal coverage, above 0 and below 1.
 
     Returns:
         Lower and upper limit.
@@ -111,7 +116,7 @@ def newcombe_auroc(
     """
     require_in_range(0, 1, area=area)
     require_positive(positives=positives, negatives=negatives)
-    require_in_range(0.5, 1, level=level)
+    _check_level(level)
     z = float(ndtri((1 + level) / 2))
     mean = (positives + negatives) / 2
 
@@ -147,7 +152,7 @@ def expanded_percentiles(
     Args:
         replicates: (b,) the figure in each replicate; NaN where it is undefined.
         patients: Effective patients m behind the figure.
-        level: Nominal coverage, from 0.5 to 1.
+        level: Nominal coverage, above 0 and below 1.
 
     Returns:
         Lower and upper limit; None with fewer than two patients or no defined replicate.
@@ -176,7 +181,7 @@ def logit_interval(
         value: The figure, between 0 and 1.
         replicates: (b,) the figure in each replicate; NaN where it is undefined.
         patients: Effective patients behind the figure; Student's t has one less.
-        level: Nominal coverage, from 0.5 to 1.
+        level: Nominal coverage, above 0 and below 1.
 
     Returns:
         Lower and upper limit; None at 0 or 1, where no replicate differs, or without patients.
@@ -195,6 +200,157 @@ def logit_interval(
     return float(expit(centre - half)), float(expit(centre + half))
 
 
+def log_interval(
+    value: float, replicates: FloatArray, patients: float, level: float = 0.95
+) -> Interval | None:
+    """Interval from the replicates' spread, made on the logarithm of a ratio.
+
+    Args:
+        value: The ratio, 0 or more.
+        replicates: (b,) the ratio in each replicate; NaN where it is undefined.
+        patients: Effective patients behind it; Student's t has one less.
+        level: Nominal coverage, above 0 and below 1.
+
+    Returns:
+        Lower and upper limit; None at 0, where a replicate is 0 or none differs, or without
+        patients.
+    """
+    defined = replicates[np.isfinite(replicates)]
+    if patients < 2 or defined.size < 2 or value <= 0 or defined.min() <= 0:
+        return None
+    error = float(np.log(defined).std(ddof=1)) * sqrt(patients / (patients - 1))
+    if error <= _ROUNDING:
+        return None
+    factor = exp(float(stdtrit(patients - 1, (1 + level) / 2)) * error)
+    return value / factor, value * factor
+
+
+def poisson_ratio(events: float, expected: float, level: float = 0.95) -> Interval:
+    """Exact interval of observed over expected events, the expected number taken as known.
+
+    Args:
+        events: Effective patients with an event, 0 or more; need not be whole.
+        expected: Events expected on the same scale, above 0.
+        level: Nominal coverage, above 0 and below 1.
+
+    Returns:
+        Lower and upper limit.
+
+    Raises:
+        ConfigError: If a number is out of its range.
+
+    Source:
+        Garwood 1936, Biometrika 28:437.
+
+    >>> [round(limit, 2) for limit in poisson_ratio(10, 10)]
+    [0.48, 1.84]
+    """
+    require_positive(expected=expected)
+    require_in_range(0, inf, events=events)
+    _check_level(level)
+    tail = (1 - level) / 2
+    low = 0.0 if events <= 0 else float(gammaincinv(events, tail))
+    return low / expected, float(gammaincinv(events + 1, 1 - tail)) / expected
+
+
+def weighted_difference(
+    first: float, second: float, rate: float, trials: float, level: float = 0.95
+) -> Interval:
+    """Interval of one share less a multiple of another share of the same trials.
+
+    Args:
+        first: The one share, from 0 to 1.
+        second: The other, of which no trial is part that is part of the first.
+        rate: What the second is multiplied by, above 0.
+        trials: Effective patients.
+        level: Nominal coverage, above 0 and below 1.
+
+    Returns:
+        Lower and upper limit, from exact ones of both shares.
+
+    Raises:
+        ConfigError: If a number is out of its range.
+
+    Source:
+        Zou and Donner 2008, Statistics in Medicine 27:1693, with the correlation of two cells of
+        a multinomial.
+    """
+    sides = [clopper_pearson(share * trials, trials, level) for share in (first, second)]
+    inner = (1 - first) * (1 - second)
+    correlation = -sqrt(first * second / inner) if inner > 0 else -1.0
+    low, high = (rate * limit for limit in sides[1])
+    return mover_difference(first, sides[0], rate * second, (low, high), max(correlation, -1.0))
+
+
+def mover_difference(
+    first: float, of_first: Interval, second: float, of_second: Interval, correlation: float = 0.0
+) -> Interval:
+    """Interval of a difference from the interval of each side.
+
+    Each limit takes the variance that the sides' own limits imply on that side, so that limits
+    that are exact or not symmetrical stay so.
+
+    Args:
+        first: The value that is taken from.
+        of_first: Its interval.
+        second: The value that is taken away.
+        of_second: Its interval.
+        correlation: Of the two estimates, from -1 to 1; 0 where no patient is behind both.
+
+    Returns:
+        Lower and upper limit.
+
+    Source:
+        Zou and Donner 2008, Statistics in Medicine 27:1693; Newcombe 1998, ibid. 17:873, method
+        10, for two shares with Wilson's limits.
+
+    >>> [round(limit, 3) for limit in mover_difference(0.0, (-3, 3), 0.0, (-4, 4))]
+    [-5.0, 5.0]
+    """
+    down, up = first - of_first[0], of_first[1] - first
+    other_down, other_up = second - of_second[0], of_second[1] - second
+    below = down**2 + other_up**2 - 2 * correlation * down * other_up
+    above = up**2 + other_down**2 - 2 * correlation * up * other_down
+    return first - second - sqrt(max(below, 0.0)), first - second + sqrt(max(above, 0.0))
+
+
+def mover_ratio(
+    first: float, of_first: Interval, second: float, of_second: Interval, correlation: float = 0.0
+) -> tuple[float, float | None] | None:
+    """Interval of a ratio of two values that are not below 0 from the interval of each.
+
+    Args:
+        first: The value above the line.
+        of_first: Its interval, from 0 on.
+        second: The value below the line, above 0.
+        of_second: Its interval.
+        correlation: Of the two estimates, from -1 to 1.
+
+    Returns:
+        Lower and upper limit, the upper one None where the lower value's interval reaches 0 and
+        nothing bounds the ratio; None where no interval exists.
+
+    Source:
+        Donner and Zou 2012, Statistical Methods in Medical Research 21:347, section 2.2.
+    """
+    (low, high), (other_low, other_high) = of_first, of_second
+
+    def limit(of_top: float, of_bottom: float, sign: int) -> float | None:
+        span = of_bottom * (2 * second - of_bottom)
+        if span <= 0:
+            return None
+        centre = first * second - correlation * (first - of_top) * (of_bottom - second)
+        root = centre**2 - of_top * (2 * first - of_top) * span
+        return (centre + sign * sqrt(max(root, 0.0))) / span
+
+    lower = limit(low, other_high, -1)
+    if lower is None or other_low <= 0:
+        # Beyond twice the value the formula ends: what is left is a side that is not told.
+        return (0.0 if lower is None else max(lower, 0.0)), None
+    upper = limit(high, other_low, 1)
+    return max(lower, 0.0), upper
+
+
 def robust_interval(
     value: float, replicates: FloatArray, patients: float, level: float = 0.95
 ) -> Interval | None:
@@ -207,7 +363,7 @@ def robust_interval(
         value: The figure.
         replicates: (b,) the figure in each replicate; NaN where it is undefined.
         patients: Effective patients behind the figure; Student's t has one less.
-        level: Nominal coverage, from 0.5 to 1.
+        level: Nominal coverage, above 0 and below 1.
 
     Returns:
         Lower and upper limit; None without patients or replicates.
@@ -230,7 +386,7 @@ def unseen_around(value: float, patients: float, level: float = 0.95) -> Interva
     Args:
         value: The figure, on a scale where one patient's share is at most 1.
         patients: Effective patients seen, above 0.
-        level: Nominal coverage, from 0.5 to 1.
+        level: Nominal coverage, above 0 and below 1.
 
     Returns:
         The value less and plus the upper exact limit of a share of which none was seen.

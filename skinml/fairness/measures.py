@@ -1,13 +1,13 @@
 """What a figure is: how it is computed on a cell and how its interval is made.
 
-A measure joins a statistic (the figure for any weights of the items) with a rule for the
-interval. Where patients are few, or all right or all wrong, an exact or score interval on
+A measure joins a value, a statistic (the figure for any weights of the cell's rows) and a rule
+for the interval. Where patients are few, or all right or all wrong, an exact or score interval on
 effective patients stands in for the bootstrap, which would be too narrow or of zero width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import inf, isfinite
 
@@ -23,6 +23,7 @@ from skinml.fairness.intervals import (
     logit_interval,
 )
 from skinml.fairness.resampling import effective_patients
+from skinml.fairness.rows import Weighable
 from skinml.fairness.settings import FairnessSettings
 from skinml.records import BoolArray, Estimate, FloatArray
 
@@ -30,9 +31,11 @@ BOOTSTRAP = "patient bootstrap"
 BOOTSTRAP_LOGIT = "patient bootstrap on the log odds"
 EXACT = "Clopper-Pearson on patients"
 FEW_EVENTS = "few events"
+NO_FIT = "no finite value fits these items"
+NO_INTERVAL = "too few patients, or too many resamples without a value, for an interval"
 
-# Value and (b,) replicates -> interval (None where there is none) and the words for its method.
-IntervalRule = Callable[[float, FloatArray], tuple[Interval | None, str]]
+# Value, (b,) replicates and level -> interval (None where there is none), words for its method.
+IntervalRule = Callable[[float, FloatArray, float], tuple[Interval | None, str]]
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,9 @@ class Measure:
 
     Attributes:
         name: The figure's name.
-        statistic: The figure for any weights; None where it is undefined.
+        value: The figure, every item counting as often as its cell says; None: undefined.
+        statistic: The figure for any weights of the rows; None where it is undefined.
+        rows: What the weights are of; None where the figure is undefined.
         interval: How its interval is made.
         support: Effective patients in the smallest part that the figure rests on.
         reason: Why it is undefined, or what it leaves out; empty otherwise.
@@ -49,11 +54,30 @@ class Measure:
     """
 
     name: str
+    value: float | None
     statistic: Statistic | None
+    rows: Weighable | None
     interval: IntervalRule
     support: float = 0.0
     reason: str = ""
     floor: float = -inf
+
+
+class _Together:
+    """Several measures' rows behind one another."""
+
+    def __init__(self, parts: Sequence[Weighable], num_patients: int) -> None:
+        self._parts = parts
+        nobody = np.zeros((num_patients, 1))
+        self._ends = np.cumsum([len(part.weigh(nobody)) for part in parts])
+
+    def weigh(self, weights: FloatArray) -> FloatArray:
+        """(m, b) weights of patients to (r, b) weights of all rows."""
+        return np.concatenate([part.weigh(weights) for part in self._parts])
+
+    def divide(self, weights: FloatArray) -> list[FloatArray]:
+        """Part weights of all rows into those of each measure."""
+        return np.split(weights, self._ends[:-1])
 
 
 def undefined(name: str, reason: str) -> Measure:
@@ -66,54 +90,90 @@ def undefined(name: str, reason: str) -> Measure:
     Returns:
         A measure without a statistic.
     """
-    return Measure(name, None, lambda value, replicates: (None, ""), reason=reason)
+    return Measure(name, None, None, None, lambda *_: (None, ""), reason=reason)
 
 
-def point_value(measure: Measure, num_items: int) -> float | None:
-    """Compute a figure once, every item counting once.
+def measure(
+    name: str,
+    cell: Cell,
+    statistic: Statistic,
+    rows: Weighable,
+    interval: IntervalRule,
+    support: float,
+    *,
+    value: float | None = None,
+    reason: str = "",
+    floor: float = -inf,
+) -> Measure:
+    """Join the parts of a figure.
 
     Args:
-        measure: The figure.
-        num_items: Items of its cell.
+        name: The figure's name.
+        cell: The items of a group.
+        statistic: The figure for any weights of the rows.
+        rows: What the weights are of.
+        interval: How its interval is made.
+        support: Effective patients in the smallest part that the figure rests on.
+        value: The figure on the items themselves, where joined rows are only near it.
+        reason: What it leaves out.
+        floor: The figure is shown as no less than this.
 
     Returns:
-        The value; None where it is undefined.
+        The measure; undefined where no finite value fits.
     """
-    if measure.statistic is None:
-        return None
-    value = float(measure.statistic(np.ones((num_items, 1)))[0])
-    return max(value, measure.floor) if isfinite(value) else None
+    near = float(statistic(rows.weigh(np.ones((cell.num_patients, 1))))[0])
+    found = near if value is None else value
+    if not isfinite(found):
+        return undefined(name, reason or NO_FIT)
+    shift = found - near
+    moved: Statistic = statistic if shift == 0 else lambda weights: statistic(weights) + shift
+    return Measure(name, max(found, floor), moved, rows, interval, support, reason, floor)
 
 
-def estimate(
-    measure: Measure, num_items: int, replicates: FloatArray, settings: FairnessSettings
-) -> Estimate:
+def estimate(measure: Measure, replicates: FloatArray, settings: FairnessSettings) -> Estimate:
     """Turn a figure and its replicates into an estimate.
 
     Args:
         measure: The figure.
-        num_items: Items of its cell.
         replicates: (b,) the figure in each replicate; not used where it is undefined.
         settings: Level and floors.
 
     Returns:
         The estimate; undefined with its reason where it does not exist.
     """
-    value = None if measure.statistic is None else point_value(measure, num_items)
+    level, value = settings.level, measure.value
     if value is None:
-        reason = measure.reason or "no finite value fits these items"
-        return Estimate(value=None, level=settings.level, reason=reason)
-    limits, method = measure.interval(value, replicates)
+        return Estimate(value=None, level=level, reason=measure.reason)
+    limits, method = limits_of(measure, replicates, level)
     if measure.support < settings.min_events:
         method = f"{method}, {FEW_EVENTS}" if method else FEW_EVENTS
     if limits is None:
-        why = "too few patients, or too many resamples without a value, for an interval"
-        reason = "; ".join(part for part in (measure.reason, why) if part)
-        return Estimate(value=value, level=settings.level, method=method, reason=reason)
+        reason = "; ".join(part for part in (measure.reason, NO_INTERVAL) if part)
+        return Estimate(value=value, level=level, method=method, reason=reason)
+    return Estimate(value, *limits, level, method, measure.reason)
+
+
+def limits_of(
+    measure: Measure, replicates: FloatArray, level: float
+) -> tuple[Interval | None, str]:
+    """Make a figure's interval at any level.
+
+    Args:
+        measure: The figure, which is defined.
+        replicates: (b,) the figure in each replicate.
+        level: Nominal coverage.
+
+    Returns:
+        Lower and upper limit, None where there are none, and the words for the method.
+    """
+    value = measure.value
+    if value is None:
+        return None, ""
+    limits, method = measure.interval(value, replicates, level)
+    if limits is None:
+        return None, method
     # Recalibration of the replicates must not leave the estimate outside its own interval.
-    low = max(min(limits[0], value), measure.floor)
-    high = max(limits[1], value)
-    return Estimate(value, low, high, settings.level, method, measure.reason)
+    return (max(min(limits[0], value), measure.floor), max(limits[1], value)), method
 
 
 def patients_behind(cell: Cell, among: BoolArray) -> float:
@@ -126,71 +186,56 @@ def patients_behind(cell: Cell, among: BoolArray) -> float:
     Returns:
         Kish's effective number of their patients.
     """
-    return effective_patients(cell.patients[among])
+    return effective_patients(cell.patients[among], cell.weights[among])
 
 
 def share_statistic(among: BoolArray, hits: BoolArray) -> Statistic:
-    """Prepare the weighted share of hits among some items.
+    """Prepare the weighted share of hits among some rows.
 
     Args:
-        among: (n,) the items that count.
-        hits: (n,) which of them are hits.
+        among: (r,) the rows that count.
+        hits: (r,) which of them are hits.
 
     Returns:
-        A function of (n, b) weights to (b,) shares; NaN where nothing counts.
+        A function of (r, b) weights to (b,) shares; NaN where nothing counts.
     """
-    rows = np.stack([among & hits, among]).astype(float)
+    parts = np.stack([among & hits, among]).astype(float)
 
     def share(weights: FloatArray) -> FloatArray:
-        hit, counted = rows @ weights
+        hit, counted = parts @ weights
         return ratio(hit, counted)
 
     return share
 
 
-def proportion(
-    name: str,
-    cell: Cell,
-    among: BoolArray,
-    hits: BoolArray,
-    settings: FairnessSettings,
-    what: str,
-) -> Measure:
-    """A share of items, such as sensitivity.
+def proportion_rule(support: float, settings: FairnessSettings) -> IntervalRule:
+    """The interval of a share of items, such as sensitivity.
 
     Args:
-        name: The figure's name.
-        cell: The items of a group.
-        among: (n,) the items that count.
-        hits: (n,) which of them are hits.
-        settings: Level and floors.
-        what: What the items that count are called, for the reason where there are none.
+        support: Effective patients that count.
+        settings: Floors.
 
     Returns:
-        The measure. Its interval is Clopper-Pearson on effective patients where hits or misses
-        are fewer than `exact_below` of them, and the patient bootstrap otherwise.
+        Clopper-Pearson on effective patients where hits or misses are fewer than `exact_below`
+        of them, and the patient bootstrap otherwise.
     """
-    if not among.any():
-        return undefined(name, f"no {what}")
-    support = patients_behind(cell, among)
 
-    def interval(value: float, replicates: FloatArray) -> tuple[Interval | None, str]:
+    def interval(value: float, replicates: FloatArray, level: float) -> tuple[Interval | None, str]:
         fewer = min(value, 1 - value) * support
-        limits = expanded_percentiles(replicates, support, settings.level)
+        limits = expanded_percentiles(replicates, support, level)
         if fewer < settings.exact_below or limits is None:
-            return clopper_pearson(value * support, support, settings.level), EXACT
+            return clopper_pearson(value * support, support, level), EXACT
         return limits, BOOTSTRAP
 
-    return Measure(name, share_statistic(among, hits), interval, support)
+    return interval
 
 
 def mean_over_classes(
     name: str,
     cell: Cell,
-    parts: list[Statistic],
-    one_by_one: Callable[[list[float]], list[Interval]],
+    parts: Sequence[Measure],
+    one_by_one: Callable[[list[float], float], list[Interval]],
     method: str,
-    support: float,
     settings: FairnessSettings,
     reason: str = "",
 ) -> Measure:
@@ -199,34 +244,38 @@ def mean_over_classes(
     Args:
         name: The figure's name.
         cell: The items of a group.
-        parts: Each class's figure.
-        one_by_one: Values of the classes -> the interval of each, for small or perfect classes.
+        parts: Each class's figure, all defined.
+        one_by_one: Values of the classes and a level -> the interval of each, for small or
+            perfect classes.
         method: What `one_by_one` does, in words.
-        support: Effective patients in the smallest part.
-        settings: Level and floors.
+        settings: Floors.
         reason: Which classes are left out.
 
     Returns:
         The measure. Its interval is the patient bootstrap; where a class is small or perfect it
         is the wider of that and the classes' own intervals combined.
     """
+    values = [part.value for part in parts if part.value is not None]
+    support = min(part.support for part in parts)
+    edge = any(single <= 0 or single >= 1 for single in values)
+    rows = _Together(tuple(part.rows for part in parts if part.rows is not None), cell.num_patients)
+
+    statistics = [part.statistic for part in parts if part.statistic is not None]
 
     def statistic(weights: FloatArray) -> FloatArray:
-        return np.asarray(np.mean([part(weights) for part in parts], axis=0))
+        pieces = zip(statistics, rows.divide(weights), strict=True)
+        return np.asarray(np.mean([part(own) for part, own in pieces], axis=0))
 
-    def interval(value: float, replicates: FloatArray) -> tuple[Interval | None, str]:
-        ones = np.ones((len(cell.labels), 1))
-        values = [float(part(ones)[0]) for part in parts]
-        edge = any(single <= 0 or single >= 1 for single in values)
-        limits = logit_interval(value, replicates, support, settings.level)
+    def interval(value: float, replicates: FloatArray, level: float) -> tuple[Interval | None, str]:
+        limits = logit_interval(value, replicates, support, level)
         if support >= settings.exact_below and not edge and limits is not None:
             return limits, BOOTSTRAP_LOGIT
-        joined = combine_mean(values, one_by_one(values))
+        joined = combine_mean(values, one_by_one(values, level))
         words = f"{method}, classes combined (Zou and Donner 2008)"
-        percentiles = expanded_percentiles(replicates, support, settings.level)
+        percentiles = expanded_percentiles(replicates, support, level)
         if percentiles is None:
             return joined, words
         wider = (min(joined[0], percentiles[0]), max(joined[1], percentiles[1]))
         return wider, f"wider of {BOOTSTRAP} and {words}"
 
-    return Measure(name, statistic, interval, support, reason)
+    return measure(name, cell, statistic, rows, interval, support, reason=reason)

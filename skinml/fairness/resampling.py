@@ -14,19 +14,20 @@ import numpy as np
 from skinml.errors import require_positive
 from skinml.records import FloatArray, IntArray
 
-# Weights held at once. Blocks of this size stay near the processor's cache, which is worth more
-# than fewer turns of the loop.
-_BLOCK_WEIGHTS = 400_000
+# Weights held at once, and the most replicates of a block: what rows weigh shall stay near the
+# processor's cache.
+_BLOCK_WEIGHTS = 12_000_000
+_BLOCK_REPLICATES = 128
+_TURNED = 1024
 
 
 def patient_weights(
-    num_patients: int, num_items: int, *, replicates: int, rng: np.random.Generator
+    num_patients: int, *, replicates: int, rng: np.random.Generator
 ) -> Iterator[FloatArray]:
     """Draw the weights of all patients, some replicates at a time.
 
     Args:
         num_patients: Patients m, at least 1.
-        num_items: Items that the weights will be spread over; it sets the size of a block.
         replicates: Replicates in all.
         rng: The stream to draw from.
 
@@ -36,15 +37,24 @@ def patient_weights(
     Raises:
         ConfigError: If a number is not above zero.
     """
-    require_positive(num_patients=num_patients, num_items=num_items, replicates=replicates)
-    size = max(1, _BLOCK_WEIGHTS // num_items)
+    require_positive(num_patients=num_patients, replicates=replicates)
+    size = max(1, min(_BLOCK_REPLICATES, _BLOCK_WEIGHTS // num_patients))
     for start in range(0, replicates, size):
         count = min(size, replicates - start)
-        # 64-bit draws: the stream does not depend on where a block ends.
-        drawn = rng.integers(num_patients, size=(count, num_patients), dtype=np.int64)
-        drawn += np.arange(count, dtype=np.int64)[:, None] * num_patients
-        copies = np.bincount(drawn.ravel(), minlength=count * num_patients)
-        yield np.ascontiguousarray(copies.reshape(count, num_patients).T, dtype=np.float64)
+        copies = np.empty((count, num_patients))
+        for row in copies:
+            # 64-bit draws: the stream does not depend on where a block ends.
+            drawn = rng.integers(num_patients, size=num_patients, dtype=np.int64)
+            row[:] = np.bincount(drawn, minlength=num_patients)
+        yield _transposed(copies)
+
+
+def _transposed(rows: FloatArray) -> FloatArray:
+    """Turn (b, m) to (m, b), some patients at a time so that they stay in the cache."""
+    turned = np.empty(rows.shape[::-1])
+    for start in range(0, rows.shape[1], _TURNED):
+        turned[start : start + _TURNED] = rows[:, start : start + _TURNED].T
+    return turned
 
 
 def number_patients(patients: np.typing.NDArray[np.str_]) -> tuple[IntArray, int]:
@@ -60,7 +70,7 @@ def number_patients(patients: np.typing.NDArray[np.str_]) -> tuple[IntArray, int
     return numbers.reshape(-1), len(names)
 
 
-def effective_patients(patients: IntArray) -> float:
+def effective_patients(patients: IntArray, weights: FloatArray | None = None) -> float:
     """Count patients as if each contributed the same number of items.
 
     Kish's effective sample size of the patients, weighted by their items. It is the number of
@@ -69,6 +79,7 @@ def effective_patients(patients: IntArray) -> float:
 
     Args:
         patients: (n,) each item's patient as a number from 0.
+        weights: (n,) how much each item counts; None: each once.
 
     Returns:
         From 0 (no items) to the number of patients.
@@ -81,5 +92,5 @@ def effective_patients(patients: IntArray) -> float:
     """
     if len(patients) == 0:
         return 0.0
-    counts = np.unique(patients, return_counts=True)[1].astype(float)
+    counts = np.bincount(patients, weights=weights).astype(float)
     return float(counts.sum() ** 2 / (counts**2).sum())

@@ -2,9 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+CROSS = " x "
+"""Between the attributes of a crossing, and between the names of its groups."""
+
+
+class PrimaryComparison(BaseModel):
+    """The one comparison that was named before looking; no other one is held against it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    attribute: str = Field("skin_tone", description="What the groups are of.")
+    metric: str = Field("auroc", description="The figure that is compared.")
+    group: str | None = Field(
+        None,
+        description="The group that is held against the reference; null: the spread over all "
+        "groups, which with two groups is their difference.",
+    )
 
 
 class FairnessSettings(BaseModel):
@@ -24,7 +41,8 @@ class FairnessSettings(BaseModel):
     min_events: int = Field(
         30,
         ge=1,
-        description="Below this many effective patients behind a figure it is marked 'few events'.",
+        description="Below this many effective patients behind a figure it is marked 'few events', "
+        "and no gap that rests on it gets a verdict other than 'cannot tell'.",
     )
     exact_below: int = Field(
         15,
@@ -35,9 +53,37 @@ class FairnessSettings(BaseModel):
     calibration_bins: int = Field(
         10, ge=2, description="Greatest number of equal-mass bins of the calibration error."
     )
+    net_benefit_at: tuple[float, ...] = Field(
+        (0.05, 0.1, 0.2),
+        description="Risks from which a clinician would act; net benefit is told at each of them.",
+    )
+    top: tuple[int, ...] = Field(
+        (3,),
+        description="With many classes: how often the true one is among the k likeliest, for each "
+        "k here.",
+    )
+    crossings: tuple[tuple[str, ...], ...] = Field(
+        (),
+        description="Attributes whose combinations are groups too, such as [skin_tone, sex].",
+    )
+    groups: tuple[str, ...] = Field(
+        ("skin_tone", "sex"),
+        description="Attributes whose groups are compared with one another; all of them are one "
+        "family, so that each further one makes every finding harder.",
+    )
+    metrics: tuple[str, ...] = Field(
+        ("auroc", "sensitivity", "specificity"),
+        min_length=1,
+        description="Figures in which groups are compared; they belong to the family too.",
+    )
+    primary: PrimaryComparison | None = Field(
+        default=PrimaryComparison(),
+        description="The comparison that was named in advance and stands outside the family.",
+    )
     reference: dict[str, str] = Field(
         default_factory=dict,
-        description="For each attribute, the group that the others are compared with.",
+        description="For each attribute, the group that the others are compared with; without an "
+        "entry it is the group with most patients.",
     )
     margin: float = Field(
         0.05,
@@ -45,3 +91,45 @@ class FairnessSettings(BaseModel):
         lt=1,
         description="Greatest difference between groups that counts as none, set in advance.",
     )
+    null_draws: int = Field(
+        1000,
+        ge=100,
+        description="Random divisions of the patients that show how large a gap is by chance.",
+    )
+    case_mix: str = Field(
+        "diagnosis",
+        description="The attribute within which gaps are standardised; where the data do not "
+        "carry it and the model tells diagnoses apart, the true class.",
+    )
+    order: dict[str, tuple[str, ...]] = Field(
+        default_factory=dict,
+        description="For an attribute whose groups lie on a scale, their order; without an entry "
+        "names that begin with a number or are I to VI are put in order.",
+    )
+    label_error: dict[str, tuple[tuple[float, ...], ...]] = Field(
+        default_factory=dict,
+        description="For an ordered attribute, the share of each true group (a row) that is "
+        "labelled as each group (a column); skin_tone without an entry has the published one.",
+    )
+
+    @model_validator(mode="after")
+    def _make_sense(self) -> Self:
+        if not all(0 < risk < 1 for risk in self.net_benefit_at):
+            raise ValueError("net_benefit_at must hold risks between 0 and 1")
+        if not all(k >= 1 for k in self.top):
+            raise ValueError("top must hold numbers from 1")
+        for crossing in self.crossings:
+            if len(set(crossing)) < max(2, len(crossing)):
+                raise ValueError("a crossing needs at least two different attributes")
+        for attribute, table in self.label_error.items():
+            square = all(len(row) == len(table) for row in table) and len(table) > 1
+            if not square or any(min(row) < 0 or abs(sum(row) - 1) > _ROUNDING for row in table):
+                raise ValueError(
+                    f"label_error.{attribute} must be a square table whose rows are shares that "
+                    "sum to 1"
+                )
+        return self
+
+
+# Shares that a person typed with two or three digits.
+_ROUNDING = 5e-3

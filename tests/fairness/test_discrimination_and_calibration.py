@@ -10,7 +10,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from skinml.fairness.calibration import (
-    calibration_error_statistic,
+    bin_rows,
+    calibration_error,
     calibration_intercept_statistic,
     calibration_slope_statistic,
     equal_mass_bins,
@@ -89,8 +90,9 @@ def test_a_slope_without_a_finite_fit_is_undefined(scores, positive):
 
 def ece(scores, outcomes, patients=None, bins=10):
     patients = np.arange(len(scores)) if patients is None else patients
-    statistic = calibration_error_statistic(scores, outcomes, patients, greatest_bins=bins)
-    return statistic(np.ones((len(scores), 1)))[0]
+    num = int(patients.max()) + 1
+    rows = bin_rows(scores, outcomes, patients, num_patients=num, greatest_bins=bins)
+    return calibration_error(rows.weigh(np.ones((num, 1))))[0]
 
 
 def test_always_certain_and_half_wrong_is_half_miscalibrated():
@@ -132,10 +134,10 @@ def test_whole_weights_are_the_same_as_repeated_patients():
     rng = np.random.default_rng(3)
     scores = np.round(rng.random(50), 2)
     outcomes = rng.random(50) < 0.5
-    statistic = calibration_error_statistic(scores, outcomes, np.arange(50), greatest_bins=1)
+    made = bin_rows(scores, outcomes, np.arange(50), num_patients=50, greatest_bins=1)
     weights = rng.integers(0, 3, size=50)
     rows = np.repeat(np.arange(50), weights)
-    assert statistic(weights[:, None].astype(float))[0] == pytest.approx(
+    assert calibration_error(made.weigh(weights[:, None].astype(float)))[0] == pytest.approx(
         ece(scores[rows], outcomes[rows], bins=1)
     )
 
