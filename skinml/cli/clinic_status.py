@@ -19,11 +19,12 @@ from skinml.cli.options import AsJson, AtFolder
 if TYPE_CHECKING:
     from skinml.clinic.folder import ClinicFolder
     from skinml.clinic.status import Status
-    from skinml.deployment.clinic_overview import ClinicOverview
+    from skinml.deployment.clinic_overview import ClinicOverview, RunHere
 
 _WIDTH = 80
 _LABELS = 10  # columns for a topic; without it long lines would take its room
 _MOST_FLAGS = 3
+_MOST_RUNS = 3
 _HIDDEN = "for stewards and auditors"
 
 
@@ -98,20 +99,43 @@ def _federation(opened: ClinicFolder, now: datetime) -> ClinicOverview | None:
 
 
 def _taking_part(found: ClinicOverview, now: datetime) -> list[str]:
-    """Two lines: where it belongs and whether it takes part; what waits, or what went on."""
-    part = "takes part in" if found.served else "DOES NOT TAKE PART (skinml clinic serve) in"
-    heard = "" if found.heard is None else f"; last answer {_ago(now - found.heard)} ago"
-    lines = [f"{part} {found.federation}{heard}"]
-    if found.waiting:
-        runs = "1 run waits" if len(found.waiting) == 1 else f"{len(found.waiting)} runs wait"
-        return [*lines, f"{runs} for an answer: skinml clinic approve"]
-    if found.trouble:
-        return [*lines, printable(found.trouble)]
-    if found.last_round is None:
-        return [*lines, "nothing waits for an answer"]
+    """Where it belongs and whether it takes part; how its runs go; what is to be done next."""
+    part = "takes part in" if found.served else "DOES NOT TAKE PART in"
+    since = "" if found.connected is None else f", connected for {_ago(now - found.connected)}"
+    if found.served and found.connected is None and found.heard is None:
+        since = ", not let in yet"
+    heard = "" if found.heard is None else f", last answer {_ago(now - found.heard)} ago"
+    lines = [f"{part} {found.federation}{since}{heard}"]
+    lines += [_run_line(each, now) for each in found.runs[:_MOST_RUNS]]
+    if len(found.runs) > _MOST_RUNS:
+        lines.append(f"and {len(found.runs) - _MOST_RUNS} more: skinml clinic approve")
     last = found.last_round
-    pace = "" if last.minutes is None else f", {last.minutes:.1f} min a round"
-    return [*lines, f"round {last.number}, {_ago(now - last.at)} ago{pace}; run {last.run}"]
+    if last is not None and not any(each.run == last.run for each in found.runs):
+        lines.append(f"last run: {last.run}, over; {_ago(now - last.at)} ago")
+    if found.trouble:
+        lines.append(printable(found.trouble))
+    return [*lines, f"next: {_next(found)}"]
+
+
+def _run_line(here: RunHere, now: datetime) -> str:
+    words = {
+        "pending": "waits for your yes or no",
+        "approved": "approved; the coordinator goes on",
+        "ready": "data ready; the rounds come next",
+        "round": f"answered round {here.round}",
+    }[here.stage]
+    since = "" if here.since is None else f", {_ago(now - here.since)} ago"
+    return f"{here.run}: {words}{since}"
+
+
+def _next(found: ClinicOverview) -> str:
+    if not found.served:
+        return "skinml clinic serve"
+    if found.waiting:
+        return f"skinml clinic approve {found.waiting[0]}"
+    if found.runs:
+        return "nothing; leave it running"
+    return "nothing; no run waits for an answer"
 
 
 def _ago(span: timedelta) -> str:
@@ -123,14 +147,15 @@ def _ago(span: timedelta) -> str:
 
 
 def _overview_values(found: ClinicOverview | None) -> dict[str, object] | None:
+    """Write a clinic's side of its federation as JSON; times in ISO 8601, UTC."""
     if found is None:
         return None
-    last = found.last_round
-    told = {"run": last.run, "round": last.number, "minutes": last.minutes} if last else None
-    return asdict(found) | {
-        "heard": found.heard and found.heard.isoformat(),
-        "last_round": told and told | {"at": last.at.isoformat() if last else None},
-    }
+    values: dict[str, object] = json.loads(json.dumps(asdict(found), default=_iso))
+    return values
+
+
+def _iso(at: object) -> str:
+    return at.isoformat() if isinstance(at, datetime) else str(at)
 
 
 def _consents(found: Status) -> list[str]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import logging
 import os
 import signal
@@ -25,8 +26,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from skinml.deployment.log_lines import Spoken, said_of
 from skinml.durable import read_whole
 from skinml.errors import EnvironmentProblem, SkinmlError
+from skinml.stewardship.audit_events import is_name
 
 if TYPE_CHECKING:
     from flwr.app import Context, Message
@@ -219,7 +222,8 @@ def _judged(desk: Desk, content: bytes, names: Sequence[str], message: Message) 
     if is_approved(content, names, approved):
         return None
     digest = hashlib.sha256(content).hexdigest()
-    _log.warning("refused a bundle that nobody here approved: %s", digest)
+    told = {"told": _about(message, "refused")}
+    _log.warning("refused a bundle that nobody here approved: %s", digest, extra=told)
     desk.refused(digest)
     return _error(message, NOT_APPROVED, "code not approved at this site")
 
@@ -235,30 +239,41 @@ def _answered(
             _leave(EXIT_UNWANTED, "nobody waits for this task any more; starting anew")
         if time.monotonic() - began > desk.limit_s:
             beats.late = True
-            _log.error("no answer to %s within %g s", _kind(message), desk.limit_s)
+            told = {"told": _about(message, "late")}
+            _log.error("no answer to %s within %g s", _kind(message), desk.limit_s, extra=told)
             return _error(message, SITE_ERROR, "site error"), False
     error = work.exception()  # whatever it is, its words stay here
     if error is not None:
-        _log.error("%s failed: %s", _kind(message), _said(error))
+        told = {"told": _about(message, "failed")}
+        _log.error("%s failed: %s", _kind(message), said_of(error), extra=told)
         return _error(message, SITE_ERROR, "site error"), False
-    _log.info("answered %s in %.1f s", _kind(message), time.monotonic() - began)
+    told = _about(message, "answered") | {"seconds": round(time.monotonic() - began, 3)}
+    _log.info("answered %s in %.1f s", told["kind"], told["seconds"], extra={"told": told})
     return work.result(), True
-
-
-def _said(error: BaseException | None) -> str:
-    """Say what went wrong in no words but skinml's own: others' may tell of a patient."""
-    if error is None or isinstance(error, SkinmlError):
-        return str(error)
-    places, trace = [], error.__traceback__
-    while trace is not None:
-        places.append(f"{Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}")
-        trace = trace.tb_next
-    return f"{type(error).__name__} at {' < '.join(reversed(places[-6:]))}"
 
 
 def _kind(message: Message) -> str:
     kind = message.metadata.message_type
     return kind if kind.isascii() and kind.isprintable() and len(kind) < 64 else "a message"
+
+
+def _about(message: Message, event: str) -> dict[str, Any]:
+    """Tell for the log what a message is about, as far as a stranger's words can be believed."""
+    told: dict[str, Any] = {"event": event, "kind": _kind(message)}
+    try:
+        if "request" in message.content:
+            said = dict(message.content["request"])
+        else:
+            content: Any = dict(message.content["setup"])["content"]
+            said = json.loads(content)
+        run, number = said["run"], said.get("round")
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
+        return told
+    if is_name(str(run)):
+        told["run"] = str(run)
+    if isinstance(number, int) and not isinstance(number, bool) and 0 <= number < 2**31:
+        told["round"] = number
+    return told
 
 
 def _error(message: Message, code: int, reason: str) -> Message:
@@ -370,10 +385,12 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--secret-file", type=Path, required=True)
     parser.add_argument("--limit-s", type=float, default=USUAL_LIMIT_S)
     given = parser.parse_args(words)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    said = logging.StreamHandler(sys.stderr)
+    said.setFormatter(Spoken())
+    logging.basicConfig(level=logging.INFO, handlers=[said])
     # A traceback's last line can tell of a patient, and what is printed goes into a log.
-    sys.excepthook = lambda kind, error, trace: _log.critical("defect: %s", _said(error))
-    threading.excepthook = lambda told: _log.critical("defect: %s", _said(told.exc_value))
+    sys.excepthook = lambda kind, error, trace: _log.critical("defect: %s", said_of(error))
+    threading.excepthook = lambda told: _log.critical("defect: %s", said_of(told.exc_value))
     signal.signal(signal.SIGTERM, lambda number, frame: _leave(0, "told to end"))
     try:
         secret = read_whole(given.secret_file, "secret of the SuperNode")

@@ -18,10 +18,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO
+from typing import IO, Unpack
 
 import psutil
 
+from skinml.deployment.log_lines import Line, heard
 from skinml.durable import open_private, write_whole
 from skinml.errors import EnvironmentProblem
 
@@ -111,11 +112,11 @@ class JsonLog:
         self.path = path
         self._lock = threading.Lock()
 
-    def write(self, **values: object) -> None:
+    def write(self, **values: Unpack[Line]) -> None:
         """Add a line, with the time in UTC before its values.
 
         Args:
-            **values: What the line tells; JSON's types.
+            **values: What the line tells, by the closed list of keys.
         """
         at = datetime.now(UTC).isoformat(timespec="milliseconds")
         line = json.dumps({"at": at, **values}, ensure_ascii=False).encode() + b"\n"
@@ -297,7 +298,11 @@ class Supervision:
         with output:
             for line in output:
                 text = _COLOURS.sub("", line[:_LONGEST_LINE].decode("utf-8", "replace")).rstrip()
-                if text and not (part.noise and re.search(part.noise, text)):
+                if (spoken := heard(text)) is not None:
+                    tail.append(spoken.get("words", ""))
+                    named: Line = {"part": part.name}
+                    self.log.write(**(named | spoken))
+                elif text and not (part.noise and re.search(part.noise, text)):
                     tail.append(text)
                     self.log.write(part=part.name, event="output", line=text)
 

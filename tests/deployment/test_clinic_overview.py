@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
 
@@ -10,11 +11,13 @@ import pytest
 
 from skinml.cli.main import main
 from skinml.clinic.folder import ClinicFolder
+from skinml.data.cohort import MALIGNANCY
 from skinml.deployment import proposals
 from skinml.deployment.clinic_overview import clinic_overview
 from skinml.deployment.node import is_served
 from skinml.durable import locked
-from tests.deployment.clinic_place import NOW, RUN, make_folder, proposal
+from skinml.experiments.sites import Terms
+from tests.deployment.clinic_place import FEDERATION, NOW, RUN, make_folder, proposal
 from tests.deployment.test_approve import SOON, member_with
 
 
@@ -31,7 +34,7 @@ def write_log(folder: ClinicFolder, *lines: dict[str, object]) -> None:
     (folder.path / "federation" / "node.log").write_text("cut off line}\n" + text + "\n")
 
 
-ANSWER: dict[str, object] = {"part": "runner", "event": "output", "line": "answered query.x in 1 s"}
+ANSWER: dict[str, object] = {"part": "runner", "event": "answered", "words": "query.x in 1 s"}
 WHY: dict[str, object] = {"part": "node", "event": "why", "words": "The key was refused."}
 
 
@@ -79,6 +82,54 @@ def test_the_last_round_and_its_pace_come_from_the_log(folder: ClinicFolder) -> 
     assert (last.run, last.number, last.minutes) == (RUN, 3, 4.0)
 
 
+def test_it_tells_how_far_each_run_is_here(folder: ClinicFolder) -> None:
+    def here() -> tuple[str, int | None] | None:
+        found = clinic_overview(folder, NOW)
+        assert found is not None
+        return (found.runs[0].stage, found.runs[0].round) if found.runs else None
+
+    def answered(kind: str, **more: object) -> dict[str, object]:
+        return {"part": "runner", "event": "answered", "kind": kind, "run": RUN, **more}
+
+    assert here() is None
+    proposals.receive(folder, proposal(), now=NOW)
+    assert here() == ("pending", None)
+    proposals.decide(folder, RUN, True, "ada", now=NOW)
+    assert here() == ("approved", None)
+    terms = Terms(RUN, "{}", ("north",), "", MALIGNANCY, 3, (), FEDERATION, simulated=False)
+    folder.run(RUN).mkdir(parents=True)
+    (folder.run(RUN) / "terms.json").write_text(json.dumps(asdict(terms)))
+    said = [answered("query.prepare")]
+    write_log(folder, *said)
+    assert here() == ("ready", None)
+    said += [answered("train", round=0), answered("train", round=4)]
+    write_log(folder, *said)
+    assert here() == ("round", 4)
+    (folder.run(RUN) / "terms.json").unlink()
+    write_log(folder, *said, answered("query.finish"))
+    assert here() is None
+
+
+def test_it_is_connected_from_the_moment_when_the_coordinator_let_it_in(
+    folder: ClinicFolder,
+) -> None:
+    let_in = {"part": "node", "event": "output", "line": "INFO :  SuperNode ID: 77"}
+    with locked(folder.path / "federation" / ".serving.lock", "test"):
+        for lines, expected in (
+            ([{"part": "node", "event": "started"}], None),
+            ([{"part": "node", "event": "started"}, let_in], NOW),
+            ([let_in, {"part": "node", "event": "ended"}], None),
+        ):
+            write_log(folder, *lines)
+            found = clinic_overview(folder, NOW)
+            assert found is not None
+            assert found.connected == expected
+    write_log(folder, let_in)
+    found = clinic_overview(folder, NOW)
+    assert found is not None
+    assert found.connected is None, "nothing serves it"
+
+
 def test_the_screen_stays_one_screen(
     folder: ClinicFolder, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -89,7 +140,8 @@ def test_the_screen_stays_one_screen(
     assert max(map(len, lines)) <= 80
     said = "\n".join(lines)
     assert "DOES NOT TAKE PART" in said
-    assert "1 run waits for an answer" in said
+    assert f"{RUN}: waits for your yes or no" in said
+    assert "next: skinml clinic serve" in said
     assert main(["clinic", "status", "--folder", str(folder.path), "--json"]) == 0
     told = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert told["federation"]["waiting"] == [RUN]
