@@ -444,7 +444,8 @@ class RunRecord:
         experiment: The experiment's name.
         seed: The run's seed.
         started: When the run began, ISO 8601, UTC.
-        wall_s: Seconds from the beginning to the last figure.
+        wall_s: Seconds of work from the beginning to the last figure; of a resumed run those of
+            all its processes, without the time between them.
         evaluation_source: "exact" (a simulation that saw the predictions) or "dp_counts".
         classes: What the model tells apart.
         threshold: The malignancy score from which an item counts as alarm.

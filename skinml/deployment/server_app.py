@@ -21,11 +21,13 @@ from flwr.serverapp import Grid, ServerApp
 from skinml.config import RunConfig, parse_config
 from skinml.deployment.federation_folder import FederationFolder, open_federation
 from skinml.deployment.gathering import POLL_S, Gathering, quorum_of
+from skinml.deployment.run_watch import RunWatch, log_event
 from skinml.deployment.submission import (
     CONFIG,
     Standing,
     find_submitted,
     read_proposal,
+    take_up,
     write_standing,
 )
 from skinml.durable import read_whole
@@ -48,6 +50,7 @@ from skinml.federated.coordinator import places_asker
 from skinml.federated.messages import Request
 from skinml.federated.roll_call import Answered, Ask, Record, RunTerms
 from skinml.privacy.planner import require_honest_clinics
+from skinml.tracking.content import clinic_rounds
 from skinml.tracking.tracker import Tracker, make_tracker
 
 VARIABLE = "SKINML_FEDERATION"
@@ -84,6 +87,9 @@ def conduct(folder: FederationFolder, run: str, grid: Grid) -> None:
     standing, quorum = Standing("proposed"), quorum_of(config)
     gathering = Gathering(folder, read_proposal(draft), draft, grid, quorum)
     with run_folder(workspace, run, lambda _: True), turn(draft) as life:
+        take_up(draft, life.number)
+        log_event(draft, run, "taken up", life.number)
+        clock -= life.before_s
         try:
             clinics = gathering.settle()
             width, inputs = public_width(config)
@@ -97,9 +103,11 @@ def conduct(folder: FederationFolder, run: str, grid: Grid) -> None:
             strip_notes(draft)
             last = num_rounds(outcome.learner)
             write_standing(draft, Standing("finished", dict.fromkeys(clinics, "done"), last, last))
+            log_event(draft, run, "finished", life.number)
         except SkinmlError as error:
             words = "; ".join([str(error), *error.details])
             write_standing(draft, Standing("failed", standing.clinics, problem=words))
+            log_event(draft, run, "failed", life.number, words)
             tracker.fail(type(error).__name__)
             raise
     gathering.finish()
@@ -144,14 +152,16 @@ def _work(
     learner = build_learner(config, terms.classes, terms.num_features, len(terms.clinics))
     validation = validation_release(config)
     checkpoints = Checkpoints(draft, terms.run, learner.rounds, Record())
-    rounds, clinics = num_rounds(learner), dict.fromkeys(terms.clinics, "taking part")
+    states = {
+        name: "taking part" if name in gathering.ready else gathering.absent(name)
+        for name in terms.clinics
+    }
+    watch = RunWatch(draft, terms.run, states, len(history), num_rounds(learner))
 
     def on_round(number: int, figures: Mapping[str, float]) -> None:
-        present = checkpoints.record.participation[-1]
-        now = clinics | {name: f"missing: {why}" for name, why in present.missing.items()}
-        stage = "round" if number < rounds - 1 else "evaluating"
-        write_standing(draft, Standing(stage, now, number, rounds))
-        tracker.log_round(number, figures)
+        entries = checkpoints.record.participation
+        watch.round_done(entries[-1])
+        tracker.log_round(number, figures, clinic_rounds(entries, watch.stopwatch.times.answers))
 
     def reach(held_to: RunTerms) -> Ask:
         ready, absent = gathering.ready, gathering.absent
@@ -163,8 +173,6 @@ def _work(
 
         return ask_whoever_is_there
 
-    now = clinics | {name: gathering.absent(name) for name in clinics.keys() - gathering.ready}
-    write_standing(draft, Standing("round", now, len(history), rounds))
     trained = train(
         config,
         terms,
@@ -174,7 +182,9 @@ def _work(
         on_round,
         first_attempt=life.first_attempt,
         reach=reach,
+        watch=watch.stopwatch,
     )
+    watch.round_done(checkpoints.record.participation[-1])
     return Outcome(
         run=terms.run,
         samples={},

@@ -10,16 +10,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
 
 from skinml.config import RunConfig, load_config
 from skinml.deployment import bundle
 from skinml.deployment.federation_folder import FederationFolder
+from skinml.deployment.progress import Course, entered, taken_up
 from skinml.deployment.run_proposal import RunProposal, parse_proposal
 from skinml.durable import make_folder, read_whole, write_whole
-from skinml.errors import ConfigError, DataError
+from skinml.errors import ConfigError, DataError, IntegrityError
 from skinml.experiments.approval import drafted
 from skinml.experiments.published import public_classes
 from skinml.experiments.released import require_publishable
@@ -40,6 +43,7 @@ class Standing:
         rounds: Rounds in all, the evaluation included; 0 before they are known.
         changed: When this was written, ISO 8601, UTC.
         problem: What went wrong, in words; empty where nothing did.
+        course: The times of it all; `write_standing` keeps them.
     """
 
     stage: str
@@ -48,6 +52,10 @@ class Standing:
     rounds: int = 0
     changed: str = ""
     problem: str = ""
+    course: Course = field(default_factory=Course)
+
+
+_STANDINGS = TypeAdapter(Standing)
 
 
 def submit(
@@ -135,18 +143,50 @@ def read_proposal(draft: Path) -> RunProposal:
     return parse_proposal(read_whole(draft / PROPOSAL, _WHAT))
 
 
-def write_standing(draft: Path, standing: Standing) -> None:
+def write_standing(draft: Path, standing: Standing, *, course: Course | None = None) -> Standing:
     """Write down how far a run is.
 
     Args:
         draft: The run's draft folder.
-        standing: How far.
+        standing: How far; its own course does not count. A failed run need not say how far it
+            was.
+        course: The times so far; None: those on the disk.
+
+    Returns:
+        What was written: with the times, and that of this change.
 
     Raises:
         EnvironmentProblem: If it cannot be written.
+        IntegrityError: If what was written before is of another form.
     """
-    told = asdict(standing) | {"changed": datetime.now(UTC).isoformat(timespec="seconds")}
-    write_whole(draft / STANDING, json.dumps(told, indent=1).encode() + b"\n", _WHAT)
+    now = datetime.now(UTC)
+    before = read_standing(draft) if (draft / STANDING).exists() else Standing(standing.stage)
+    if standing.stage == "failed":
+        standing = replace(standing, round=before.round, rounds=before.rounds)
+    course = entered(before.course if course is None else course, standing.stage, now)
+    return _written(draft, replace(standing, course=course), now)
+
+
+def take_up(draft: Path, life: int) -> None:
+    """Write down that a process takes its turn at a run.
+
+    Args:
+        draft: The run's draft folder.
+        life: Which process it is, from 1.
+
+    Raises:
+        EnvironmentProblem: If it cannot be written.
+        IntegrityError: If what was written before is of another form.
+    """
+    before = read_standing(draft)
+    course = taken_up(before.course, life, before.changed)
+    _written(draft, replace(before, course=course), datetime.now(UTC))
+
+
+def _written(draft: Path, standing: Standing, now: datetime) -> Standing:
+    told = replace(standing, changed=now.isoformat(timespec="seconds"))
+    write_whole(draft / STANDING, json.dumps(asdict(told)).encode() + b"\n", _WHAT)
+    return told
 
 
 def read_standing(folder: Path) -> Standing:
@@ -160,8 +200,16 @@ def read_standing(folder: Path) -> Standing:
 
     Raises:
         EnvironmentProblem: If it cannot be read.
+        IntegrityError: If it is of another form.
     """
-    return Standing(**json.loads(read_whole(folder / STANDING, _WHAT)))
+    try:
+        return _STANDINGS.validate_json(read_whole(folder / STANDING, _WHAT))
+    except ValidationError as error:
+        raise IntegrityError(
+            rule=f"a {STANDING} of this release of skinml",
+            got="one of another form",
+            do="Restore it from a backup, or submit the run anew.",
+        ) from error
 
 
 def standings(folder: FederationFolder) -> dict[str, Standing]:

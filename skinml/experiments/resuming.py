@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,6 +25,7 @@ from skinml.training.learner import Round
 
 _CHECKPOINT, _LIVES, _LOCK = "checkpoint", "lives.json", ".lock"
 _WHAT = "notes of a run"
+_LOOK_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -34,10 +35,13 @@ class Life:
     Attributes:
         number: 1 for the process that began the run, one more for each that resumed it.
         began: When the first one began, with its zone.
+        before_s: Seconds that the processes before it worked; of one that was killed, up to its
+            last whole round.
     """
 
     number: int
     began: datetime
+    before_s: float = 0.0
 
     @property
     def first_attempt(self) -> int:
@@ -64,22 +68,45 @@ def turn(draft: Path) -> Iterator[Life]:
         IntegrityError: If nobody knows any more which turn it is: attempts could then have the
             numbers of earlier ones.
     """
-    with locked(draft / _LOCK, f"run in {draft.name}", patience_s=0):
+    # Whoever looks whether somebody is at it holds the lock for a moment, too.
+    with locked(draft / _LOCK, f"run in {draft.name}", patience_s=_LOOK_S):
         path = draft / _LIVES
-        life = Life(1, datetime.now(UTC))
+        now = datetime.now(UTC)
+        life = Life(1, now)
         if path.exists():
-            life = _next_life(read_whole(path, _WHAT))
+            life = _next_life(read_whole(path, _WHAT), draft / _CHECKPOINT)
         elif resumable(draft):
             raise _unknown_turn("a checkpoint without them")
-        told = {"lives": life.number, "began": life.began.isoformat()}
-        write_whole(path, json.dumps(told).encode(), _WHAT)
-        yield life
+        _write_life(path, life, now)
+        try:
+            yield life
+        finally:
+            if path.exists():  # it was broken off, but how long it worked is known
+                with suppress(EnvironmentProblem):  # the first error is the one to tell
+                    _write_life(path, life, now, datetime.now(UTC))
 
 
-def _next_life(notes: bytes) -> Life:
+def _write_life(path: Path, life: Life, turn: datetime, until: datetime | None = None) -> None:
+    told = {
+        "lives": life.number,
+        "began": life.began.isoformat(),
+        "turn": turn.isoformat(),
+        "before_s": life.before_s,
+        "until": until.isoformat() if until else None,
+    }
+    write_whole(path, json.dumps(told).encode(), _WHAT)
+
+
+def _next_life(notes: bytes, checkpoint: Path) -> Life:
     try:
         known = json.loads(notes)
-        return Life(int(known["lives"]) + 1, datetime.fromisoformat(known["began"]))
+        turn, until = datetime.fromisoformat(known["turn"]), known["until"]
+        ended = datetime.fromisoformat(until) if until else turn
+        if not until and checkpoint.exists():  # it was killed
+            ended = datetime.fromtimestamp(checkpoint.stat().st_mtime, UTC)
+        worked = max((ended - turn).total_seconds(), 0.0)
+        began, before = datetime.fromisoformat(known["began"]), float(known["before_s"])
+        return Life(int(known["lives"]) + 1, began, before + worked)
     except (ValueError, KeyError, TypeError) as error:
         raise _unknown_turn("notes of another form") from error
 

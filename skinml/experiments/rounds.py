@@ -13,6 +13,7 @@ from skinml.experiments.learners import clinic_mechanism, coordinator_mechanism
 from skinml.experiments.released import counts_release
 from skinml.experiments.resuming import Checkpoints
 from skinml.experiments.sites import Opener, Terms, open_clinic, secure_session
+from skinml.federated.answer_times import Stopwatch
 from skinml.federated.client_app import client_app, close_clinics
 from skinml.federated.clinic import Clinic, schedule
 from skinml.federated.coordinator import Grid, exchanger, grid_asker
@@ -57,6 +58,7 @@ def train(
     *,
     first_attempt: int = 1,
     reach: Callable[[RunTerms], Ask] | None = None,
+    watch: Stopwatch | None = None,
 ) -> Trained:
     """Run all rounds of a run that are still to be done, evaluation included.
 
@@ -70,6 +72,7 @@ def train(
         on_round: Called after each training round.
         first_attempt: Number of the first attempt at each round.
         reach: Finds the way to real clinics; None: they are virtual.
+        watch: Takes the time of the clinics' answers.
 
     Returns:
         The model, the released validation scores and counts.
@@ -83,6 +86,8 @@ def train(
     held_to, done = run_terms(config, terms, first_attempt), checkpoints.load()
 
     def through(ask: Ask) -> Trained:
+        if watch is not None:
+            ask = watch.timed(ask, held_to.deadline_s / (held_to.resends + 1))
         exchange = exchanger(ask, held_to, checkpoints.record)
         fitted = fit(learner, exchange, on_round, resume=done, keep=checkpoints.keep)
         last = schedule(learner, validation, admissions, tested)[-1]

@@ -44,11 +44,13 @@ from skinml.experiments.samples import (
 from skinml.experiments.sealed_book import SealedBook
 from skinml.experiments.sites import Terms
 from skinml.experiments.workspace import Workspace, new_run_id, run_folder, run_of
+from skinml.federated.answer_times import Stopwatch
 from skinml.federated.roll_call import Record
 from skinml.models.bundle import Bundle, save_bundle
 from skinml.privacy.plan import admissions_release
 from skinml.records import RunRecord, Samples
 from skinml.reports.report import ReportFiles, write_report
+from skinml.tracking.content import clinic_rounds
 from skinml.tracking.tracker import DatasetRef, Tracker, make_tracker
 
 _CONFIG = "config.json"
@@ -155,7 +157,7 @@ def _carried(config: RunConfig, workspace: Workspace, name: str, watcher: Progre
         try:
             with logged_run(gathered.folders.values(), name, simulated=True):
                 outcome = _work(config, draft, life, gathered, tracker, watcher)
-            record = run_record(config, gathered, outcome, life.began, clock)
+            record = run_record(config, gathered, outcome, life.began, clock - life.before_s)
             write_run(draft, record, run_bundle(config, origin_of(gathered), outcome, record))
             strip_notes(draft)
         except (SkinmlError, KeyboardInterrupt, OSError) as error:
@@ -221,12 +223,13 @@ def _work(
     learner = build_learner(config, terms.classes, terms.num_features, len(terms.clinics))
     validation = validation_release(config)
     checkpoints = Checkpoints(draft, name, learner.rounds, Record())
-    counted = admissions_release(config.privacy) is not None
+    counted, watch = admissions_release(config.privacy) is not None, Stopwatch()
     progress.begin("rounds", num_rounds(learner))
 
     def on_round(number: int, figures: Mapping[str, float]) -> None:
         progress.reached(number)
-        tracker.log_round(number, figures)
+        entries = checkpoints.record.participation
+        tracker.log_round(number, figures, clinic_rounds(entries, watch.times.answers))
 
     try:
         for clinic, folder in gathered.folders.items():
@@ -244,6 +247,7 @@ def _work(
             checkpoints,
             on_round,
             first_attempt=life.first_attempt,
+            watch=watch,
         )
         samples = {
             clinic: still_admitted(folder, name, config.purpose)

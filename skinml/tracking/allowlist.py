@@ -51,6 +51,9 @@ CLINIC_METRICS = (
     "rounds_taken_part",
     "rounds_expected",
 )
+# What each round adds about a clinic: whether it was there and how long it took to answer, which
+# the coordinator sees anyway. Nothing is among them that a clinic's data decide alone.
+CLINIC_ROUND_METRICS = ("took_part", "rounds_share", "answer_s")
 # Public figures of a round. A figure that reads private data has "exact." before its name, as a
 # reminder that epsilon does not cover it. No epsilon is among them: that of one round alone means
 # nothing, and looks like that of the run (it is read from the ledger, when the run is over).
@@ -230,6 +233,32 @@ def checked_round_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
         if name not in allowed:
             raise _not_listed("round metric", name)
     return {name: float(value) for name, value in metrics.items() if isfinite(value)}
+
+
+def checked_clinic_rounds(
+    clinics: Mapping[str, Mapping[str, float]],
+) -> dict[str, dict[str, float]]:
+    """Check what a round adds about each clinic.
+
+    Args:
+        clinics: By clinic its figures.
+
+    Returns:
+        The same under names that a store takes; NaN and infinity are left out.
+
+    Raises:
+        PolicyError: If a figure is not on the list, or a clinic's name looks like a patient's.
+    """
+    for figures in clinics.values():
+        for name in figures:
+            if name not in CLINIC_ROUND_METRICS:
+                raise _not_listed("metric of a clinic", name)
+    return {
+        checked_word("a clinic's name", clinic): {
+            name: float(value) for name, value in figures.items() if isfinite(value)
+        }
+        for clinic, figures in clinics.items()
+    }
 
 
 def checked_attribute(attribute: str, allowed: tuple[str, ...]) -> str:

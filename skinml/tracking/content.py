@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from math import isfinite
 
-from skinml.records import Estimate, GroupResult, RunRecord, last_attempts
+from skinml.records import Estimate, GroupResult, Participation, RunRecord, last_attempts
 from skinml.tracking.allowlist import (
     FIGURES,
     checked_attribute,
@@ -79,6 +79,38 @@ def clinic_metrics(record: RunRecord) -> dict[str, dict[str, float]]:
         found[checked_word("a clinic's name", clinic)] = {
             name: value for name, value in values.items() if value is not None and isfinite(value)
         }
+    return found
+
+
+def clinic_rounds(
+    entries: Sequence[Participation], answers: Mapping[str, float]
+) -> dict[str, dict[str, float]]:
+    """Collect what the latest round tells about each clinic.
+
+    Args:
+        entries: Who took part, an attempt each; the last one is of the round that has just ended.
+        answers: Seconds that clinics took to answer in it.
+
+    Returns:
+        For each clinic that was expected whether it is in the sum (`took_part`, 0 or 1), in which
+        share of the rounds so far it is (`rounds_share`), and to a tenth of a second how long it
+        took to answer (`answer_s`); the last is absent where it did not.
+
+    >>> entry = Participation(1, ("harbour", "hillside"), ("harbour",), {"hillside": "no answer"})
+    >>> clinic_rounds([entry], {"harbour": 1.23})["harbour"]
+    {'took_part': 1.0, 'rounds_share': 1.0, 'answer_s': 1.2}
+    """
+    rounds, latest = last_attempts(entries), entries[-1]
+    found = {}
+    for clinic in latest.expected:
+        asked = [each for each in rounds if clinic in each.expected]
+        took_part = sum(clinic in each.took_part for each in asked)
+        found[clinic] = {
+            "took_part": float(clinic in latest.took_part),
+            "rounds_share": took_part / len(asked),
+        }
+        if clinic in answers:
+            found[clinic]["answer_s"] = round(answers[clinic], 1)
     return found
 
 

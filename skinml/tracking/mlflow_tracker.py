@@ -16,12 +16,14 @@ from skinml.errors import EnvironmentProblem
 from skinml.records import RunRecord
 from skinml.tracking.allowlist import (
     DatasetRef,
+    checked_clinic_rounds,
     checked_dataset,
     checked_params,
     checked_round_metrics,
     checked_tags,
     clean_reason,
 )
+from skinml.tracking.clinic_runs import ClinicRuns, Point, log_points, log_tags
 from skinml.tracking.content import clinic_metrics, final_metrics, final_tags
 from skinml.tracking.quiet import quiet
 from skinml.tracking.settings import TrackingSettings
@@ -31,15 +33,12 @@ if TYPE_CHECKING:
     from mlflow.entities import DatasetInput
 
 _SQLITE = "sqlite:///"
-# MLflow takes at most 1000 metrics and 100 params or tags at once, 1000 together.
-_METRICS_AT_ONCE = 1000
+# MLflow takes at most 100 params or tags at once.
 _PARAMS_AT_ONCE = 100
 _MAX_DIGEST = 36
 # Rounds are written together this often, for each write is a transaction of its own.
 _FAILURE = "skinml.failure"
 _FLUSH_S = 2.0
-
-Point = tuple[str, float, int]
 
 
 def tracking_uri(settings: TrackingSettings, folder: Path) -> str:
@@ -79,6 +78,7 @@ class MlflowTracker:
         self._run_id = ""
         self._points: list[Point] = []
         self._flushed = time.monotonic()
+        self._children = ClinicRuns()
         self._open_client: MlflowClient | None = None
 
     def start(
@@ -123,20 +123,29 @@ class MlflowTracker:
         if _FAILURE in parents[0].data.tags:
             client.delete_tag(self._run_id, _FAILURE)
         client.update_run(self._run_id, status="RUNNING")
+        self._children.go_on(client, self._experiment_id, self._run_id)
         # What a killed process had not written yet.
         for name in history[0]:
             last = max((p.step for p in client.get_metric_history(self._run_id, name)), default=0)
             points = [(name, each[name], at) for at, each in enumerate(history, 1) if at > last]
-            _log_points(client, self._run_id, points)
+            log_points(client, self._run_id, points)
         return True
 
-    def log_round(self, round_number: int, metrics: Mapping[str, float]) -> None:
+    def log_round(
+        self,
+        round_number: int,
+        metrics: Mapping[str, float],
+        clinics: Mapping[str, Mapping[str, float]] | None = None,
+    ) -> None:
         """Write the figures of one round, see `Tracker.log_round`."""
-        checked = checked_round_metrics(metrics)
+        checked, by_clinic = checked_round_metrics(metrics), checked_clinic_rounds(clinics or {})
         self._points += [(name, value, round_number) for name, value in checked.items()]
+        self._children.add(round_number, by_clinic)
         if time.monotonic() - self._flushed >= _FLUSH_S:
             with self._store() as client:
                 self._flush(client)
+                if self._children.due():
+                    self._children.write(client, self._experiment_id, self._run_id)
 
     def finish(
         self, record: RunRecord, report: Path, report_json: Path, model: Path | None
@@ -147,10 +156,9 @@ class MlflowTracker:
         with self._store() as client:
             self._flush(client)
             last = len(record.participation)
-            _log_points(client, self._run_id, [(n, v, last) for n, v in metrics.items()])
-            _log_tags(client, self._run_id, tags)
-            for clinic, values in clinics.items():
-                self._log_clinic(client, clinic, values)
+            log_points(client, self._run_id, [(n, v, last) for n, v in metrics.items()])
+            log_tags(client, self._run_id, tags)
+            self._children.end(client, self._experiment_id, self._run_id, "FINISHED", clinics)
             client.log_artifact(self._run_id, str(report), "report")
             client.log_artifact(self._run_id, str(report_json), "report")
             if model is not None:
@@ -165,7 +173,8 @@ class MlflowTracker:
         with self._store() as client:
             self._flush(client)
             tags = checked_tags({_FAILURE: clean_reason(reason)})
-            _log_tags(client, self._run_id, tags)
+            log_tags(client, self._run_id, tags)
+            self._children.end(client, self._experiment_id, self._run_id, "FAILED", {})
             client.set_terminated(self._run_id, "FAILED")
 
     @contextmanager
@@ -184,21 +193,9 @@ class MlflowTracker:
                 raise _store_problem(error) from error
 
     def _flush(self, client: MlflowClient) -> None:
-        _log_points(client, self._run_id, self._points)
+        log_points(client, self._run_id, self._points)
         self._points = []
         self._flushed = time.monotonic()
-
-    def _log_clinic(self, client: MlflowClient, clinic: str, values: Mapping[str, float]) -> None:
-        tags = checked_tags(
-            {
-                "mlflow.parentRunId": self._run_id,
-                "skinml.clinic": clinic,
-                "skinml.kind": "clinic",
-            }
-        )
-        child = client.create_run(self._experiment_id, tags=tags, run_name=clinic).info.run_id
-        _log_points(client, child, [(name, value, 0) for name, value in values.items()])
-        client.set_terminated(child, "FINISHED")
 
     def _log_model(self, client: MlflowClient, record: RunRecord, bundle: Path) -> None:
         if self._served_model is None or not self._settings.register_model:
@@ -320,21 +317,6 @@ def _log_params(client: MlflowClient, run_id: str, params: Mapping[str, str]) ->
     every = [Param(name, value) for name, value in params.items()]
     for first in range(0, len(every), _PARAMS_AT_ONCE):
         client.log_batch(run_id, params=every[first : first + _PARAMS_AT_ONCE])
-
-
-def _log_tags(client: MlflowClient, run_id: str, tags: Mapping[str, str]) -> None:
-    from mlflow.entities import RunTag
-
-    client.log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
-
-
-def _log_points(client: MlflowClient, run_id: str, points: Sequence[Point]) -> None:
-    from mlflow.entities import Metric
-
-    now = int(1000 * time.time())
-    every = [Metric(name, value, now, step) for name, value, step in points]
-    for first in range(0, len(every), _METRICS_AT_ONCE):
-        client.log_batch(run_id, metrics=every[first : first + _METRICS_AT_ONCE])
 
 
 def _save_model(folder: Path, script: Path, bundle: Path, record: RunRecord) -> None:

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from skinml.records import RunRecord
 from skinml.tracking.allowlist import (
     DatasetRef,
+    checked_clinic_rounds,
     checked_dataset,
     checked_params,
     checked_round_metrics,
@@ -49,12 +50,18 @@ class Tracker(Protocol):
         """
         ...
 
-    def log_round(self, round_number: int, metrics: Mapping[str, float]) -> None:
+    def log_round(
+        self,
+        round_number: int,
+        metrics: Mapping[str, float],
+        clinics: Mapping[str, Mapping[str, float]] | None = None,
+    ) -> None:
         """Write the public figures of one round.
 
         Args:
             round_number: The round's number, from 1.
             metrics: The figures by name.
+            clinics: By clinic what the round tells about it, see `content.clinic_rounds`.
 
         Raises:
             PolicyError: If the allow-list refuses a name.
@@ -107,7 +114,12 @@ class NullTracker:
     ) -> None:
         """Do nothing, see `Tracker.start`."""
 
-    def log_round(self, round_number: int, metrics: Mapping[str, float]) -> None:
+    def log_round(
+        self,
+        round_number: int,
+        metrics: Mapping[str, float],
+        clinics: Mapping[str, Mapping[str, float]] | None = None,
+    ) -> None:
         """Do nothing, see `Tracker.log_round`."""
 
     def finish(
@@ -130,8 +142,9 @@ class MemoryTracker:
         params: The config as text.
         datasets: The data used.
         rounds: The figures of each round by its number.
+        clinic_rounds: The figures of each clinic in each round by its number.
         metrics: The final figures.
-        clinics: The figures of each clinic.
+        clinics: The final figures of each clinic.
         tags: The tags.
         artifacts: The files and folders handed over.
     """
@@ -141,6 +154,7 @@ class MemoryTracker:
     params: dict[str, str] = field(default_factory=dict)
     datasets: list[DatasetRef] = field(default_factory=list)
     rounds: dict[int, dict[str, float]] = field(default_factory=dict)
+    clinic_rounds: dict[int, dict[str, dict[str, float]]] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
     clinics: dict[str, dict[str, float]] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
@@ -161,9 +175,15 @@ class MemoryTracker:
         self.rounds = {n: checked_round_metrics(each) for n, each in enumerate(history, start=1)}
         self.status = "running"
 
-    def log_round(self, round_number: int, metrics: Mapping[str, float]) -> None:
+    def log_round(
+        self,
+        round_number: int,
+        metrics: Mapping[str, float],
+        clinics: Mapping[str, Mapping[str, float]] | None = None,
+    ) -> None:
         """Keep the figures of one round, see `Tracker.log_round`."""
         self.rounds[round_number] = checked_round_metrics(metrics)
+        self.clinic_rounds[round_number] = checked_clinic_rounds(clinics or {})
 
     def finish(
         self, record: RunRecord, report: Path, report_json: Path, model: Path | None
