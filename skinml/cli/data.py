@@ -10,12 +10,14 @@ import typer
 
 from skinml.cli.options import AsJson
 
-app = typer.Typer(no_args_is_help=True, help="Bring published datasets into skinml's layout.")
+app = typer.Typer(
+    no_args_is_help=True, help="Bring published datasets into skinml's layout, or draw one."
+)
 
 
 @app.callback()
 def _group() -> None:
-    """Bring published datasets into skinml's layout."""
+    """Bring published datasets into skinml's layout, or draw one."""
 
 
 @app.command()
@@ -38,3 +40,25 @@ def prepare(
         print(json.dumps({"manifest": str(path), "images": rows}), flush=True)
     else:
         print(f"{rows} images: {path}")
+
+
+@app.command()
+def draw(
+    folder: Annotated[Path, typer.Argument(help="The folder to be made; new or empty.")],
+    patients: Annotated[int, typer.Option("--patients", help="How many, of one clinic.")] = 200,
+    size: Annotated[int, typer.Option("--size", help="Pixels along an image's side.")] = 128,
+    seed: Annotated[int, typer.Option("--seed", help="Another number: other patients.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Draw patients that nobody is, with lesions on skin of every tone, to try skinml with.
+
+    Example: skinml data draw ./images --patients 200 --seed 1
+    """
+    from skinml.experiments.prepare import draw_patients
+
+    path, images = draw_patients(folder, patients, size, seed)
+    if as_json:
+        told = {"manifest": str(path), "images": images, "patients": patients}
+        print(json.dumps(told), flush=True)
+    else:
+        print(f"{images} images of {patients} drawn patients: {path}")
