@@ -21,6 +21,7 @@ from flwr.serverapp import Grid, ServerApp
 from skinml.config import RunConfig, parse_config
 from skinml.deployment.federation_folder import FederationFolder, open_federation
 from skinml.deployment.gathering import POLL_S, Gathering, quorum_of
+from skinml.deployment.patience import patient
 from skinml.deployment.run_watch import RunWatch, log_event
 from skinml.deployment.submission import (
     CONFIG,
@@ -171,7 +172,11 @@ def _work(
             gathering.look(terms.clinics)
             return ask(requests)
 
-        return ask_whoever_is_there
+        def connected() -> list[str]:
+            online = set(grid.get_node_ids())
+            return [name for name, node in ready.items() if node in online]
+
+        return patient(ask_whoever_is_there, held_to, connected)
 
     trained = train(
         config,

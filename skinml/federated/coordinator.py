@@ -34,6 +34,8 @@ _CODES = {
     7: "the clinic's node does not run this app",
     8: "the clinic's app stopped responding",
 }
+UNREACHED = frozenset({_CODES[5], _CODES[8]})
+"""What is said of a clinic that Flower itself gave up on: nothing that the clinic answered."""
 _AT_ONCE = 16  # replies in memory before they are added
 
 
