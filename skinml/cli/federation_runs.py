@@ -13,9 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from skinml.cli.options import AsJson
-
-AtFederation = Annotated[Path, typer.Option("--folder", help="The federation's folder.")]
+from skinml.cli.options import AsJson, AtFederation
 
 
 def submit(

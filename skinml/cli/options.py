@@ -8,4 +8,5 @@ from typing import Annotated
 import typer
 
 AtFolder = Annotated[Path, typer.Option("--folder", help="The clinic's folder.")]
+AtFederation = Annotated[Path, typer.Option("--folder", help="The federation's folder.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]

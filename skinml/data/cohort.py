@@ -32,6 +32,7 @@ from skinml.stewardship.policy import KEPT_FIELDS
 if TYPE_CHECKING:
     from skinml.data.manifest import Manifest
     from skinml.data.settings import DataSettings
+    from skinml.data.taxonomy import Taxonomy
     from skinml.seeding import Seeds
     from skinml.stewardship.purposes import Purpose
 
@@ -159,7 +160,7 @@ def build_cohort(
     Guarantees:
         A patient's split and made clinic do not depend on who else is in the manifest.
     """
-    classes = labels or _labels(manifest, settings)
+    classes = labels or classes_of(settings, manifest.taxonomy)
     private = not under_licence(manifest.frame).all()
     flow = [_stage("read from the manifest", manifest.frame)]
     frame = _selected(manifest.frame, settings, strict=split)
@@ -211,6 +212,32 @@ def build_cohort(
     )
 
 
+def classes_of(settings: DataSettings, taxonomy: Taxonomy) -> Labels:
+    """Name the classes that settings ask for, and which of them are malignant, without any data.
+
+    Args:
+        settings: The data settings.
+        taxonomy: The diagnoses that are known.
+
+    Returns:
+        The classes.
+
+    Raises:
+        ConfigError: If one is no known diagnosis.
+    """
+    if settings.target == "malignant":
+        return MALIGNANCY
+    known = taxonomy.malignant
+    unknown = [name for name in settings.classes if name not in known]
+    if unknown:
+        raise ConfigError(
+            rule=f"data.classes among {', '.join(sorted(known))}",
+            got=f"classes={', '.join(unknown)}",
+            do="Use the shared names, or add them to a taxonomy of your own.",
+        )
+    return Labels(settings.classes, tuple(known[name] for name in settings.classes))
+
+
 def _admitted(
     frame: pd.DataFrame, doors: Doors, purpose: Purpose, day: datetime.date
 ) -> tuple[pd.DataFrame, dict[str, Admission]]:
@@ -229,20 +256,6 @@ def _admitted(
 
 def _basis(admissions: Mapping[str, Admission]) -> str:
     return "; ".join(sorted({admission.basis for admission in admissions.values()}))
-
-
-def _labels(manifest: Manifest, settings: DataSettings) -> Labels:
-    if settings.target == "malignant":
-        return MALIGNANCY
-    known = manifest.taxonomy.malignant
-    unknown = [name for name in settings.classes if name not in known]
-    if unknown:
-        raise ConfigError(
-            rule=f"data.classes among {', '.join(sorted(known))}",
-            got=f"classes={', '.join(unknown)}",
-            do="Use the shared names, or add them to a taxonomy of your own.",
-        )
-    return Labels(settings.classes, tuple(known[name] for name in settings.classes))
 
 
 def _selected(frame: pd.DataFrame, settings: DataSettings, *, strict: bool) -> pd.DataFrame:

@@ -25,10 +25,11 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
     load_ssh_private_key,
 )
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter
 
 from skinml.clinic.folder import ClinicFolder
 from skinml.clinic.gate import require_role
+from skinml.deployment.anchored import find_anchored
 from skinml.deployment.certificates import client_context
 from skinml.deployment.invitations import CLINIC_NAME, FEDERATION_NAME, Invitation
 from skinml.durable import locked, remove, write_whole
@@ -87,17 +88,7 @@ def find_membership(folder: ClinicFolder) -> Membership | None:
     Raises:
         IntegrityError: If it was changed.
     """
-    content = folder.anchors.find(folder.path / FILE, _WHAT)
-    if content is None:
-        return None
-    try:
-        return Membership.model_validate_json(content)
-    except ValidationError:
-        raise IntegrityError(
-            rule=f"a {_WHAT} of this release of skinml",
-            got="another one's",
-            do="Update skinml to the release that wrote it.",
-        ) from None
+    return find_anchored(folder, folder.path / FILE, _WHAT, TypeAdapter(Membership))
 
 
 def require_membership(folder: ClinicFolder) -> Membership:

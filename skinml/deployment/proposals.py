@@ -18,10 +18,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, TypeAdapter
 
 from skinml.clinic.folder import ClinicFolder
 from skinml.clinic.gate import require_role
+from skinml.deployment.anchored import find_anchored
 from skinml.deployment.joining import find_membership
 from skinml.deployment.run_proposal import RunProposal, Sha256, asked, config_of, parse_proposal
 from skinml.durable import locked, make_folder, read_whole, write_whole
@@ -376,17 +377,7 @@ _RECORDS = TypeAdapter(dict[str, _Record])
 
 
 def _index(folder: ClinicFolder) -> dict[str, _Record]:
-    content = folder.anchors.find(folder.path / INDEX, _WHAT)
-    if content is None:
-        return {}
-    try:
-        return _RECORDS.validate_json(content)
-    except ValidationError:
-        raise IntegrityError(
-            rule=f"a {_WHAT} of this release of skinml",
-            got="another one's",
-            do="Update skinml to the release that wrote it.",
-        ) from None
+    return find_anchored(folder, folder.path / INDEX, _WHAT, _RECORDS) or {}
 
 
 def _write(folder: ClinicFolder, index: Mapping[str, _Record]) -> None:

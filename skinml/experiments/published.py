@@ -8,9 +8,9 @@ from datetime import datetime
 from importlib.metadata import version
 
 from skinml.config import RunConfig
-from skinml.data.cohort import MALIGNANCY
+from skinml.data.cohort import classes_of
 from skinml.data.taxonomy import load_taxonomy
-from skinml.errors import ConfigError, IntegrityError
+from skinml.errors import IntegrityError
 from skinml.experiments.admissions import noised_counts
 from skinml.experiments.guarantee import guarantee_told
 from skinml.experiments.outcome import VERSIONS, Origin, Outcome, threshold_source
@@ -34,17 +34,7 @@ def public_classes(config: RunConfig) -> Labels:
     Raises:
         ConfigError: If one is no shared diagnosis.
     """
-    if config.data.target == "malignant":
-        return MALIGNANCY
-    known = load_taxonomy().malignant
-    unknown = [name for name in config.data.classes if name not in known]
-    if unknown:
-        raise ConfigError(
-            rule=f"data.classes among {', '.join(sorted(known))} in a run of several clinics",
-            got=f"classes={', '.join(unknown)}",
-            do="Use the shared names.",
-        )
-    return Labels(config.data.classes, tuple(known[name] for name in config.data.classes))
+    return classes_of(config.data, load_taxonomy())
 
 
 def public_width(config: RunConfig) -> tuple[int, str]:

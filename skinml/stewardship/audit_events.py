@@ -30,7 +30,6 @@ Event = Literal[
     "refusal",
     "run proposed",
     "run answered",
-    "bundle answered",
     "bundle refused",
     "run approved",
     "run refused",
@@ -228,7 +227,6 @@ _TABLE: Mapping[Event, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "run proposed": (("run", "digest"), ("experiment", "purpose", "coordinator")),
     "run answered": (("run", "digest", "answer"), _PROPOSED),
     # The code that travels to a clinic, by its SHA-256.
-    "bundle answered": (("digest", "answer"), ()),
     "bundle refused": (("digest",), ()),
     "run approved": (("run",), _PROPOSED),
     "run refused": (("reason",), (*_PROPOSED, "terms")),
