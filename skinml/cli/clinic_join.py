@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -76,19 +77,24 @@ def join(
             "public_key": member.public_key,
             "authority_digest": authority,
             "data": member.data,
-            "to_do": list(joined.to_do),
+            "new": joined.new,
+            "to_do": [asdict(each) for each in joined.to_do],
         }
         print(json.dumps(told), flush=True)
         return
     console = Console()
     console = Console(width=min(console.width, _WIDTH), highlight=False)
-    words = f"{member.clinic} belongs to {member.federation} now, at {member.address}"
+    since = "now" if joined.new else "already; its key is as it was"
+    words = f"{member.clinic} belongs to {member.federation}, at {member.address}, {since}."
     console.print(Text(printable(words)), style="bold")
-    console.print("Its key was made here and stays here; the code has been used up.")
+    if joined.new:
+        console.print("Its key was made here and stays here; the code has been used up.")
     console.print("Compare the authority's digest with the coordinator, by telephone say:")
     console.print(f"   {authority}", soft_wrap=True)
-    for line in joined.to_do:
-        console.print(Text(printable(line)))
+    for each in joined.to_do:
+        console.print(Text(printable(each.words)))
+        for step in each.steps:
+            console.print(Text(printable(f"   {step}")), soft_wrap=True)
     console.print("\nNext, and for as long as the clinic takes part:")
     console.print(Text(f"   skinml clinic serve --folder {folder}"), soft_wrap=True)
     console.print("Nothing runs before somebody here says yes:")

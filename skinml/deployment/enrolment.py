@@ -93,7 +93,7 @@ def invite(
         raise ConfigError(
             rule="an invitation that is valid for 1 to 90 days",
             got=f"days={valid_days}",
-            do="Choose fewer; a clinic that misses the day gets a new invitation.",
+            do="Give --days a number from 1 to 90; who misses the day gets a new invitation.",
         )
     code, expires = new_code(), time_text(now + timedelta(days=valid_days))
     chosen = tuple(word for word in PURPOSES if word in purposes)

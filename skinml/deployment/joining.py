@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 import ssl
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -35,6 +36,7 @@ from skinml.deployment.invitations import CLINIC_NAME, FEDERATION_NAME, Invitati
 from skinml.durable import locked, remove, write_whole
 from skinml.errors import ConfigError, EnvironmentProblem, IntegrityError, RefusedError
 from skinml.stewardship.encryption import derive_key, keyed_digest
+from skinml.stewardship.policy import Policy
 
 FILE = "membership.json"
 _WHAT = "membership"
@@ -64,16 +66,31 @@ class Membership(BaseModel):
 
 
 @dataclass(frozen=True)
+class ToDo:
+    """Something that people at the clinic should still do.
+
+    Attributes:
+        words: What and why, whole sentences.
+        steps: How: commands, and lines to be written, one after the other.
+    """
+
+    words: str
+    steps: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Joined:
     """A clinic that has just joined.
 
     Attributes:
         membership: Where it belongs now.
-        to_do: What its people should still do, a sentence each.
+        to_do: What its people should still do.
+        new: Whether it did not belong there before.
     """
 
     membership: Membership
-    to_do: tuple[str, ...]
+    to_do: tuple[ToDo, ...]
+    new: bool
 
 
 def find_membership(folder: ClinicFolder) -> Membership | None:
@@ -207,7 +224,7 @@ def join(
         folder.anchors.replace(folder.path / FILE, content, _WHAT)
         if before is not None and before.node_key != name:
             remove(node_key_file(folder, before), "node key")
-    return Joined(membership, _to_do(folder, invitation, membership))
+    return Joined(membership, _to_do(folder, invitation, membership), new=known is None)
 
 
 def point_to_data(
@@ -359,10 +376,21 @@ def _unreachable(invitation: Invitation, error: Exception) -> EnvironmentProblem
         )
     return EnvironmentProblem(
         rule=f"the coordinator of {invitation.federation} at {invitation.address}",
-        got=type(error).__name__,
+        got=_failure(error),
         do="Check the network, and whether `skinml federation serve` runs there. The code has "
         "not been used up: join again with the same file.",
     )
+
+
+def _failure(error: Exception) -> str:
+    """Say in words why a request did not come back."""
+    if isinstance(error, httpx.TimeoutException):
+        return f"no answer within {_TIMEOUT_S:g} seconds"
+    if "SSL" in str(error):
+        return "something that speaks no TLS"
+    if isinstance(error, httpx.ConnectError):
+        return "no connection: nothing answers there, or a firewall is between"
+    return "a connection that broke off"
 
 
 def _words(value: object) -> str:
@@ -370,20 +398,36 @@ def _words(value: object) -> str:
     return str(value)[:_LONGEST_WORDS]
 
 
-def _to_do(folder: ClinicFolder, invitation: Invitation, membership: Membership) -> tuple[str, ...]:
-    policy = folder.policy
+def _to_do(
+    folder: ClinicFolder, invitation: Invitation, membership: Membership
+) -> tuple[ToDo, ...]:
+    place = f"--folder {shlex.quote(str(folder.path))}"
     found = []
-    if membership.federation not in policy.coordinators:
-        found.append(
-            f"Your policy does not know the coordinator {membership.federation}: no run can be "
-            "approved before its name is in `coordinators` (skinml clinic policy change)."
+    lacks = _lacks(folder.policy, invitation)
+    if lacks:
+        reasons = "; ".join(reason for reason, _ in lacks)
+        steps = (
+            f"skinml clinic policy show --yaml {place} > policy.yaml",
+            *(f"(in policy.yaml, as far as you agree)  {line}" for _, line in lacks),
+            f"skinml clinic policy change policy.yaml {place}",
         )
+        found.append(ToDo(f"For a steward. The clinic's policy {reasons}:", steps))
+    if membership.data is None:
+        steps = (f"skinml clinic serve --data IMAGES {place}",)
+        found.append(ToDo("Say where the list and its images are; without them no run:", steps))
+    return tuple(found)
+
+
+def _lacks(policy: Policy, invitation: Invitation) -> list[tuple[str, str]]:
+    """Name what a policy does not allow yet: why that matters, and the line that would."""
+    found = []
+    if invitation.federation not in policy.coordinators:
+        line = ", ".join([*policy.coordinators, invitation.federation])
+        reason = f"does not name {invitation.federation}, so that no run can be approved"
+        found.append((reason, f"coordinators: [{line}]"))
     missing = [word for word in invitation.purposes if word not in policy.purposes]
     if missing:
-        found.append(
-            f"Runs may ask for {', '.join(missing)}, which your policy does not allow; such runs "
-            "are refused."
-        )
-    if membership.data is None:
-        found.append("Say where the images are: skinml clinic serve --data DIR.")
-    return tuple(found)
+        line = ", ".join([*policy.purposes, *missing])
+        reason = f"does not allow {', '.join(missing)}, which its runs are for"
+        found.append((reason, f"purposes: [{line}]"))
+    return found

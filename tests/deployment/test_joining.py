@@ -289,12 +289,38 @@ def test_a_swapped_key_or_membership_is_noticed(
         require_membership(folder)
 
 
-def test_it_says_what_is_still_to_be_done(coordinator: Coordinator, tmp_path: Path) -> None:
-    narrow = make_folder(tmp_path, coordinators="[]", purposes="[research]")
-    told = " ".join(join(narrow, coordinator.invite()).to_do)
-    assert "coordinators" in told
-    assert "federated_training" in told
-    assert "--data" in told
+def test_a_steward_is_told_which_lines_the_policy_lacks_and_how_to_write_them(
+    coordinator: Coordinator, tmp_path: Path
+) -> None:
+    narrow = make_folder(tmp_path, coordinators="[simulation]", purposes="[research]")
+    policy, data = join(narrow, coordinator.invite()).to_do
+    assert "does not name derm-net" in policy.words
+    assert "does not allow federated_training" in policy.words
+    shown, *lines, changed = policy.steps
+    assert shown.startswith("skinml clinic policy show --yaml --folder")
+    assert [line.split("  ")[1] for line in lines] == [
+        "coordinators: [simulation, derm-net]",
+        "purposes: [research, federated_training]",
+    ]
+    assert changed.startswith("skinml clinic policy change policy.yaml --folder")
+    assert "serve --data" in data.steps[0]
+
+
+def test_where_the_policy_knows_the_federation_nothing_is_left_but_the_data(
+    coordinator: Coordinator, folder: ClinicFolder, tmp_path: Path
+) -> None:
+    invitation = coordinator.invite()
+    assert ["serve" in each.steps[0] for each in join(folder, invitation).to_do] == [True]
+    (tmp_path / "manifest.csv").touch()
+    assert join(folder, invitation, data=tmp_path).to_do == ()
+
+
+def test_why_a_coordinator_cannot_be_reached_is_told_in_words(
+    coordinator: Coordinator, folder: ClinicFolder
+) -> None:
+    nobody = coordinator.invite().model_copy(update={"address": f"127.0.0.1:{free_port()}"})
+    with pytest.raises(EnvironmentProblem, match="no connection: nothing answers there"):
+        join(folder, nobody)
 
 
 def test_data_are_pointed_to_only_where_the_list_is(
@@ -313,7 +339,9 @@ def test_joining_twice_with_one_file_changes_nothing(
 ) -> None:
     invitation = coordinator.invite()
     (tmp_path / "manifest.csv").touch()
-    first = join(folder, invitation, data=tmp_path).membership
+    joined = join(folder, invitation, data=tmp_path)
+    assert joined.new
     entries = folder.audit.entries()
-    assert join(folder, invitation).membership == first
+    again = join(folder, invitation)
+    assert (again.membership, again.new) == (joined.membership, False)
     assert folder.audit.entries() == entries
