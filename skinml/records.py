@@ -282,6 +282,27 @@ class Participation:
     noise: float | None = None
 
 
+@dataclass(frozen=True)
+class AnswerTimes:
+    """The answers to one attempt at a round, as far as they have come.
+
+    Attributes:
+        round: The round's number; 0 while keys are exchanged before the first one.
+        attempt: The attempt's number.
+        began: When the first request left, ISO 8601, UTC.
+        answers: By clinic the seconds from each request to its answer, all steps added up.
+        given_up: By clinic that was not waited for, the seconds between the moment when the others
+            were done and its deadline; 0 where the whole deadline was waited for. Not in it are
+            clinics that answered, with a refusal too.
+    """
+
+    round: int
+    attempt: int
+    began: str
+    answers: Mapping[str, float] = field(default_factory=dict)
+    given_up: Mapping[str, float] = field(default_factory=dict)
+
+
 def last_attempts(participation: Iterable[Participation]) -> tuple[Participation, ...]:
     """Choose the entry of each round's last attempt.
 
@@ -436,6 +457,53 @@ class NoisedCounts:
 
 
 @dataclass(frozen=True)
+class CalibrationPoint:
+    """Items of like scores, and how often what the score is the probability of came true.
+
+    Attributes:
+        mean_score: Their mean score.
+        observed: The share that came true, with its interval over patients.
+        num_items: How many they are.
+    """
+
+    mean_score: float
+    observed: Estimate
+    num_items: int
+
+
+@dataclass(frozen=True)
+class NetBenefitPoint:
+    """What alarms from one risk on are worth, in true alarms an item.
+
+    Attributes:
+        risk: The risk from which there is an alarm; it says how many false alarms one hit is worth.
+        model: The model's net benefit.
+        everybody: That of an alarm for everybody; that of none is 0.
+    """
+
+    risk: float
+    model: float
+    everybody: float
+
+
+@dataclass(frozen=True)
+class GroupCurves:
+    """A group's calibration and decision curves.
+
+    Attributes:
+        attribute: What the groups are of; "overall" for everybody.
+        group: The group's name.
+        calibration: Bins of rising score.
+        net_benefit: Rising risks.
+    """
+
+    attribute: str
+    group: str
+    calibration: tuple[CalibrationPoint, ...]
+    net_benefit: tuple[NetBenefitPoint, ...]
+
+
+@dataclass(frozen=True)
 class RunRecord:
     """Everything that a finished run may show: what reports and tracking are made from.
 
@@ -467,6 +535,12 @@ class RunRecord:
         resumes: How often the run was broken off and resumed.
         personal_heads: The clinics' own heads where they keep some; only a simulation sees them.
         gaps: Comparisons of groups as `skinml.fairness.gaps` writes them; None: none were made.
+        kind: "run", or "predictions" where figures come from a file and nothing is known of how the
+            model was trained.
+        curves: Calibration and decision curves; empty where there are no predictions to draw them
+            from.
+        released_counts: (groups, 2, bins) the noised sum that figures of "dp_counts" come from, as
+            it left the clinics; None where there is none.
     """
 
     run: str
@@ -494,3 +568,6 @@ class RunRecord:
     resumes: int = 0
     personal_heads: tuple[PersonalHead, ...] = ()
     gaps: Mapping[str, Any] | None = None
+    kind: str = "run"
+    curves: tuple[GroupCurves, ...] = ()
+    released_counts: tuple[tuple[tuple[float, ...], ...], ...] | None = None

@@ -11,7 +11,7 @@ import click
 import typer
 
 from skinml import __version__
-from skinml.cli import clinic, data, doctor, federation, privacy, runs
+from skinml.cli import clinic, data, doctor, federation, privacy, report, runs
 from skinml.cli.edge import EXIT_INTERRUPTED, EXIT_USAGE, report_error, usage_error
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ app.add_typer(data.app, name="data")
 app.add_typer(clinic.app, name="clinic")
 app.add_typer(federation.app, name="federation")
 app.add_typer(privacy.app, name="privacy")
+app.add_typer(report.app, name="report")
 app.command()(doctor.doctor)
 
 

@@ -1,0 +1,137 @@
+"""`skinml report`: the report of any model's predictions, its check, and the gate."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from skinml.cli.options import AsJson
+from skinml.errors import InputError
+
+if TYPE_CHECKING:
+    from skinml.experiments.predictions_file import PredictionsSettings
+
+app = typer.Typer(
+    invoke_without_command=True,
+    help="Write the report of any model's predictions; check a report; hold it to its criteria.",
+    epilog="Example: skinml report --predictions scores.csv --label malignant --score p "
+    "--patient patient_id --group skin_tone --threshold 0.3",
+)
+
+WorkDir = Annotated[Path, typer.Option(help="The working folder with the runs.")]
+
+
+@app.callback()
+def report(
+    context: typer.Context,
+    predictions: Annotated[
+        Path | None, typer.Option(help="A CSV or Parquet file, one row an image.")
+    ] = None,
+    label: Annotated[str, typer.Option(help="Column with the truth.")] = "",
+    score: Annotated[
+        list[str] | None,
+        typer.Option(help="Column with the probability, 0 to 1; one a class if several."),
+    ] = None,
+    patient: Annotated[str, typer.Option(help="Column that tells whose image it is.")] = "",
+    group: Annotated[
+        list[str] | None,
+        typer.Option(help="Column of groups, such as skin_tone, or NAME=COLUMN; repeatable."),
+    ] = None,
+    site: Annotated[str | None, typer.Option(help="Column with the clinic.")] = None,
+    item: Annotated[
+        str | None, typer.Option("--id", help="Column with the image's id, to find doubles.")
+    ] = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="Score from which the model raises an alarm.")
+    ] = None,
+    threshold_source: Annotated[
+        str, typer.Option(help="Where the threshold comes from, in words for the reader.")
+    ] = "",
+    prediction: Annotated[
+        str | None, typer.Option(help="Column with the model's own decision.")
+    ] = None,
+    positive: Annotated[
+        list[str] | None,
+        typer.Option(help="Word of the label that counts as malignant; repeatable."),
+    ] = None,
+    classes: Annotated[
+        str, typer.Option(help="With several scores: the label's words, A,B,C in their order.")
+    ] = "",
+    settings: Annotated[
+        Path | None,
+        typer.Option(help="YAML with margins, references and so on, as under fairness."),
+    ] = None,
+    name: Annotated[str, typer.Option(help="What the model is called on the page.")] = "",
+    out: Annotated[Path, typer.Option(help="Folder for report.html and report.json.")] = Path(
+        "report"
+    ),
+    seed: Annotated[int, typer.Option(help="Seed of the intervals.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Write a report, or check one.
+
+    Example: skinml report --predictions scores.csv --label malignant --score p --patient id
+    """
+    if context.invoked_subcommand is not None:
+        return
+    if predictions is None:
+        raise InputError(
+            rule="--predictions FILE, or the command verify", got="neither", do=_EXAMPLE
+        )
+    from skinml.experiments.predictions_report import read_settings, report_predictions
+
+    done = report_predictions(
+        _columns(
+            path=predictions,
+            label=label,
+            scores=tuple(score or ()),
+            patient=patient,
+            groups=dict(_named(each) for each in group or ()),
+            site=site,
+            item=item,
+            prediction=prediction,
+            positive=tuple(positive or ()),
+            classes=tuple(word.strip() for word in classes.split(",") if word.strip()),
+            threshold=threshold,
+        ),
+        out,
+        fairness=None if settings is None else read_settings(settings),
+        name=name,
+        threshold_source=threshold_source,
+        seed=seed,
+    )
+    if as_json:
+        files = {"report": str(done.files.html), "json": str(done.files.json)}
+        print(json.dumps({"run": done.record.run, "artifacts": files}), flush=True)
+        return
+    print(f"Report:  {done.files.html}")
+
+
+_EXAMPLE = "See `skinml report --help`."
+
+
+def _named(words: str) -> tuple[str, str]:
+    name, given, column = words.partition("=")
+    return (name, column) if given else (words, words)
+
+
+def _columns(**values: Any) -> PredictionsSettings:
+    from pydantic import ValidationError
+
+    from skinml.experiments.predictions_file import PredictionsSettings
+
+    for name in ("label", "scores", "patient"):
+        if not values[name]:
+            option = name.removesuffix("s")
+            raise InputError(
+                rule=f"--{option} COLUMN", got="none", do=f"Name the file's column. {_EXAMPLE}"
+            )
+    try:
+        return PredictionsSettings(**values)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        option = str(first["loc"][0]).replace("_", "-")
+        raise InputError(rule=f"a possible --{option}", got=first["msg"], do=_EXAMPLE) from None

@@ -1,0 +1,64 @@
+"""All figures of a set of predictions, in one place for runs, evaluations and predictions files."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from skinml.fairness.curves import curves_by_group
+from skinml.fairness.groups import measured_groups
+from skinml.fairness.settings import FairnessSettings
+from skinml.records import GroupCurves, GroupResult, Predictions
+from skinml.seeding import Seeds
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What predictions tell about a model.
+
+    Attributes:
+        overall: The figures on everybody.
+        groups: The figures by group.
+        gaps: Comparisons of groups; None: none were made.
+        curves: Calibration and decision curves.
+    """
+
+    overall: GroupResult
+    groups: tuple[GroupResult, ...]
+    gaps: Mapping[str, Any] | None
+    curves: tuple[GroupCurves, ...]
+
+
+def figures_of(
+    predictions: Predictions,
+    *,
+    threshold: float | None,
+    settings: FairnessSettings,
+    seeds: Seeds,
+    figures: Collection[str] | None = None,
+) -> Figures:
+    """Compute all figures of predictions.
+
+    Args:
+        predictions: What a model said; per patient, and stays where it is.
+        threshold: The malignancy score from which an item counts as alarm.
+        settings: Intervals, comparisons and margins.
+        seeds: The root of the streams that patients are resampled from.
+        figures: Names of the figures wanted; None: all.
+
+    Returns:
+        The figures; the same arguments give the same ones.
+
+    Raises:
+        ConfigError: If the settings name an attribute that the predictions do not carry.
+        DataError: If the predictions are not usable.
+    """
+    overall, groups, _ = measured_groups(
+        predictions,
+        threshold=threshold,
+        settings=settings,
+        rng=seeds.stream("bootstrap"),
+        figures=figures,
+    )
+    return Figures(overall, groups, None, curves_by_group(predictions, settings))
