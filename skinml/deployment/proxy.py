@@ -6,13 +6,16 @@ proxy lets through what nodes of joined clinics send, by the keys of the federat
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import json
 import ssl
 import sys
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -55,6 +58,7 @@ TIME_HEADER = "flwr-timestamp"
 MOST_BYTES = 64 * 2**20  # Flower sends arrays in pieces of 5 MB
 _MOST_ENROL_BYTES = 16 * 1024
 _MOST_MESSAGE_BYTES = 4 * 2**20  # a message names its arrays; they travel beside it
+_MOST_PULL_BYTES = 16 * 1024
 _BEHIND_S, _AHEAD_S = 305.0, 5.0  # what Flower's node authentication lets clocks differ by
 _NOT_ACTIVATED = 2004  # Flower's code, which makes a SuperNode print what comes with it
 _TIMEOUT = httpx.Timeout(60.0, connect=5.0)
@@ -67,6 +71,39 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 class _TooMuch(Exception):
     """A body over the limit."""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How long a node that asks for messages in the middle of a run is kept waiting for one.
+
+    A SuperNode that hears that there is none sleeps for three seconds, whatever it is told, and a
+    secure sum has four messages: most of a round would be such sleep.
+
+    Attributes:
+        hold_s: Seconds at most; a SuperNode gives a request up after 30.
+        poll_s: Seconds between two looks at the SuperLink.
+        busy_s: For how long after its last message a node is taken to be in a run; at other
+            times it is answered at once.
+    """
+
+    hold_s: float = 20.0
+    poll_s: float = 0.25
+    busy_s: float = 120.0
+
+
+@dataclass
+class _Traffic:
+    """Which nodes have lately had a message."""
+
+    pace: Pace
+    last: dict[int, float] = field(default_factory=dict)
+
+    def note(self, node: int) -> None:
+        self.last[node] = time.monotonic()
+
+    def busy(self, node: int) -> bool:
+        return time.monotonic() - self.last.get(node, -self.pace.busy_s) < self.pace.busy_s
 
 
 class JoinedKeys:
@@ -109,13 +146,16 @@ class JoinedKeys:
         return self._keys
 
 
-def make_app(folder: FederationFolder, upstream: str, known: Register) -> Starlette:
+def make_app(
+    folder: FederationFolder, upstream: str, known: Register, pace: Pace | None = None
+) -> Starlette:
     """Make the proxy's application.
 
     Args:
         folder: The federation's folder.
         upstream: The SuperLink, https://host:port, with the federation's own certificate.
         known: Makes an enrolled node's key known to the SuperLink.
+        pace: How long a node that asks for messages in a run is kept waiting for one.
 
     Returns:
         The application: POST on the nodes' paths and on /enrol; 404 or 405 for all else.
@@ -135,9 +175,10 @@ def make_app(folder: FederationFolder, upstream: str, known: Register) -> Starle
         yield
         await client.aclose()
 
+    passing = _passing(JoinedKeys(folder), client, _Traffic(pace or Pace()))
     routes = [
         Route("/enrol", _enrolling(folder, known), methods=["POST"]),
-        Route("/v1/fleet/{call}", _passing(JoinedKeys(folder), client), methods=["POST"]),
+        Route("/v1/fleet/{call}", passing, methods=["POST"]),
     ]
     return Starlette(routes=routes, lifespan=lifespan)
 
@@ -220,7 +261,7 @@ def _enrolling(folder: FederationFolder, known: Register) -> Handler:
     return enrol
 
 
-def _passing(joined: JoinedKeys, client: httpx.AsyncClient) -> Handler:
+def _passing(joined: JoinedKeys, client: httpx.AsyncClient, traffic: _Traffic) -> Handler:
     async def fleet(request: Request) -> Response:
         call = request.path_params["call"]
         if call not in CALLS:
@@ -232,11 +273,19 @@ def _passing(joined: JoinedKeys, client: httpx.AsyncClient) -> Handler:
         if isinstance(content, Response):
             return content
         headers = [(k, v) for k, v in request.headers.items() if k not in _OWN]
-        outgoing = client.build_request(
-            "POST", f"/v1/fleet/{call}", headers=headers, content=content
-        )
+
+        async def send() -> httpx.Response:
+            outgoing = client.build_request(
+                "POST", f"/v1/fleet/{call}", headers=headers, content=content
+            )
+            return await client.send(outgoing, stream=True)
+
         try:
-            answer = await client.send(outgoing, stream=True)
+            answer = await send()
+            if call == "pull-messages":
+                answer = await _held(request, joined, node, traffic, answer, send)
+            elif call == "push-messages":
+                traffic.note(node)
         except _TooMuch:
             return Response(status_code=413)
         except ClientDisconnect:
@@ -251,6 +300,38 @@ def _passing(joined: JoinedKeys, client: httpx.AsyncClient) -> Handler:
     return fleet
 
 
+async def _held(
+    request: Request,
+    joined: JoinedKeys,
+    node: int,
+    traffic: _Traffic,
+    answer: httpx.Response,
+    send: Callable[[], Awaitable[httpx.Response]],
+) -> httpx.Response:
+    """Look for a message again and again, while the node waits that a run keeps busy.
+
+    A message is asked for only while the node is there to take it, and its key is joined.
+    """
+    until = time.monotonic() + traffic.pace.hold_s
+    while _is_empty(answer) and traffic.busy(node) and time.monotonic() < until:
+        await asyncio.sleep(traffic.pace.poll_s)
+        if await request.is_disconnected():
+            await answer.aclose()
+            raise ClientDisconnect
+        if joined.node_of(request.headers.get(KEY_HEADER, "")) != node:
+            break
+        await answer.aclose()
+        answer = await send()
+    if answer.is_success and not _is_empty(answer):
+        traffic.note(node)
+    return answer
+
+
+def _is_empty(answer: httpx.Response) -> bool:
+    """Tell whether a node is answered that there is no message: no byte, in protobuf."""
+    return answer.is_success and answer.headers.get("content-length") == "0"
+
+
 async def _content_of(
     request: Request, call: str, node: int
 ) -> bytes | AsyncIterator[bytes] | Response:
@@ -258,15 +339,16 @@ async def _content_of(
     length = request.headers.get("content-length", "0")
     if not length.isdigit() or int(length) > MOST_BYTES:
         return Response(status_code=413)
-    if call != "push-messages":
+    whole = {"push-messages": _MOST_MESSAGE_BYTES, "pull-messages": _MOST_PULL_BYTES}
+    if call not in whole:
         return _limited(request, MOST_BYTES)
     try:
-        content = await _whole(request, _MOST_MESSAGE_BYTES)
+        content = await _whole(request, whole[call])
     except _TooMuch:
         return Response(status_code=413)
     except ClientDisconnect:
         return Response(status_code=400)
-    if _speaks_for_itself(content, node):
+    if call == "pull-messages" or _speaks_for_itself(content, node):
         return content
     print("a message in another node's name was refused", flush=True)  # noqa: T201 goes to the log
     return JSONResponse({"detail": "Not this node's message"}, status_code=400)
