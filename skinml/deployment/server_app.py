@@ -14,6 +14,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
@@ -23,14 +24,8 @@ from skinml.deployment.federation_folder import FederationFolder, open_federatio
 from skinml.deployment.gathering import POLL_S, Gathering, quorum_of
 from skinml.deployment.patience import patient
 from skinml.deployment.run_watch import RunWatch, log_event
-from skinml.deployment.submission import (
-    CONFIG,
-    Standing,
-    find_submitted,
-    read_proposal,
-    take_up,
-    write_standing,
-)
+from skinml.deployment.standing import Standing, take_up, write_standing
+from skinml.deployment.submission import CONFIG, find_submitted, read_proposal
 from skinml.durable import read_whole
 from skinml.errors import SkinmlError
 from skinml.experiments.learners import build_learner, validation_release
@@ -42,15 +37,17 @@ from skinml.experiments.published import (
     published_record,
 )
 from skinml.experiments.released import run_threshold
+from skinml.experiments.result import read_record
 from skinml.experiments.resuming import Checkpoints, Life, kept_history, strip_notes, turn
 from skinml.experiments.rounds import num_rounds, train
 from skinml.experiments.run import SERVED_MODEL, write_result, write_run
 from skinml.experiments.sites import Terms
-from skinml.experiments.workspace import Workspace, run_folder
+from skinml.experiments.workspace import Workspace, run_folder, run_of
 from skinml.federated.coordinator import places_asker
 from skinml.federated.messages import Request
 from skinml.federated.roll_call import Answered, Ask, Record, RunTerms
 from skinml.privacy.planner import require_honest_clinics
+from skinml.records import RunRecord
 from skinml.tracking.content import clinic_rounds
 from skinml.tracking.tracker import Tracker, make_tracker
 
@@ -81,41 +78,64 @@ def conduct(folder: FederationFolder, run: str, grid: Grid) -> None:
     Raises:
         SkinmlError: For whatever keeps the run from its report; its draft stays.
     """
-    clock, draft = time.monotonic(), find_submitted(folder, run)
+    draft, final = find_submitted(folder, run), Workspace(folder.path).runs / run
     config = parse_config(json.loads(read_whole(draft / CONFIG, "config of the run")))
-    workspace = Workspace(folder.path)
-    tracker = make_tracker(config.tracking, workspace.root, SERVED_MODEL)
-    standing, quorum = Standing("proposed"), quorum_of(config)
-    gathering = Gathering(folder, read_proposal(draft), draft, grid, quorum)
-    with run_folder(workspace, run, lambda _: True), turn(draft) as life:
-        take_up(draft, life.number)
-        log_event(draft, run, "taken up", life.number)
-        clock -= life.before_s
-        try:
-            clinics = gathering.settle()
-            width, inputs = public_width(config)
-            terms = _terms(folder, config, run, clinics, width)
-            standing = Standing("preparing", dict.fromkeys(clinics, "preparing"))
-            gathering.prepare(terms, standing)
-            outcome = _work(config, terms, inputs, gathering, draft, life, grid, tracker)
-            record = published_record(config, clinics, terms.classes, outcome, life.began, clock)
-            bundle = run_bundle(config, public_origin(config), outcome, record)
-            write_run(draft, record, bundle)
-            strip_notes(draft)
-            last = num_rounds(outcome.learner)
-            write_standing(draft, Standing("finished", dict.fromkeys(clinics, "done"), last, last))
-            log_event(draft, run, "finished", life.number)
-        except SkinmlError as error:
-            words = "; ".join([str(error), *error.details])
-            write_standing(draft, Standing("failed", standing.clinics, problem=words))
-            log_event(draft, run, "failed", life.number, words)
-            tracker.fail(type(error).__name__)
-            raise
-    gathering.finish()
-    final = workspace.runs / run
-    report = final / "report.html"
-    mlflow_run = tracker.finish(record, report, final / "report.json", final / "model")
-    write_result(final, record, report, mlflow_run)
+    tracker = make_tracker(config.tracking, folder.path, SERVED_MODEL)
+    gathering = Gathering(folder, read_proposal(draft), draft, grid, quorum_of(config))
+    with turn(draft) as life:
+        if draft == final:  # an earlier process died between the report and its last words
+            record = read_record(final)
+            tracker.start(run, config.name, _told(config), [], kept_history(final))
+            enrolled = folder.enrolments()
+            nodes = {name: enrolled[name].node_id for name in read_proposal(final).clinics}
+            gathering.ready |= {name: node for name, node in nodes.items() if node is not None}
+        else:
+            with run_folder(Workspace(folder.path), run, lambda _: True):
+                record = _conducted(folder, config, draft, gathering, life, tracker, grid)
+        gathering.finish()
+        report = final / "report.html"
+        mlflow_run = tracker.finish(record, report, final / "report.json", final / "model")
+        write_result(final, record, report, mlflow_run)
+        last, states = record.participation[-1].round, record.participation[-1].expected
+        write_standing(final, Standing("finished", dict.fromkeys(states, "done"), last, last))
+        log_event(final, run, "finished", life.number)
+        strip_notes(final)
+
+
+def _conducted(
+    folder: FederationFolder,
+    config: RunConfig,
+    draft: Path,
+    gathering: Gathering,
+    life: Life,
+    tracker: Tracker,
+    grid: Grid,
+) -> RunRecord:
+    """Drive a run to its report, in its draft folder."""
+    run, clock, standing = run_of(draft), time.monotonic() - life.before_s, Standing("proposed")
+    take_up(draft, life.number)
+    log_event(draft, run, "taken up", life.number)
+    try:
+        clinics = gathering.settle()
+        width, inputs = public_width(config)
+        terms = _terms(folder, config, run, clinics, width)
+        standing = Standing("preparing", dict.fromkeys(clinics, "preparing"))
+        gathering.prepare(terms, standing)
+        outcome = _work(config, terms, inputs, gathering, draft, life, grid, tracker)
+        record = published_record(config, clinics, terms.classes, outcome, life.began, clock)
+        bundle = run_bundle(config, public_origin(config), outcome, record)
+        write_run(draft, record, bundle)
+    except SkinmlError as error:
+        words = "; ".join([str(error), *error.details])
+        write_standing(draft, Standing("failed", standing.clinics, problem=words))
+        log_event(draft, run, "failed", life.number, words)
+        tracker.fail(type(error).__name__)
+        raise
+    return record
+
+
+def _told(config: RunConfig) -> dict[str, Any]:
+    return config.model_dump(mode="json", exclude={"clinic"})
 
 
 def _terms(
@@ -148,8 +168,8 @@ def _work(
     grid: Grid,
     tracker: Tracker,
 ) -> Outcome:
-    history, told = kept_history(draft), config.model_dump(mode="json", exclude={"clinic"})
-    tracker.start(terms.run, config.name, told, [], history)
+    history = kept_history(draft)
+    tracker.start(terms.run, config.name, _told(config), [], history)
     learner = build_learner(config, terms.classes, terms.num_features, len(terms.clinics))
     validation = validation_release(config)
     checkpoints = Checkpoints(draft, terms.run, learner.rounds, Record())
