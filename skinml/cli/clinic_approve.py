@@ -33,6 +33,7 @@ _ANSWERS = {
     "rule": "approved by rule, as the policy says",
     "": "waits for an answer",
 }
+_DIFFERENT = ("refused", "open", "stricter")
 _SPANS = {"run": "this run", "year": "in one year", "life": "for life"}
 
 
@@ -40,6 +41,9 @@ def approve(
     run: Annotated[str | None, typer.Argument(help="The run; without it: what waits.")] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Approve without asking.")] = False,
     no: Annotated[bool, typer.Option("--no", help="Refuse without asking.")] = False,
+    config: Annotated[
+        bool, typer.Option("--config", help="Show the run's whole config, too, before the rest.")
+    ] = False,
     folder: AtFolder = Path(),
     as_json: AsJson = False,
 ) -> None:
@@ -70,7 +74,7 @@ def approve(
         return
     card = card_of(opened, run)
     if not as_json:
-        print_card(card, Console())
+        print_card(card, Console(), config=config)
     agreed = True if yes else None if as_json else _asked(card)
     state = card.proposed.state
     if agreed is not None:
@@ -81,19 +85,21 @@ def approve(
         print(_said(state), flush=True)
 
 
-def print_card(card: Card, console: Console) -> None:
-    """Print a card: the long config first, so that the rest is on the screen when it is asked.
+def print_card(card: Card, console: Console, *, config: bool = False) -> None:
+    """Print a card.
 
     Args:
         card: The card.
         console: Where to.
+        config: Print the config, too: first, so that the rest is on the screen when it is asked.
     """
     console = Console(file=console.file, width=min(console.width, _WIDTH), highlight=False)
-    asked = card.proposed.proposal
-    console.print(Text("The whole config"), style="bold")
-    for name, value in card.config:
-        console.print(Text(printable(f"{name}: {value}")), overflow="fold")
-    console.print(Text(f"\nRun {asked.run}"), style="bold")
+    if config:
+        console.print(Text("Its config, but for what no clinic's run reads"), style="bold")
+        for name, value in card.config:
+            console.print(Text(printable(f"{name}: {value}")), overflow="fold")
+        console.print()
+    console.print(Text(f"Run {card.proposed.proposal.run}"), style="bold")
     table = _table(console)
     for topic, lines in _sections(card):
         table.add_row(topic, Text("\n".join(printable(line) for line in lines)))
@@ -110,7 +116,7 @@ def _sections(card: Card) -> list[tuple[str, Sequence[str]]]:
         code = f"UNKNOWN to the installed skinml: {asked.bundle[:16]}; it would run under your yes"
     return [
         ("who asks", [f"{asked.coordinator}, of {len(asked.clinics)} clinics: {others}"]),
-        ("what for", [asked.purpose.replace("_", " ")]),
+        ("what for", [_plain(asked.purpose)]),
         ("experiment", [asked.experiment, *_changes(card)]),
         ("code", [code]),
         ("data", _data(card)),
@@ -123,10 +129,11 @@ def _sections(card: Card) -> list[tuple[str, Sequence[str]]]:
 def _changes(card: Card) -> list[str]:
     if card.changed is None:
         return ["The installed skinml has no experiment of this name."]
+    look = "all of it: add --config"
     if not card.changed:
-        return ["Just as the installed skinml has it."]
+        return [f"Just as the installed skinml has it; {look}"]
     lines = [f"{name}: {theirs} (here: {ours})" for name, ours, theirs in card.changed]
-    return ["Differs from the installed skinml's in:", *lines]
+    return [f"Differs from the installed skinml's; {look}", *lines]
 
 
 def _data(card: Card) -> list[str]:
@@ -149,6 +156,10 @@ def _leaving(card: Card) -> list[str]:
         times = "once" if each.times == 1 else f"{each.times} times"
         noise = f"noise {each.noise_multiplier:.3g}" if each.noise_multiplier else "NO NOISE"
         lines.append(f"{each.what}, {times}: {size}, over {each.about}, {noise}")
+    if any(each.noise_multiplier for each in card.leaving):
+        lines.append(
+            "Noise 1 is as strong as the most that one patient can change; more hides more."
+        )
     return [*lines, f"In sums over patients, {card.form}.", "No image and no row of the list."]
 
 
@@ -165,21 +176,31 @@ def _costs(card: Card) -> list[str]:
 
 
 def _print_terms(card: Card, console: Console) -> None:
+    """Print the terms on which the run and the policy differ, what is refused first."""
     console.print(Text("\nHeld against your policy"), style="bold")
     table = Table(box=None, pad_edge=False)
     for heading in ("term", "policy", "asked", ""):
         table.add_column(heading, overflow="fold")
-    for term in card.terms:
+    different = [term for verdict in _DIFFERENT for term in card.terms if term.verdict == verdict]
+    for term in different:
         style = "bold" if term.verdict == "refused" else ""
-        row = (term.name.replace("_", " "), term.allowed, term.asked, term.verdict)
+        row = (_plain(term.name), term.allowed, term.asked, term.verdict)
         table.add_row(*(Text(printable(words), style=style) for words in row))
-    console.print(table)
+    if different:
+        console.print(table)
+    within = [_plain(term.name) for term in card.terms if term.verdict == "within"]
+    if within:
+        console.print(Text(f"As the policy has it: {', '.join(within)}."))
+
+
+def _plain(words: str) -> str:
+    return words.replace("_", " ")
 
 
 def _standing(card: Card) -> str:
     found = card.proposed
     if card.refused:
-        names = ", ".join(name.replace("_", " ") for name in card.refused)
+        names = ", ".join(map(_plain, card.refused))
         return f"The policy refuses: {names}. Only a change of the policy allows a yes."
     if found.state == "refused" and found.answer != "no":
         return "It has expired. The coordinator may submit it again."
@@ -221,7 +242,7 @@ def _list(opened: ClinicFolder, *, as_json: bool) -> None:
         table.add_column(heading, overflow="fold", no_wrap=heading == "run")
     for each in found:
         asked = each.proposal
-        words = (asked.run, asked.coordinator, asked.purpose.replace("_", " "))
+        words = (asked.run, asked.coordinator, _plain(asked.purpose))
         until = f"{asked.expires.astimezone(UTC):%d %b %H:%M}"
         row = (*words, until, "waits" if each.state == "pending" else each.state)
         style = "bold" if each.state == "pending" else ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from math import inf
 from pathlib import Path
@@ -20,6 +20,7 @@ from skinml.errors import SkinmlError
 from skinml.experiments.site_count import SiteCount, count_site
 from skinml.privacy.allowance import epsilon_left
 from skinml.privacy.ledger import Entry, entries_of_year
+from skinml.stewardship.policy_terms import Proposal as Terms
 from skinml.stewardship.policy_terms import Term, compare
 
 if TYPE_CHECKING:
@@ -31,6 +32,19 @@ _FORMS: Mapping[str, str] = {
     "central": "without noise: the coordinator sees it and adds the noise",
     "none": "without noise: anybody who reads it may learn of single patients",
 }
+# What the coordinator's own machine reads, or a simulation: at a clinic its own files stand in.
+_NOT_READ = (
+    "work_dir",
+    "data.source",
+    "data.root",
+    "data.manifest",
+    "data.consents",
+    "data.partition.",
+    "data.synthetic.",
+    "federation.mode",
+    "federation.cpus",
+    "tracking.",
+)
 _SPLITS = {"train": "training", "validation": "validation", "test": "test"}
 
 
@@ -77,7 +91,7 @@ class Card:
 
     Attributes:
         proposed: The proposal and its state.
-        config: The whole config, a line a value, but for what is of virtual clinics alone.
+        config: The config, a line a value, but for what no clinic's run reads.
         changed: Each value that differs from the experiment of this name in the installed
             release: its name, the release's value and the proposal's. None where the release
             has no such experiment.
@@ -137,7 +151,7 @@ def card_of(folder: ClinicFolder, run: str, *, now: datetime | None = None) -> C
         proposed=found,
         config=tuple(_values(config).items()),
         changed=_changed(config),
-        terms=compare(folder.policy, terms),
+        terms=compare(folder.policy, _counted(terms, data)),
         leaving=_leaving(config, draft.releases),
         form=_FORMS[config.privacy.trust],
         costs=_costs(folder, draft.entries, run, terms.delta, at),
@@ -200,7 +214,10 @@ def _data(folder: ClinicFolder, config: RunConfig, day: date) -> tuple[SiteCount
     """Count as the run itself would; a problem of the data is told and no error."""
     membership = find_membership(folder)
     if membership is None or membership.data is None:
-        return None, "Nobody has said where the data are: skinml clinic serve --data DIR."
+        return None, (
+            "nobody has said yet where the list and its images are. To count: end skinml clinic "
+            "serve, start it with --data IMAGES, and look again."
+        )
     try:
         return count_site(
             folder,
@@ -211,7 +228,7 @@ def _data(folder: ClinicFolder, config: RunConfig, day: date) -> tuple[SiteCount
             taxonomy=None if membership.taxonomy is None else Path(membership.taxonomy),
         ), ""
     except SkinmlError as error:
-        return None, f"{error} Look at the data: skinml clinic check --data DIR."
+        return None, f"{error} To see all about the data: skinml clinic check --data IMAGES."
 
 
 def _changed(config: RunConfig) -> tuple[tuple[str, str, str], ...] | None:
@@ -226,8 +243,16 @@ def _changed(config: RunConfig) -> tuple[tuple[str, str, str], ...] | None:
     )
 
 
+def _counted(terms: Terms, data: SiteCount | None) -> Terms:
+    return terms if data is None else replace(terms, patients=data.num_training)
+
+
 def _values(config: RunConfig) -> dict[str, str]:
-    return _leaves(config.model_dump(mode="json", exclude={"clinic"}))
+    other = "training.network." if config.model.kind == "linear_head" else "training.head."
+    found = _leaves(config.model_dump(mode="json", exclude={"clinic"}))
+    return {
+        name: value for name, value in found.items() if not name.startswith((*_NOT_READ, other))
+    }
 
 
 def _leaves(values: Mapping[str, Any], before: str = "") -> dict[str, str]:

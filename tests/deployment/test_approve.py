@@ -75,20 +75,33 @@ def test_without_an_answer_the_run_goes_on_waiting(say: Say, folder: ClinicFolde
     assert "--yes or --no" in err
     assert proposals.state(folder, RUN) == "pending"
     assert max(map(len, out.splitlines())) <= 80
+    assert "training.head.momentum" not in out
     for words in (
-        "privacy.epsilon: 2",  # in the whole config
         "of 2 clinics: north, south",
         "federated training",
         "privacy.epsilon: 2 (here: 3)",
         "as the installed skinml published it",
         "gradient, 100 times",
         "under masks",
+        "the most that one patient can change",
+        "start it with --data",
         "this run: 2 of at most 3",
         f"{SOON:%d %B %Y}",
         "Held against your policy",
         "It waits for an answer.",
     ):
         assert words in out, words
+
+
+def test_the_card_is_one_page_and_the_config_comes_where_it_is_asked_for(say: Say) -> None:
+    short = say(RUN)[1].splitlines()
+    assert len(short) <= 48
+    whole = say(RUN, "--config")[1].splitlines()
+    assert whole[-len(short) :] == short
+    told = {line.partition(":")[0] for line in whole[: -len(short)]}
+    assert told >= {"privacy.epsilon", "training.head.momentum", "fairness.margin", "seed"}
+    unread = ("data.synthetic.", "data.partition.", "tracking.", "training.network.", "work_dir")
+    assert not [name for name in told if name.startswith(unread)]
 
 
 @pytest.mark.parametrize(("word", "state"), [("--yes", "approved"), ("--no", "refused")])
@@ -179,10 +192,22 @@ def test_the_card_counts_as_the_run_would(folder: ClinicFolder, tmp_path: Path) 
     found = (card.data.num_patients, card.data.num_images, card.data.num_refused)
     assert found == (truth["patients"], truth["images"], truth["refused"])
     assert 0 < card.data.num_training < truth["patients"]
+    assert card.refused == ("patients",)  # its policy asks for 50
+
+
+def test_with_enough_patients_no_term_is_open_any_more(tmp_path: Path) -> None:
+    few = make_folder(tmp_path, least_patients="5")
+    proposals.receive(few, proposal(expires=SOON))
+    verdicts = {term.name: term.verdict for term in card_of(few, RUN).terms}
+    assert verdicts["patients"] == "open"
+    _manifest(tmp_path)
+    member_with(few, tmp_path)
+    verdicts = {term.name: term.verdict for term in card_of(few, RUN).terms}
+    assert verdicts["patients"] == "within"
 
 
 def test_data_that_cannot_be_counted_say_why(folder: ClinicFolder, tmp_path: Path) -> None:
-    assert "serve --data" in card_of(folder, RUN).data_note
+    assert "--data IMAGES" in card_of(folder, RUN).data_note
     member_with(folder, tmp_path / "nowhere")
     card = card_of(folder, RUN)
     assert card.data is None
