@@ -37,8 +37,7 @@ from skinml.fairness.measures import (
     mean_over_classes,
     measure,
     patients_behind,
-    proportion_rule,
-    share_statistic,
+    share,
     undefined,
 )
 from skinml.fairness.rows import LabelRows, ScoreRows, label_rows, score_rows
@@ -227,7 +226,17 @@ def _area(
         return limits, BOOTSTRAP_LOGIT
 
     area = auroc_statistic(joined.levels.astype(float), joined.truth)
-    return measure(name, cell, area, joined, interval, support, value=value)
+    return measure(
+        name,
+        cell,
+        area,
+        joined,
+        interval,
+        support,
+        value=value,
+        kind="area",
+        sizes=(ups, downs),
+    )
 
 
 def _balanced_accuracy(of: _Source) -> Measure:
@@ -253,18 +262,16 @@ def _recall(of: _Source, index: int) -> Measure:
     among = np.asarray(cell.labels == index)
     if not among.any():
         return undefined(name, "no items of the class")
-    support = patients_behind(cell, among)
-    share = share_statistic(np.asarray(of.labels.labels == index), of.labels.right)
-    return measure(name, cell, share, of.labels, proportion_rule(support, of.settings), support)
+    parts = np.asarray(of.labels.labels == index), of.labels.right
+    return share(name, cell, among, of.labels, parts, of.settings)
 
 
 def _top(of: _Source, k: int) -> Measure:
     """How often the true class is among the k likeliest."""
     cell, rows = of.cell, of.labels
-    support = patients_behind(cell, np.ones(len(cell.labels), dtype=bool))
-    share = share_statistic(np.ones(len(rows.labels), dtype=bool), np.asarray(rows.ranks < k))
-    rule = proportion_rule(support, of.settings)
-    return measure(f"top_{k}_accuracy", cell, share, rows, rule, support)
+    among = np.ones(len(cell.labels), dtype=bool)
+    parts = np.ones(len(rows.labels), dtype=bool), np.asarray(rows.ranks < k)
+    return share(f"top_{k}_accuracy", cell, among, rows, parts, of.settings)
 
 
 def _share(name: str, of: _Source) -> Measure:
@@ -288,10 +295,8 @@ def _share(name: str, of: _Source) -> Measure:
             "npv": "no items without alarm",
         }
         return undefined(name, nobody[name])
-    support = patients_behind(cell, among)
     rows = of.scores
-    share = share_statistic(*parts(rows.truth, rows.alarms))
-    return measure(name, cell, share, rows, proportion_rule(support, of.settings), support)
+    return share(name, cell, among, rows, parts(rows.truth, rows.alarms), of.settings)
 
 
 def _net_benefit(of: _Source, risk: float) -> Measure:

@@ -314,9 +314,29 @@ def mover_difference(
     return first - second - sqrt(max(below, 0.0)), first - second + sqrt(max(above, 0.0))
 
 
+def mover_sum(factors: FloatArray, values: FloatArray, limits: FloatArray) -> Interval:
+    """Interval of a weighted sum of independent estimates from the interval of each.
+
+    Args:
+        factors: (k,) what each estimate is multiplied by.
+        values: (k,) the estimates.
+        limits: (k, 2) lower and upper limit of each.
+
+    Returns:
+        Lower and upper limit of the sum.
+
+    Source:
+        Zou and Donner 2008, Statistics in Medicine 27:1693, section 2.
+    """
+    ends = factors[:, None] * limits
+    parts, total = factors * values, float(factors @ values)
+    down, up = parts - ends.min(axis=1), ends.max(axis=1) - parts
+    return total - float(np.sqrt((down**2).sum())), total + float(np.sqrt((up**2).sum()))
+
+
 def mover_ratio(
     first: float, of_first: Interval, second: float, of_second: Interval, correlation: float = 0.0
-) -> tuple[float, float | None] | None:
+) -> tuple[float, float | None]:
     """Interval of a ratio of two values that are not below 0 from the interval of each.
 
     Args:
@@ -327,8 +347,8 @@ def mover_ratio(
         correlation: Of the two estimates, from -1 to 1.
 
     Returns:
-        Lower and upper limit, the upper one None where the lower value's interval reaches 0 and
-        nothing bounds the ratio; None where no interval exists.
+        Lower and upper limit, the upper one None where the interval of the value below the line
+        reaches 0 and nothing bounds the ratio.
 
     Source:
         Donner and Zou 2012, Statistical Methods in Medical Research 21:347, section 2.2.

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import inf, isfinite
+from typing import Literal
 
 import numpy as np
 
@@ -51,6 +52,9 @@ class Measure:
         support: Effective patients in the smallest part that the figure rests on.
         reason: Why it is undefined, or what it leaves out; empty otherwise.
         floor: The figure is shown as no less than this.
+        kind: What its sampling error follows from: a share's, an area's, or only its replicates.
+        sizes: Of a share: items and effective patients. Of an area: effective patients with a
+            positive, and with a negative.
     """
 
     name: str
@@ -61,6 +65,8 @@ class Measure:
     support: float = 0.0
     reason: str = ""
     floor: float = -inf
+    kind: Literal["share", "area", "other"] = "other"
+    sizes: tuple[float, float] = (0.0, 0.0)
 
 
 class _Together:
@@ -104,6 +110,8 @@ def measure(
     value: float | None = None,
     reason: str = "",
     floor: float = -inf,
+    kind: Literal["share", "area", "other"] = "other",
+    sizes: tuple[float, float] = (0.0, 0.0),
 ) -> Measure:
     """Join the parts of a figure.
 
@@ -117,6 +125,8 @@ def measure(
         value: The figure on the items themselves, where joined rows are only near it.
         reason: What it leaves out.
         floor: The figure is shown as no less than this.
+        kind: What its sampling error follows from.
+        sizes: The sizes that go with the kind.
 
     Returns:
         The measure; undefined where no finite value fits.
@@ -127,7 +137,8 @@ def measure(
         return undefined(name, reason or NO_FIT)
     shift = found - near
     moved: Statistic = statistic if shift == 0 else lambda weights: statistic(weights) + shift
-    return Measure(name, max(found, floor), moved, rows, interval, support, reason, floor)
+    value = max(found, floor)
+    return Measure(name, value, moved, rows, interval, support, reason, floor, kind, sizes)
 
 
 def estimate(measure: Measure, replicates: FloatArray, settings: FairnessSettings) -> Estimate:
@@ -208,17 +219,29 @@ def share_statistic(among: BoolArray, hits: BoolArray) -> Statistic:
     return share
 
 
-def proportion_rule(support: float, settings: FairnessSettings) -> IntervalRule:
-    """The interval of a share of items, such as sensitivity.
+def share(
+    name: str,
+    cell: Cell,
+    among: BoolArray,
+    rows: Weighable,
+    parts: tuple[BoolArray, BoolArray],
+    settings: FairnessSettings,
+) -> Measure:
+    """A share of items, such as sensitivity.
 
     Args:
-        support: Effective patients that count.
+        name: The figure's name.
+        cell: The items of a group.
+        among: (n,) the items that count, at least one.
+        rows: The cell's rows.
+        parts: (r,) the rows that count, and (r,) which rows are hits.
         settings: Floors.
 
     Returns:
-        Clopper-Pearson on effective patients where hits or misses are fewer than `exact_below`
-        of them, and the patient bootstrap otherwise.
+        The measure. Its interval is Clopper-Pearson on effective patients where hits or misses
+        are fewer than `exact_below` of them, and the patient bootstrap otherwise.
     """
+    support = patients_behind(cell, among)
 
     def interval(value: float, replicates: FloatArray, level: float) -> tuple[Interval | None, str]:
         fewer = min(value, 1 - value) * support
@@ -227,7 +250,16 @@ def proportion_rule(support: float, settings: FairnessSettings) -> IntervalRule:
             return clopper_pearson(value * support, support, level), EXACT
         return limits, BOOTSTRAP
 
-    return interval
+    return measure(
+        name,
+        cell,
+        share_statistic(*parts),
+        rows,
+        interval,
+        support,
+        kind="share",
+        sizes=(effective_patients(np.arange(int(among.sum())), cell.weights[among]), support),
+    )
 
 
 def mean_over_classes(
