@@ -282,27 +282,6 @@ class Participation:
     noise: float | None = None
 
 
-@dataclass(frozen=True)
-class AnswerTimes:
-    """The answers to one attempt at a round, as far as they have come.
-
-    Attributes:
-        round: The round's number; 0 while keys are exchanged before the first one.
-        attempt: The attempt's number.
-        began: When the first request left, ISO 8601, UTC.
-        answers: By clinic the seconds from each request to its answer, all steps added up.
-        given_up: By clinic that was not waited for, the seconds between the moment when the others
-            were done and its deadline; 0 where the whole deadline was waited for. Not in it are
-            clinics that answered, with a refusal too.
-    """
-
-    round: int
-    attempt: int
-    began: str
-    answers: Mapping[str, float] = field(default_factory=dict)
-    given_up: Mapping[str, float] = field(default_factory=dict)
-
-
 def last_attempts(participation: Iterable[Participation]) -> tuple[Participation, ...]:
     """Choose the entry of each round's last attempt.
 

@@ -10,15 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
-from skinml.cli import federation_runs
-from skinml.cli.options import AsJson
+from skinml.cli import federation_runs, federation_status
+from skinml.cli.options import AsJson, AtFederation
 
 if TYPE_CHECKING:
     from skinml.deployment.federation_folder import FederationFolder
-    from skinml.deployment.overview import Overview
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -28,8 +26,8 @@ app = typer.Typer(
 app.command()(federation_runs.submit)
 app.command()(federation_runs.resume)
 app.command()(federation_runs.runs)
+app.command()(federation_status.status)
 
-AtFederation = Annotated[Path, typer.Option("--folder", help="The federation's folder.")]
 _WIDTH = 100
 
 
@@ -131,7 +129,11 @@ def enrol(
         "The file holds a code that works once. Hand it to the clinic in a way that only its "
         "people can read, and compare the authority's digest by telephone. There:"
     )
-    console.print(Text(f"   skinml clinic join --invitation {file.name}"), soft_wrap=True)
+    words = f"skinml clinic join --invitation {file.name} --folder CLINIC --data IMAGES"
+    console.print(Text(f"   {words}"), soft_wrap=True)
+    console.print(
+        "CLINIC is the clinic's folder there, IMAGES the folder of its list and pictures."
+    )
 
 
 @app.command()
@@ -167,22 +169,6 @@ def serve(
         serve_federation(opened, told)
     except KeyboardInterrupt:  # the way in which serving ends
         told("all", "ended", "")
-
-
-@app.command()
-def status(folder: AtFederation = Path(), as_json: AsJson = False) -> None:
-    """Show who is enrolled, who is there, and when the certificates end.
-
-    Example: skinml federation status --folder network
-    """
-    from skinml.deployment.federation_folder import open_federation
-    from skinml.deployment.overview import overview
-
-    found = overview(open_federation(folder), datetime.now(UTC))
-    if as_json:
-        print(json.dumps(found.values()), flush=True)
-    else:
-        print_overview(found, _console())
 
 
 @app.command()
@@ -223,37 +209,6 @@ def revoke(
         print(json.dumps({"clinic": clinic, "before": before.state}), flush=True)
     else:
         print(f"{clinic} was {before.state} and is revoked; its node is let in no more.")
-
-
-def print_overview(found: Overview, console: Console) -> None:
-    """Print how a federation stands.
-
-    Args:
-        found: How it stands.
-        console: Where to.
-    """
-    where = f"served since {found.served_since}" if found.served_since else "not served"
-    console.print(Text(f"{found.federation}    {found.address}    {where}"), style="bold")
-    ends = found.certificates
-    console.print(
-        f"certificate until {ends.server_ends:%Y-%m-%d}, authority until "
-        f"{ends.authority_ends:%Y-%m-%d}"
-    )
-    for remark in found.remarks():
-        console.print(Text(remark), style="bold")
-    if not found.clinics:
-        console.print("No clinic yet: skinml federation enrol CLINIC")
-        return
-    table = Table(box=None, pad_edge=False)
-    for title in ("clinic", "state", "node", "last seen", "purposes"):
-        table.add_column(title)
-    for each in found.clinics:
-        node = each.node.status if each.node else "-"
-        seen = each.node.last_seen if each.node else None
-        purposes = ", ".join(each.enrolment.purposes).replace("_", " ")
-        words = (each.name, each.state, node, f"{seen:%Y-%m-%d %H:%M:%S}" if seen else "-")
-        table.add_row(*(Text(word) for word in (*words, purposes)))
-    console.print(table)
 
 
 def _write_unit(opened: FederationFolder, file: Path, *, as_json: bool) -> None:

@@ -68,7 +68,7 @@ def resume(
     from skinml.deployment.submission import find_submitted
     from skinml.deployment.superlink import control
     from skinml.errors import ConfigError
-    from skinml.experiments.resuming import in_work
+    from skinml.experiments.workspace import in_work
 
     opened = open_federation(folder)
     if in_work(find_submitted(opened, run)):
@@ -91,7 +91,7 @@ def runs(folder: AtFederation = Path(), as_json: AsJson = False) -> None:
     Example: skinml federation runs --folder network
     """
     from skinml.deployment.federation_folder import open_federation
-    from skinml.deployment.submission import standings
+    from skinml.deployment.standing import standings
 
     found = standings(open_federation(folder))
     if as_json:

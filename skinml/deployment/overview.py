@@ -1,14 +1,17 @@
-"""How a federation stands: its clinics, its server, its certificates."""
+"""How a federation stands: its clinics, its runs, its server, its certificates."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
 from skinml.deployment import bundle
 from skinml.deployment.certificates import RENEW_DAYS, expiry, fingerprint
 from skinml.deployment.federation_folder import Enrolment, FederationFolder
+from skinml.deployment.flower_runs import FlowerRun, list_runs
 from skinml.deployment.invitations import parse_time, time_text
+from skinml.deployment.open_runs import OpenRun, open_runs
 from skinml.deployment.superlink import Node, control, listed
 from skinml.durable import read_whole
 from skinml.errors import EnvironmentProblem
@@ -95,6 +98,7 @@ class Overview:
         answers: Whether the SuperLink answered.
         certificates: When they end.
         clinics: The clinics in order of their names.
+        runs: The runs that are not over, in order of their ids.
         at: When this was found.
     """
 
@@ -104,6 +108,7 @@ class Overview:
     answers: bool
     certificates: Certificates
     clinics: tuple[Clinic, ...]
+    runs: tuple[OpenRun, ...]
     at: datetime
 
     def values(self) -> dict[str, object]:
@@ -120,6 +125,7 @@ class Overview:
             **self.certificates.values(),
             "bundle": bundle.digest(),
             "clinics": {each.name: each.values() for each in self.clinics},
+            "runs": {each.run: each.values() for each in self.runs},
         }
 
     def remarks(self) -> tuple[str, ...]:
@@ -160,12 +166,13 @@ def certificates_of(folder: FederationFolder) -> Certificates:
     return Certificates(expiry(authority), fingerprint(authority), expiry(server))
 
 
-def overview(folder: FederationFolder, now: datetime) -> Overview:
+def overview(folder: FederationFolder, now: datetime, also: Iterable[str] = ()) -> Overview:
     """Find out how a federation stands.
 
     Args:
         folder: The federation's folder.
         now: The time, with its zone.
+        also: Runs to be shown even if they are finished.
 
     Returns:
         How it stands; without what the SuperLink knows where it does not answer.
@@ -176,11 +183,13 @@ def overview(folder: FederationFolder, now: datetime) -> Overview:
     """
     served = folder.served()
     known: dict[int, Node] = {}
+    flower: tuple[FlowerRun, ...] = ()
     answers = False
     if served is not None:
         try:
             with control(folder, served.port) as client:
                 known = {node.id: node for node in listed(client)}
+                flower = list_runs(client)
             answers = True
         except EnvironmentProblem:
             pass  # the overview says so
@@ -200,5 +209,6 @@ def overview(folder: FederationFolder, now: datetime) -> Overview:
         answers=answers,
         certificates=certificates_of(folder),
         clinics=clinics,
+        runs=open_runs(folder, flower, now, also),
         at=now,
     )

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from skinml.deployment.log_lines import Line
 from skinml.deployment.progress import round_done
-from skinml.deployment.submission import Standing, read_standing, write_standing
+from skinml.deployment.standing import Standing, read_standing, write_standing
 from skinml.deployment.supervision import JsonLog
 from skinml.errors import EnvironmentProblem
 from skinml.federated.answer_times import AnswerTimes, Stopwatch

@@ -17,13 +17,13 @@ from pathlib import Path
 
 from skinml.durable import locked, read_whole, write_whole
 from skinml.errors import DataError, EnvironmentProblem, IntegrityError
-from skinml.experiments.workspace import Workspace, run_of
+from skinml.experiments.workspace import LOCK, Workspace, run_of
 from skinml.federated.roll_call import Record
 from skinml.federated.settings import MOST_ATTEMPTS
 from skinml.training.checkpoint import Progress, history_kept, load_progress, save_progress
 from skinml.training.learner import Round
 
-_CHECKPOINT, _LIVES, _LOCK = "checkpoint", "lives.json", ".lock"
+_CHECKPOINT, _LIVES = "checkpoint", "lives.json"
 _WHAT = "notes of a run"
 _LOOK_S = 1.0
 
@@ -69,7 +69,7 @@ def turn(draft: Path) -> Iterator[Life]:
             numbers of earlier ones.
     """
     # Whoever looks whether somebody is at it holds the lock for a moment, too.
-    with locked(draft / _LOCK, f"run in {draft.name}", patience_s=_LOOK_S):
+    with locked(draft / LOCK, f"run in {draft.name}", patience_s=_LOOK_S):
         path = draft / _LIVES
         now = datetime.now(UTC)
         life = Life(1, now)
@@ -169,22 +169,6 @@ class Checkpoints:
             self.keep(self._latest)
 
 
-def in_work(draft: Path) -> bool:
-    """Tell whether a process is at a run at this moment.
-
-    Args:
-        draft: The run's draft folder.
-
-    Returns:
-        Whether somebody's turn has not ended.
-    """
-    try:
-        with locked(draft / _LOCK, f"run in {draft.name}", patience_s=0):
-            return False
-    except EnvironmentProblem:
-        return True
-
-
 def resumable(draft: Path) -> bool:
     """Tell whether a draft folder holds a run that can go on.
 
@@ -219,7 +203,7 @@ def strip_notes(draft: Path) -> None:
     Args:
         draft: The run's draft folder.
     """
-    for name in (_CHECKPOINT, _LIVES, _LOCK):
+    for name in (_CHECKPOINT, _LIVES, LOCK):
         (draft / name).unlink(missing_ok=True)
 
 

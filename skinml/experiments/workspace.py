@@ -20,7 +20,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from skinml.durable import locked
 from skinml.errors import DataError, EnvironmentProblem
+
+LOCK = ".lock"
+"""The file in a run's draft folder that whoever is at the run has locked."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +119,22 @@ def run_of(draft: Path) -> str:
         The id.
     """
     return draft.name.removeprefix(".").removesuffix(".draft")
+
+
+def in_work(draft: Path) -> bool:
+    """Tell whether a process is at a run at this moment.
+
+    Args:
+        draft: The run's draft folder.
+
+    Returns:
+        Whether somebody's turn has not ended.
+    """
+    try:
+        with locked(draft / LOCK, f"run in {draft.name}", patience_s=0):
+            return False
+    except EnvironmentProblem:
+        return True
 
 
 @contextmanager

@@ -9,9 +9,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
-from skinml.federated.messages import Reply, Request
-from skinml.federated.roll_call import Ask
+if TYPE_CHECKING:  # a look at how a run stands loads neither Flower nor PyTorch
+    from skinml.federated.messages import Reply, Request
+    from skinml.federated.roll_call import Ask
 
 
 @dataclass(frozen=True)
