@@ -24,14 +24,8 @@ from skinml.deployment.federation_folder import FederationFolder, open_federatio
 from skinml.deployment.gathering import POLL_S, Gathering, quorum_of
 from skinml.deployment.patience import patient
 from skinml.deployment.run_watch import RunWatch, log_event
-from skinml.deployment.submission import (
-    CONFIG,
-    Standing,
-    find_submitted,
-    read_proposal,
-    take_up,
-    write_standing,
-)
+from skinml.deployment.standing import Standing, take_up, write_standing
+from skinml.deployment.submission import CONFIG, find_submitted, read_proposal
 from skinml.durable import read_whole
 from skinml.errors import SkinmlError
 from skinml.experiments.learners import build_learner, validation_release
