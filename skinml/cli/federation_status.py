@@ -189,7 +189,7 @@ def _pace(run: OpenRun) -> list[str]:
     pace, end = run.pace, run.pace.end(run.at)
     lines = []
     if pace.round_s is not None:
-        lines.append(f"{_minutes(pace.round_s)} a round (median of the last five)")
+        lines.append(f"{_long(pace.round_s)} a round (median of the last five)")
     if run.state == "going" and end is not None and pace.left_s is not None:
         left = _span(timedelta(seconds=pace.left_s))
         lines[-1] += f"; ends about {end:%H:%M} UTC, in {left}"
@@ -197,7 +197,7 @@ def _pace(run: OpenRun) -> list[str]:
         lines.append("when it ends nobody can tell before the first round")
     if run.standing.course.rounds:
         unknown = "" if not pace.unknown else f"; not to be known of {pace.unknown} rounds"
-        lines.append(f"saved by waiting for nobody: {_minutes(pace.saved_s)}{unknown}")
+        lines.append(f"saved by waiting for nobody: {_long(pace.saved_s)}{unknown}")
     return lines
 
 
@@ -236,8 +236,8 @@ def in_run(run: OpenRun, clinic: str) -> str:
     return f"{waits}; not in round {standing.round}: {was}" if was else waits
 
 
-def _minutes(seconds: float) -> str:
-    return f"{seconds / 60:.1f} min"
+def _long(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.1f} min"
 
 
 def _span(span: timedelta) -> str:

@@ -110,10 +110,10 @@ def _standing(place: Path) -> Standing | None:
 
 
 def _state(place: Path, standing: Standing, starting: bool) -> State:
-    if standing.stage == "finished" and not (place / LOCK).exists():
-        return "finished"
     if in_work(place):
         return "going"
+    if standing.stage == "finished":
+        return "finished"
     if standing.stage == "failed":
         return "failed"
     return "starting" if starting else "broken off"

@@ -130,6 +130,8 @@ def in_work(draft: Path) -> bool:
     Returns:
         Whether somebody's turn has not ended.
     """
+    if not (draft / LOCK).exists():
+        return False
     try:
         with locked(draft / LOCK, f"run in {draft.name}", patience_s=0):
             return False
