@@ -48,6 +48,7 @@ def result_json(
         },
         "overall": _group(record.overall),
         "groups": groups,
+        "gaps": None if record.gaps is None else dict(record.gaps),
         "threshold": {"value": record.threshold, "source": record.threshold_source},
         "yardsticks": {
             each.name: {name: _estimate(value) for name, value in each.estimates.items()}

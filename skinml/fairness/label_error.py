@@ -122,8 +122,8 @@ def scale_order(
         with; None where it is not known.
     """
     if attribute in settings.order:
-        order = settings.order[attribute]
-        return order if set(groups) == set(order) else None
+        order = tuple(name for name in settings.order[attribute] if name in groups)
+        return order if len(order) == len(groups) else None
     if all(name in _ROMAN for name in groups):
         return tuple(sorted(groups, key=_ROMAN.index))
     numbers = [re.match(r"\d+", name) for name in groups]
