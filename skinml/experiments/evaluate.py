@@ -23,8 +23,12 @@ from skinml.data.manifest import Manifest
 from skinml.data.settings import DataSettings, PartitionSettings
 from skinml.data.splits import assign_splits
 from skinml.errors import DataError, IntegrityError, PolicyError
+from skinml.experiments.code_version import code_versions
 from skinml.experiments.cohorts import open_manifest, public_digest
+from skinml.experiments.compared import comparison_settings
 from skinml.experiments.gates import EvaluationGates
+from skinml.experiments.measured import figures_of
+from skinml.experiments.outcome import VERSIONS
 from skinml.experiments.progress import Progress, Silence
 from skinml.experiments.result import (
     RESULT_FILE,
@@ -33,7 +37,6 @@ from skinml.experiments.result import (
     result_json,
 )
 from skinml.experiments.workspace import Workspace
-from skinml.fairness.groups import evaluate_groups
 from skinml.models.allocator import keep_freed_memory
 from skinml.models.backbones import load_backbone
 from skinml.models.bundle import Bundle, load_bundle, score
@@ -106,18 +109,18 @@ def evaluate_run(
         {name: items[name].to_numpy(dtype=str) for name in settings.groups},
     )
     predictions = evaluate(lambda rows: score(bundle, rows), bundle.spec.classes, samples)
-    overall, groups = evaluate_groups(
+    figures = figures_of(
         predictions,
         threshold=bundle.spec.threshold,
-        settings=config.fairness,
-        rng=Seeds(config.seed).stream("bootstrap"),
+        settings=comparison_settings(config.fairness, settings),
+        seeds=Seeds(config.seed),
     )
     record = replace(
         read_record(folder),
         started=began.isoformat(timespec="seconds"),
         evaluation_source="exact",
-        overall=overall,
-        groups=groups,
+        overall=figures.overall,
+        groups=figures.groups,
         yardsticks=(),
         cohort_flow=cohort.flow,
         cohort_table=cohort.table,
@@ -129,10 +132,14 @@ def evaluate_run(
             "digest": "" if cohort.private else cohort.digest,
             "basis": cohort.basis,
             "images": str(len(cohort.images)),
-            "patients": str(overall.num_patients),
+            "patients": str(figures.overall.num_patients),
         },
         wall_s=round(time.monotonic() - clock, 3),
+        versions=code_versions(VERSIONS),
         admissions=None,
+        gaps=figures.gaps,
+        curves=figures.curves,
+        released_counts=None,
     )
     place = folder / "evaluations" / f"{began:%Y%m%d-%H%M%S-%f}"
     files = write_report(record, place)

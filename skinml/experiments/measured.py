@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from skinml.fairness.curves import curves_by_group
+from skinml.fairness.evaluation import find_gaps
 from skinml.fairness.groups import measured_groups
 from skinml.fairness.settings import FairnessSettings
 from skinml.records import GroupCurves, GroupResult, Predictions
@@ -54,11 +55,9 @@ def figures_of(
         ConfigError: If the settings name an attribute that the predictions do not carry.
         DataError: If the predictions are not usable.
     """
-    overall, groups, _ = measured_groups(
-        predictions,
-        threshold=threshold,
-        settings=settings,
-        rng=seeds.stream("bootstrap"),
-        figures=figures,
+    rng = seeds.stream("bootstrap")
+    overall, groups, measured = measured_groups(
+        predictions, threshold=threshold, settings=settings, rng=rng, figures=figures
     )
-    return Figures(overall, groups, None, curves_by_group(predictions, settings))
+    gaps = find_gaps(predictions, measured, settings, rng).values()
+    return Figures(overall, groups, gaps, curves_by_group(predictions, settings))

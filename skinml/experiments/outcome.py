@@ -11,21 +11,22 @@ from importlib.metadata import version
 from skinml.config import RunConfig
 from skinml.errors import IntegrityError
 from skinml.experiments.admissions import noised_counts
+from skinml.experiments.code_version import code_versions
 from skinml.experiments.cohorts import Gathered
+from skinml.experiments.compared import comparison_settings
 from skinml.experiments.guarantee import guarantee
 from skinml.experiments.learners import model_spec
+from skinml.experiments.measured import Figures, figures_of
 from skinml.experiments.personal import personal_heads
-from skinml.experiments.released import counts_release, released_results
+from skinml.experiments.released import counts_release, plain_counts, released_results
 from skinml.experiments.rounds import Trained
 from skinml.experiments.samples import read_predictions
 from skinml.experiments.yardsticks import pooled, yardsticks
-from skinml.fairness.groups import evaluate_groups
 from skinml.fairness.thresholds import ThresholdChoice
 from skinml.models.bundle import Bundle
 from skinml.privacy.plan import Release
 from skinml.records import (
     ADMISSION_CELLS,
-    GroupResult,
     NoisedCounts,
     Participation,
     PersonalHead,
@@ -92,7 +93,7 @@ def run_record(
     """
     cohort, seeds = gathered.cohort, Seeds(config.seed)
     exact = config.fairness.evaluation == "exact"
-    overall, groups = _results(config, gathered, outcome)
+    figures, counts = _results(config, gathered, outcome), outcome.trained.test_counts
     present = outcome.participation[-1].took_part
     admissions = noised_counts(
         config,
@@ -117,8 +118,8 @@ def run_record(
         classes=cohort.labels,
         threshold=outcome.threshold.value,
         threshold_source=threshold_source(config, outcome.threshold),
-        overall=overall,
-        groups=groups,
+        overall=figures.overall,
+        groups=figures.groups,
         yardsticks=beside,
         guarantee=promised,
         participation=outcome.participation,
@@ -126,12 +127,15 @@ def run_record(
         cohort_table=cohort.table if exact else (),
         data=_data_words(config, gathered, admissions),
         config=config.model_dump(mode="json"),
-        versions={package: version(package) for package in VERSIONS},
+        versions=code_versions(VERSIONS),
         history=outcome.trained.fitted.history,
         complete=all(not each.missing for each in last_attempts(outcome.participation)),
         admissions=admissions,
         resumes=outcome.resumes,
         personal_heads=own_heads,
+        gaps=figures.gaps,
+        curves=figures.curves,
+        released_counts=None if exact or counts is None else plain_counts(counts),
     )
 
 
@@ -205,17 +209,15 @@ def run_bundle(config: RunConfig, origin: Origin, outcome: Outcome, record: RunR
     return Bundle(spec, outcome.trained.fitted.arrays)
 
 
-def _results(
-    config: RunConfig, gathered: Gathered, outcome: Outcome
-) -> tuple[GroupResult, tuple[GroupResult, ...]]:
+def _results(config: RunConfig, gathered: Gathered, outcome: Outcome) -> Figures:
     """Compute the test figures from what the run may see: predictions, or released counts."""
     counts, total = counts_release(config, tuple(gathered.folders)), outcome.trained.test_counts
     if counts is None:
-        return evaluate_groups(
+        return figures_of(
             _test_predictions(gathered, outcome),
             threshold=outcome.threshold.value,
-            settings=config.fairness,
-            rng=Seeds(config.seed).stream("bootstrap"),
+            settings=comparison_settings(config.fairness, config.data),
+            seeds=Seeds(config.seed),
         )
     if total is None:
         raise IntegrityError(
@@ -223,7 +225,7 @@ def _results(
             got="none",
             do="Start the run anew.",
         )
-    return released_results(
+    overall, groups = released_results(
         config,
         counts,
         total,
@@ -232,6 +234,7 @@ def _results(
         num_clinics=len(gathered.folders),
         num_present=len(outcome.participation[-1].took_part),
     )
+    return Figures(overall, groups, None, ())
 
 
 def _test_predictions(gathered: Gathered, outcome: Outcome) -> Predictions:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from datetime import datetime
-from importlib.metadata import version
 
 from skinml.config import RunConfig
 from skinml.data.cohort import classes_of
 from skinml.data.taxonomy import load_taxonomy
 from skinml.errors import IntegrityError
 from skinml.experiments.admissions import noised_counts
+from skinml.experiments.code_version import code_versions
 from skinml.experiments.guarantee import guarantee_told
 from skinml.experiments.outcome import VERSIONS, Origin, Outcome, threshold_source
-from skinml.experiments.released import counts_release, released_results
+from skinml.experiments.released import counts_release, plain_counts, released_results
 from skinml.models.backbones import load_backbone
 from skinml.records import Labels, RunRecord, last_attempts
 from skinml.training.features import features_version, images_version
@@ -120,11 +120,12 @@ def published_record(
         cohort_table=(),
         data=_words(config),
         config=config.model_dump(mode="json"),
-        versions={package: version(package) for package in VERSIONS},
+        versions=code_versions(VERSIONS),
         history=outcome.trained.fitted.history,
         complete=all(not each.missing for each in last_attempts(outcome.participation)),
         admissions=admissions,
         resumes=outcome.resumes,
+        released_counts=plain_counts(total),
     )
 
 

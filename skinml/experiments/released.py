@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from functools import lru_cache
 from math import sqrt
 
+import numpy as np
+
 from skinml.config import RunConfig
 from skinml.data.groups import age_bands
 from skinml.data.manifest_rules import SEXES
@@ -134,6 +136,20 @@ def run_threshold(config: RunConfig, scores: FloatArray) -> ThresholdChoice:
     # Between two edges that are equally good the choice is in the middle: the lower one is as good.
     value = int(found.value * BINS) / BINS
     return ThresholdChoice(value, found.source, found.fallback)
+
+
+def plain_counts(total: FloatArray) -> tuple[tuple[tuple[float, ...], ...], ...]:
+    """Write released counts the way a record keeps them.
+
+    Args:
+        total: (groups, 2, bins) the noisy sum over the clinics.
+
+    Returns:
+        The same numbers as plain values.
+    """
+    return tuple(
+        tuple(tuple(map(float, row)) for row in table) for table in np.asarray(total, dtype=float)
+    )
 
 
 def released_results(

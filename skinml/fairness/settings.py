@@ -6,6 +6,8 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from skinml.fairness.criteria import Criterion
+
 CROSS = " x "
 """Between the attributes of a crossing, and between the names of its groups."""
 
@@ -110,6 +112,12 @@ class FairnessSettings(BaseModel):
         default_factory=dict,
         description="For an ordered attribute, the share of each true group (a row) that is "
         "labelled as each group (a column); skin_tone without an entry has the published one.",
+    )
+
+    acceptance: tuple[Criterion, ...] = Field(
+        (),
+        description="What a model has to show before it may be approved, see `skinml report "
+        "--gate`; fixed before the data are seen.",
     )
 
     @model_validator(mode="after")

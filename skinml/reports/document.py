@@ -15,7 +15,7 @@ from skinml.errors import ConfigError, DataError
 from skinml.records import RunRecord
 from skinml.reports.derived import derive
 
-FORMAT = "skinml-report-1"
+FORMAT = "skinml-report-2"
 
 
 def record_to_json(record: RunRecord) -> dict[str, Any]:
@@ -28,13 +28,25 @@ def record_to_json(record: RunRecord) -> dict[str, Any]:
         record: What the run may show.
 
     Returns:
-        A mapping of plain JSON values: `format`, `record` (all fields of the record) and
-        `derived` (what the page computes from them). An undefined, infinite or NaN number is None.
+        A mapping of plain JSON values: `format`, `made_from` (the run, the data's digest and the
+        code that made the numbers), `record` (all fields of the record) and `derived` (what the
+        page computes from them). An undefined, infinite or NaN number is None.
 
     Raises:
         ConfigError: If the record holds a value that JSON has no word for.
     """
-    return {"format": FORMAT, "record": _plain(record), "derived": _plain(derive(record))}
+    made_from = {
+        "run": record.run,
+        "data_digest": record.data.get("digest", ""),
+        "skinml": record.versions.get("skinml", ""),
+        "skinml_source": record.versions.get("skinml source", ""),
+    }
+    return {
+        "format": FORMAT,
+        "made_from": made_from,
+        "record": _plain(record),
+        "derived": _plain(derive(record)),
+    }
 
 
 def record_from_json(document: Mapping[str, Any]) -> RunRecord:

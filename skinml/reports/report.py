@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from dataclasses import dataclass
@@ -71,8 +72,12 @@ def write_report(record: RunRecord, folder: Path) -> ReportFiles:
         Equal records give equal bytes.
     """
     files = ReportFiles(html=folder / "report.html", json=folder / "report.json")
-    document = json.dumps(record_to_json(record), indent=1, ensure_ascii=False, allow_nan=False)
     page = render_html(record)
+    digest = hashlib.sha256(page.encode("utf-8")).hexdigest()
+    plain = record_to_json(record) | {
+        "page": {"file": files.html.name, "sha256": f"sha256:{digest}"}
+    }
+    document = json.dumps(plain, indent=1, ensure_ascii=False, allow_nan=False)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _write(files.json, f"{document}\n")

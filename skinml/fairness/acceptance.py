@@ -1,0 +1,149 @@
+"""Whether a model has shown what it was asked to show before anybody looked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from skinml.fairness.criteria import EVERY, LOWER, OVERALL, UPPER, Criterion
+from skinml.fairness.gaps import Gap, Gaps
+from skinml.fairness.verdicts import CANNOT_TELL, RULED_OUT, SHOWN
+from skinml.records import UNKNOWN_GROUP, Estimate, GroupResult
+
+MET, NOT_MET = "met", "not met"
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What became of one criterion.
+
+    Attributes:
+        criterion: The criterion in words.
+        answer: "met", "not met" or "cannot tell".
+        accepted: Whether that is enough.
+        reason: What was found, one line.
+    """
+
+    criterion: str
+    answer: str
+    accepted: bool
+    reason: str
+
+
+def judge(
+    criteria: Sequence[Criterion],
+    overall: GroupResult,
+    groups: Sequence[GroupResult],
+    gaps: Gaps | None,
+) -> tuple[Judged, ...]:
+    """Hold figures and gaps against criteria.
+
+    Args:
+        criteria: What was asked for.
+        overall: Everybody's figures.
+        groups: Each group's.
+        gaps: The comparisons of groups; None: none were made.
+
+    Returns:
+        A judgement a criterion; what is undefined or was not compared is "cannot tell".
+    """
+    return tuple(
+        _of_gap(each, gaps) if each.gap is not None else _of_figure(each, overall, groups)
+        for each in criteria
+    )
+
+
+def _judged(criterion: Criterion, answers: Sequence[tuple[str, str]]) -> Judged:
+    """Take the worst of several answers, with the reasons of all that are as bad."""
+    answer = next(
+        (bad for bad in (NOT_MET, CANNOT_TELL) if any(one == bad for one, _ in answers)), MET
+    )
+    accepted = answer == MET or (answer == CANNOT_TELL and criterion.allow_cannot_tell)
+    reasons = [reason for one, reason in answers if one == answer]
+    return Judged(criterion.words, answer, accepted, "; ".join(reasons))
+
+
+def _of_figure(criterion: Criterion, overall: GroupResult, groups: Sequence[GroupResult]) -> Judged:
+    chosen = list(_chosen(criterion, overall, groups))
+    if not chosen:
+        where = f"{criterion.column} {criterion.group}"
+        return _judged(criterion, [(CANNOT_TELL, f"there is no group {where} in these data")])
+    answers = []
+    for group in chosen:
+        name = "everybody" if group.attribute == OVERALL else group.group
+        answer, reason = _held(criterion, group.estimates.get(criterion.figure or ""))
+        answers.append((answer, f"{name}: {reason}"))
+    return _judged(criterion, answers)
+
+
+def _chosen(
+    criterion: Criterion, overall: GroupResult, groups: Sequence[GroupResult]
+) -> Iterator[GroupResult]:
+    if criterion.column is None:
+        yield overall
+        return
+    for each in groups:
+        if each.attribute != criterion.column:
+            continue
+        every = criterion.group == EVERY and each.group != UNKNOWN_GROUP
+        if every or each.group == criterion.group:
+            yield each
+
+
+def _held(criterion: Criterion, estimate: Estimate | None) -> tuple[str, str]:
+    if estimate is None:
+        return CANNOT_TELL, f"{criterion.figure} was not measured"
+    if estimate.value is None:
+        return CANNOT_TELL, f"{criterion.figure} is undefined: {estimate.reason}"
+    read = {LOWER: estimate.low, UPPER: estimate.high}.get(criterion.read_at, estimate.value)
+    spread = _spread(estimate)
+    if read is None:
+        return CANNOT_TELL, f"{estimate.value:.3f} has no {criterion.read_at}"
+    if _meets(criterion, read):
+        return MET, spread
+    # The other end may still be on the good side: then the data leave it open.
+    ends = [end for end in (estimate.low, estimate.high) if end is not None]
+    limit = criterion.read_at in (LOWER, UPPER)
+    if limit and any(_meets(criterion, end) for end in ends):
+        return CANNOT_TELL, spread
+    return NOT_MET, spread
+
+
+def _meets(criterion: Criterion, value: float) -> bool:
+    if criterion.at_least is not None:
+        return value >= criterion.at_least
+    return criterion.at_most is not None and value <= criterion.at_most
+
+
+def _spread(estimate: Estimate) -> str:
+    low = "no limit" if estimate.low is None else f"{estimate.low:.3f}"
+    high = "no limit" if estimate.high is None else f"{estimate.high:.3f}"
+    return f"{estimate.value:.3f} ({low} to {high})"
+
+
+def _of_gap(criterion: Criterion, gaps: Gaps | None) -> Judged:
+    if gaps is None:
+        return _judged(criterion, [(CANNOT_TELL, "groups were not compared")])
+    found = [
+        gap
+        for gap in gaps.gaps
+        if gap.attribute == criterion.column
+        and gap.metric == criterion.gap
+        and criterion.group in (OVERALL, EVERY, gap.group)
+    ]
+    if not found:
+        reason = gaps.not_compared.get(criterion.column or "", "not among the comparisons made")
+        return _judged(criterion, [(CANNOT_TELL, f"{criterion.column}: {reason}")])
+    return _judged(criterion, [_answer(gap) for gap in found])
+
+
+def _answer(gap: Gap) -> tuple[str, str]:
+    size = "undefined" if gap.difference.value is None else f"{_spread(gap.difference)}"
+    reason = f"{gap.group} against {gap.reference}: {size}, {gap.verdict}"
+    if gap.verdict == RULED_OUT or (gap.verdict == SHOWN and gap.within_margin):
+        return MET, reason
+    if gap.verdict == SHOWN:
+        return NOT_MET, reason
+    if gap.detectable is not None:
+        reason += f" (could have shown {gap.detectable:.2f})"
+    return CANNOT_TELL, reason
