@@ -145,7 +145,8 @@ def build_cohort(
         labels: The classes of a finished model; rows of other diagnoses are left out and counted.
             By default the settings' own target.
         split: False puts everything into "test" and asks nothing of the clinics.
-        every_class: Whether each class needs an item; False where the rows are one clinic's own.
+        every_class: Whether each class needs an item, and each clinic two of them in training;
+            False where the rows are one real clinic's own, which may have seen one class only.
 
     Returns:
         The cohort.
@@ -154,7 +155,8 @@ def build_cohort(
         ConfigError: If a class is no shared diagnosis, or a column is not in the manifest.
         DataError: If nothing is left, a class has no item, skin-tone scales are mixed, a value
             is in no bin, an item's images disagree, a patient would be in two splits, or, with
-            split, a clinic has no training patient, only one, or only one class in training.
+            split, a clinic has no training patient, only one, or, with every_class, only one
+            class in training.
         PolicyError: If no row may be used for the purpose.
 
     Guarantees:
@@ -194,7 +196,8 @@ def build_cohort(
     if split:
         if every_class:
             _require_classes(items, classes)
-        _require_trainable(items, settings, classes, private=private)
+        least = _LEAST_CLASSES if every_class else 1
+        _require_trainable(items, settings, classes, least, private=private)
     return Cohort(
         images=images,
         items=items,
@@ -352,7 +355,12 @@ def _require_classes(items: pd.DataFrame, classes: Labels) -> None:
 
 
 def _require_trainable(
-    items: pd.DataFrame, settings: DataSettings, classes: Labels, *, private: bool
+    items: pd.DataFrame,
+    settings: DataSettings,
+    classes: Labels,
+    least_classes: int,
+    *,
+    private: bool,
 ) -> None:
     """Check that each clinic has something to learn from. Clinics' names are public.
 
@@ -372,9 +380,9 @@ def _require_trainable(
             raise _untrainable(clinic, f"{_LEAST_PATIENTS} training patients", got)
         # The class that training sees is the patient's, not the image's.
         present = sorted(set(labels[own.index]))
-        if len(present) < _LEAST_CLASSES:
+        if len(present) < least_classes:
             got = "fewer" if private else f"only {classes.names[present[0]]}"
-            raise _untrainable(clinic, f"{_LEAST_CLASSES} classes in training", got)
+            raise _untrainable(clinic, f"{least_classes} classes in training", got)
 
 
 def _untrainable(clinic: str, rule: str, got: str) -> DataError:

@@ -43,6 +43,8 @@ WIDE: Mapping[str, str] = {
     "max_epsilon_per_year": "100",
     "max_epsilon_for_life": "100",
 }
+UNBOUNDED = {f"max_epsilon_{span}": "null" for span in ("per_run", "per_year", "for_life")}
+"""What a clinic's policy allows where a test fixed the noise, and nothing is promised."""
 BY_RULE = "approval: {without_asking: [quickstart]}\n"
 
 
@@ -68,7 +70,7 @@ class LocalFederation:
         self.clinics: dict[str, ClinicFolder] = {}
         self._apps: dict[int, ClientApp] = {}
         for number, (name, images) in enumerate(data.items(), start=2):
-            self.clinics[name] = folder = _clinic(place, name, rule, policy)
+            self.clinics[name] = folder = make_clinic(place, name, rule, policy)
             _join(self.folder, folder, number, images)
             self._apps[number] = site_app(folder.path, open_run)
         self.heard: list[tuple[str, str]] = []
@@ -115,14 +117,17 @@ def slices(whole: Path, clinics: Sequence[str], place: Path, most: int = 10**6) 
         whole: The cohort's folder.
         clinics: Names in the manifest.
         place: Where the folders are made.
-        most: Patients of a clinic at most, the first ones of the list.
+        most: Patients of a clinic at most, half of them ill where there are as many.
     """
     with (whole / "manifest.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     made = {}
     for name in clinics:
         mine = [row for row in rows if row["clinic"] == name]
-        kept = set(list(dict.fromkeys(row["patient_id"] for row in mine))[:most])
+        ill = {row["patient_id"] for row in mine if row["malignant"] == "1"}
+        well = {row["patient_id"] for row in mine} - ill
+        kept = {*sorted(ill, key=_shuffled)[: most // 2]}
+        kept |= {*sorted(well, key=_shuffled)[: most - len(kept)]}
         folder = place / f"images-{name}"
         for row in (mine := [row for row in mine if row["patient_id"] in kept]):
             target = folder / row["image"]
@@ -138,7 +143,12 @@ def slices(whole: Path, clinics: Sequence[str], place: Path, most: int = 10**6) 
     return made
 
 
-def _clinic(place: Path, name: str, rule: str, lines: Mapping[str, str]) -> ClinicFolder:
+def _shuffled(patient: str) -> str:
+    return hashlib.sha256(patient.encode()).hexdigest()
+
+
+def make_clinic(place: Path, name: str, rule: str, lines: Mapping[str, str]) -> ClinicFolder:
+    """Make a clinic's folder whose policy has other lines than the usual ones."""
     text = policy_text(**{**WIDE, **lines, "clinic": name}) + rule
     create_folder(
         place / name,

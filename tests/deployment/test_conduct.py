@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,12 @@ from skinml.deployment import proposals
 from skinml.deployment.submission import read_standing, submit
 from skinml.errors import IncompleteRunError
 from skinml.models.bundle import load_bundle
-from tests.deployment.local_federation import LocalFederation, open_with_fixed_noise, slices
+from tests.deployment.local_federation import (
+    UNBOUNDED,
+    LocalFederation,
+    open_with_fixed_noise,
+    slices,
+)
 from tests.deployment.reference import simulated
 
 CLINICS = ("alderbrook", "birchmoor", "coldwell")
@@ -29,7 +36,6 @@ SHORT = (
     "tracking.enabled=false",
 )
 DISTRIBUTED = (*SHORT[:1], "privacy.trust=distributed", *SHORT[2:])
-UNBOUNDED = {f"max_epsilon_{span}": "null" for span in ("per_run", "per_year", "for_life")}
 MAY_LACK_ONE = ("federation.allowed_missing=1", "federation.round_deadline_s=1")
 
 
@@ -225,3 +231,18 @@ def test_under_secure_sums_with_the_same_noise_the_weights_are_the_simulations_b
         np.testing.assert_array_equal(array, expected.fitted.arrays[name])
     assert np.any(model.arrays["weight"] != 0)
     assert here.heard.count((CLINICS[0], "train")) >= 4 * 3
+
+
+def test_a_clinic_that_has_seen_one_class_only_takes_part(
+    tmp_path: Path, images: dict[str, Path]
+) -> None:
+    seen = Path(shutil.copytree(images[LATE], tmp_path / "one-class"))
+    lines = (seen / "manifest.csv").read_text().splitlines()
+    benign = [line for line in lines if not re.search(r",(mel|bcc|akiec),1,", line)]
+    assert 5 < len(benign) < len(lines)
+    (seen / "manifest.csv").write_text("\n".join(benign) + "\n")
+    data = {LATE: seen, CLINICS[0]: images[CLINICS[0]]}
+    here = LocalFederation(tmp_path, data, least_patients="2")
+    run = submit(here.folder, "quickstart", SHORT)
+    here.conduct(run)
+    assert result_of(here, run)["complete"]
