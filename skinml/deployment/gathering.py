@@ -188,9 +188,12 @@ class Gathering:
             clinics: The clinics of the run.
         """
         nodes, now = self._nodes(), time.monotonic()
-        for name in [name for name in self.ready if name not in nodes]:
-            del self.ready[name]
-            self.states[name] = "revoked"
+        for name in list(self.ready):
+            if name in nodes:
+                self.ready[name] = nodes[name]  # another one where the clinic has joined again
+            else:
+                del self.ready[name]
+                self.states[name] = "revoked"
         if self._open:
             for message in self._grid.pull_messages(list(self._open)):
                 name, _ = self._open.pop(message.metadata.reply_to_message_id)
