@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import errno
 import json
+import os
+import re
 import sys
+import textwrap
 import traceback
-from typing import Any
+from typing import Any, TextIO
 
 from skinml.errors import EnvironmentProblem, InputError, SkinmlError
 
 EXIT_INTERRUPTED = 130
 EXIT_DEFECT = 1
 EXIT_USAGE = 2
+_NARROWEST = 20
+_COMMAND = re.compile(r": (skinml [^:]*[^:.])$")
 # What the operating system says when the machine, not the user, is at fault.
 _MACHINE = {
     errno.ENOSPC,
@@ -117,11 +122,53 @@ def printable(text: str) -> str:
     return "".join(letter if letter.isprintable() else "\ufffd" for letter in text)
 
 
+def lines_of(text: str, width: int | None, indent: str = "") -> list[str]:
+    """Break a text into lines for a terminal.
+
+    Args:
+        text: One line.
+        width: The terminal's columns; None: leave the line whole, as a file wants it.
+        indent: What each line begins with.
+
+    Returns:
+        The lines. A command at the end stands whole on a line of its own, to be copied; no word
+        is cut.
+
+    Example:
+        >>> lines_of("Its whole rounds are kept. Go on: skinml run --resume RUN", 40)
+        ['Its whole rounds are kept. Go on:', '   skinml run --resume RUN']
+    """
+    if width is None or len(indent + text) <= width:
+        return [indent + text]
+    words, command = text, _COMMAND.search(text)
+    if command:
+        words = text[: command.start()] + ":"
+    lines = textwrap.wrap(
+        words,
+        max(width, _NARROWEST),
+        initial_indent=indent,
+        subsequent_indent=f"{indent}  ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    return [*lines, f"{indent}   {command[1]}"] if command else lines
+
+
+def _width(stream: TextIO) -> int | None:
+    """Columns of the terminal that a stream is; None where it is none."""
+    try:
+        return os.get_terminal_size(stream.fileno()).columns or None
+    except (OSError, ValueError):  # a file, a pipe, or no real stream at all
+        return None
+
+
 def _say(
     rule: str, got: str, do: str, code: int, details: tuple[str, ...], *, as_json: bool
 ) -> None:
     line = f"error: expected {rule}; got {got}. {do}" if got else f"error: {rule}"
-    print("\n  ".join(printable(text) for text in (line, *details)), file=sys.stderr)
+    width = _width(sys.stderr)
+    for text, indent in ((line, ""), *((text, "  ") for text in details)):
+        print("\n".join(lines_of(printable(text), width, indent)), file=sys.stderr)
     if as_json:
         told: dict[str, Any] = {"code": code, "rule": rule, "got": got, "do": do}
         if details:

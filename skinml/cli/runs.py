@@ -6,6 +6,7 @@ import json
 import shlex
 from collections import Counter
 from collections.abc import Sequence
+from math import sqrt
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -51,6 +52,8 @@ def run(
     from skinml.experiments.run import run as run_experiment
 
     words = [*([experiment] if experiment else []), *(overrides or [])]
+    if resume is not None and experiment and resume.startswith(f"{experiment}-"):
+        words = words[1:]  # its own experiment's name says nothing new
     try:
         with Bars(quiet=as_json) as bars:
             if resume is not None:
@@ -76,7 +79,8 @@ def run(
     if finished.result["artifacts"]["mlflow_run"]:
         uri = finished.record.config["tracking"]["uri"] or _tracking_uri(store)
         command = f"mlflow ui --backend-store-uri {shlex.quote(str(uri))}"
-        console.print(f"MLflow:  MLFLOW_DISABLE_TELEMETRY=true {command}")
+        console.print("MLflow:  to look at it, type")  # a command is copied: it stays one line
+        console.print(f"   MLFLOW_DISABLE_TELEMETRY=true {command}")
 
 
 def evaluate(
@@ -105,9 +109,10 @@ def _work_dir(words: Sequence[str]) -> Path:
     others = [word for word in words if not word.startswith("work_dir=")]
     if others:
         raise InputError(
-            rule="no other change of a run that is resumed than work_dir=PATH",
+            rule="--resume with the run alone, for a run goes on as it began; only work_dir=PATH "
+            "may follow",
             got=" ".join(others),
-            do="Leave it out: the run goes on with the config that it began with.",
+            do="Leave that out, or begin a new run without --resume.",
         )
     return Path(words[-1].removeprefix("work_dir=")) if words else Path()
 
@@ -133,15 +138,37 @@ def _show(record: RunRecord, result: dict[str, Any]) -> None:
     table = Table(box=None, pad_edge=False)
     for heading in ("group", "patients", "malignant", "AUROC (95% interval)"):
         table.add_column(heading)
-    for each in (record.overall, *(g for g in record.groups if g.attribute == "skin_tone")):
+    shown = (record.overall, *(g for g in record.groups if g.attribute == "skin_tone"))
+    for each in shown:
         name = "everybody" if each.attribute == "overall" else f"skin tone {each.group}"
         # What noise took below 0 is told as 0.
         counts = [f"about {max(n, 0)}" if each.count_std else str(n) for n in _numbers(each)]
         table.add_row(name, *counts, _words(each.estimates["auroc"]))
     console.print(table)
+    if note := noise_note(shown):
+        console.print(note)
     for beside in record.yardsticks[:1]:
         console.print(f"{beside.name}, not private: AUROC {_words(beside.estimates['auroc'])}")
     console.print(_promise(result["privacy"]))
+
+
+def noise_note(shown: Sequence[GroupResult]) -> str:
+    """Explain the word "about" once, under a table of counts.
+
+    Args:
+        shown: The groups in the table.
+
+    Returns:
+        A sentence; empty where all counts are exact.
+    """
+    std = max(each.count_std for each in shown)
+    if not std:
+        return ""
+    # A number of patients is the sum of two counts, each with noise of its own.
+    return (
+        "'about': the counts hold noise that hides single patients; 19 in 20 are within "
+        f"{1.96 * sqrt(2) * std:.0f} of the truth."
+    )
 
 
 def _numbers(each: GroupResult) -> tuple[int, int]:

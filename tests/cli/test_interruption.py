@@ -157,7 +157,7 @@ def test_a_run_whose_process_was_killed_goes_on(
     words = ("run", "--resume", run_id, f"work_dir={clinics_place}")
     refused = skinml(*words, "seed=3")
     assert refused.code == 2
-    assert "no other change" in refused.err
+    assert "--resume with the run alone" in refused.err
     _require_resumed(skinml(*words, "--json"), clinics_place)
     assert _mlflow_status(clinics_place) == ["FINISHED"] * 3  # the run and two clinics
     assert not list(clinics_place.rglob("samples-*"))
