@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "skinml"
-FOUNDATION = {"errors", "seeding", "records", "durable", "journal"}
+FOUNDATION = {"errors", "seeding", "records", "durable", "journal", "attempts"}
 # What a room may import beside itself and the foundation.
 ROOMS: dict[str, set[str]] = {
     "errors": set(),
     "seeding": set(),
     "records": set(),
+    "attempts": set(),
     "durable": set(),
     "journal": set(),
     "stewardship": set(),

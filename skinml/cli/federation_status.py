@@ -15,6 +15,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from skinml.attempts import attempt_words
 from skinml.cli.edge import printable
 from skinml.cli.options import AsJson
 from skinml.errors import IncompleteRunError
@@ -173,16 +174,24 @@ def _run(run: OpenRun) -> list[RenderableType]:
 
 
 def _stage(run: OpenRun) -> str:
-    standing = run.standing
+    standing, attempt = run.standing, _attempt(run)
     if run.state in ("failed", "finished"):
         return run.state
     words = {
         "proposed": "asks the clinics",
         "preparing": "the clinics make their data ready",
-        "round": f"round {standing.round + 1} of {standing.rounds}",
-        "evaluating": f"round {standing.rounds} of {standing.rounds}, the evaluation",
+        "round": f"round {standing.round + 1} of {standing.rounds}{attempt}",
+        "evaluating": f"round {standing.rounds} of {standing.rounds}, the evaluation{attempt}",
     }
     return words.get(standing.stage, standing.stage)
+
+
+def _attempt(run: OpenRun) -> str:
+    asked = run.standing.course.asked
+    if asked is None or asked.attempt < 2 or asked.round <= run.standing.round:
+        return ""
+    words = attempt_words(asked.attempt)
+    return f", attempt {words}" if words.isdigit() else f", {words}"
 
 
 def _pace(run: OpenRun) -> list[str]:

@@ -15,11 +15,11 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from skinml.attempts import first_attempt
 from skinml.durable import locked, read_whole, write_whole
 from skinml.errors import DataError, EnvironmentProblem, IntegrityError
 from skinml.experiments.workspace import LOCK, Workspace, run_of
 from skinml.federated.roll_call import Record
-from skinml.federated.settings import MOST_ATTEMPTS
 from skinml.training.checkpoint import Progress, history_kept, load_progress, save_progress
 from skinml.training.learner import Round
 
@@ -50,7 +50,7 @@ class Life:
         Whatever an earlier process asked of a round that it did not finish had a lower number: a
         clinic never answers this process with what it computed for that one.
         """
-        return 1 + (self.number - 1) * MOST_ATTEMPTS
+        return first_attempt(self.number)
 
 
 @contextmanager

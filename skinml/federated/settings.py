@@ -6,13 +6,11 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from skinml.attempts import MOST_ATTEMPTS
+
 StrategyName = Literal[
     "fedavg", "fedadam", "fedyogi", "fedprox", "qfedavg", "trimmed_mean", "median", "krum"
 ]
-
-
-MOST_ATTEMPTS = 10
-"""Attempts at a round by one process of the coordinator."""
 
 
 class StrategySettings(BaseModel):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from skinml.attempts import attempt_words
 from skinml.records import RunRecord
 from skinml.reports.attendance import Stretch, SumNoise
 from skinml.reports.derived import Derived
@@ -104,7 +105,7 @@ def attendance_table(record: RunRecord, derived: Derived) -> Table:
             (
                 _in_the_sum(each),
                 _noise(each, record.guarantee.private),
-                Cell(count(each.attempt)),
+                Cell(attempt_words(each.attempt)),
                 _missing(each),
             ),
         )

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from skinml.attempts import MOST_ATTEMPTS
 from skinml.errors import IntegrityError
 from skinml.experiments.resuming import resumable, turn
 from skinml.experiments.sealed_book import PATIENCE_S
-from skinml.federated.settings import MOST_ATTEMPTS, FederationSettings
+from skinml.federated.settings import FederationSettings
 
 
 def test_each_turn_begins_behind_all_attempts_of_the_one_before(tmp_path: Path) -> None:

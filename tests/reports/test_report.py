@@ -280,6 +280,14 @@ def test_rounds_that_went_alike_are_one_line_and_the_others_say_who_was_missing_
     ]
 
 
+def test_attempts_after_a_restart_are_told_by_life_and_attempt(make_record, record, read_page):
+    first, second = record.participation[:2]
+    entries = (first, replace(second, attempt=11), replace(second, round=3, attempt=23))
+    page = read_page(render_html(make_record(participation=entries, resumes=2, **NO_DRAWINGS)))
+    told = [row[3] for row in page.tables[ATTENDANCE][1:]]
+    assert told == ["1", "life 2, attempt 1", "life 3, attempt 3"]
+
+
 def test_the_page_says_how_many_clinics_a_sum_needs_and_how_many_may_collude(page):
     assert (
         "3 clinics were asked in each round. 2 of them are needed to open a sum. The promise holds "
