@@ -17,6 +17,7 @@ from skinml.cli.main import main
 
 ROOT = Path(__file__).parents[1]
 ROLES = ("coordinator", "clinic")
+IMAGES = ("skinml-coordinator", "skinml-clinic")
 HADOLINT = Path(sys.executable).with_name("hadolint")
 
 
@@ -105,6 +106,25 @@ class TestBothRoles:
         (wheel,) = tmp_path.glob("skinml-*.whl")
         held = zipfile.ZipFile(wheel).namelist()
         assert {"skinml/cli/main.py", "skinml/configs/config.yaml"} <= set(held)
+
+
+def test_what_deployment_md_types_into_a_container_exists(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    page = (ROOT / "docs/deployment.md").read_text().replace("\\\n", " ")
+    typed = re.findall(r"^docker (?:run|exec) .*$", page, re.MULTILINE)
+    assert len(typed) == 5
+    for line in typed:
+        words = shlex.split(line)
+        image = next((word for word in words if word in IMAGES), "skinml")
+        at = words.index(image)
+        behind_it = words[at + 1 :]
+        if not behind_it:  # the image's own command
+            assert {"--read-only", "--cap-drop", "no-new-privileges"} <= set(words)
+            continue
+        assert main([*behind_it[:2], "--help"]) == 0
+        shown = capsys.readouterr().out
+        assert all(word in shown for word in behind_it if word.startswith("--"))
 
 
 def hadolint(file: Path) -> subprocess.CompletedProcess[str]:

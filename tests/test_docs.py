@@ -42,6 +42,7 @@ PAGES = (
     "docs/secure-aggregation.md",
     "docs/strategies.md",
     "docs/deployment.md",
+    "docs/tutorial-federation.md",
     "docs/design.md",
     "CONTRIBUTING.md",
 )
