@@ -7,7 +7,7 @@ asked while it is gone at once. A line that dropped for a minute would so end a 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from skinml.federated.coordinator import UNREACHED
 from skinml.federated.messages import Reply, Request
@@ -17,7 +17,11 @@ _POLL_S = 2.0
 
 
 def patient(
-    ask: Ask, terms: RunTerms, connected: Callable[[], Collection[str]], *, poll_s: float = _POLL_S
+    ask: Ask,
+    terms: RunTerms,
+    expected: Callable[[], Mapping[str, bool]],
+    *,
+    poll_s: float = _POLL_S,
 ) -> Ask:
     """Ask clinics that Flower gave up on again once they are back, as long as they are needed.
 
@@ -25,7 +29,7 @@ def patient(
         ask: Sends requests to the clinics and brings back their replies.
         terms: What the run is held to: how many clinics a round may go on without, and how long
             it waits.
-        connected: Tells which clinics are connected now.
+        expected: Tells which clinics may still answer, and whether each is connected now.
         poll_s: Seconds between two looks.
 
     Returns:
@@ -57,7 +61,9 @@ def patient(
                 if len(lost | set(away)) <= spare:
                     break
                 time.sleep(poll_s)
-                waiting = {name: requests[name] for name in sorted(gone & set(connected()))}
+                now = expected()
+                gone &= set(now)  # who was revoked meanwhile does not come back
+                waiting = {name: requests[name] for name in sorted(gone) if now[name]}
         yield from away.items()
 
     return asked

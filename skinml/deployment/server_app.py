@@ -192,11 +192,12 @@ def _work(
             gathering.look(terms.clinics)
             return ask(requests)
 
-        def connected() -> list[str]:
+        def expected() -> dict[str, bool]:
+            gathering.look(terms.clinics)
             online = set(grid.get_node_ids())
-            return [name for name, node in ready.items() if node in online]
+            return {name: node in online for name, node in ready.items()}
 
-        return patient(ask_whoever_is_there, held_to, connected)
+        return patient(ask_whoever_is_there, held_to, expected)
 
     trained = train(
         config,

@@ -39,8 +39,8 @@ class Line:
             found[name] = AWAY if self.away[name] >= 0 else Reply(name, 1, {}, {})
         return found
 
-    def connected(self) -> list[str]:
-        return list(CLINICS)
+    def expected(self) -> dict[str, bool]:
+        return dict.fromkeys(CLINICS, True)
 
 
 def answers(ask: Ask, asked: Mapping[str, Request]) -> dict[str, Reply | str]:
@@ -52,14 +52,14 @@ def answers(ask: Ask, asked: Mapping[str, Request]) -> dict[str, Reply | str]:
 
 def test_a_clinic_that_comes_back_is_asked_the_same_again_and_the_others_are_not() -> None:
     line = Line(north=2)
-    found = answers(patient(line.ask, terms(), line.connected, poll_s=0.01), requests())
+    found = answers(patient(line.ask, terms(), line.expected, poll_s=0.01), requests())
     assert {name for name, reply in found.items() if isinstance(reply, Reply)} == set(CLINICS)
     assert line.asked == [CLINICS, ("north",), ("north",)]
 
 
 def test_a_clinic_that_the_round_may_go_on_without_is_not_waited_for() -> None:
     line = Line(north=99)
-    found = answers(patient(line.ask, terms(allowed=1), line.connected, poll_s=0.01), requests())
+    found = answers(patient(line.ask, terms(allowed=1), line.expected, poll_s=0.01), requests())
     assert found["north"] == AWAY
     assert line.asked == [CLINICS]
 
@@ -67,20 +67,37 @@ def test_a_clinic_that_the_round_may_go_on_without_is_not_waited_for() -> None:
 def test_those_that_fell_out_before_count_and_keys_are_needed_of_everybody() -> None:
     for asked in (requests("north", "south"), requests(step="keys")):
         line = Line(north=1)
-        found = answers(patient(line.ask, terms(allowed=1), line.connected, poll_s=0.01), asked)
+        found = answers(patient(line.ask, terms(allowed=1), line.expected, poll_s=0.01), asked)
         assert isinstance(found["north"], Reply)
 
 
-@pytest.mark.parametrize("connected", [[], list(CLINICS)])
-def test_waiting_ends_with_the_deadline(connected: list[str]) -> None:
+@pytest.mark.parametrize("connected", [False, True])
+def test_waiting_ends_with_the_deadline(connected: bool) -> None:
     line = Line(north=10**9)
-    limits = terms(deadline_s=0.2)
-    found = answers(patient(line.ask, limits, lambda: connected, poll_s=0.02), requests())
+    there = dict.fromkeys(CLINICS, connected)
+    found = answers(
+        patient(line.ask, terms(deadline_s=0.2), lambda: there, poll_s=0.02), requests()
+    )
     assert found["north"] == AWAY
     assert (len(line.asked) == 1) == (not connected)
 
 
+def test_a_clinic_whose_enrolment_ends_is_not_waited_for() -> None:
+    line, looks = Line(north=10**9), list[str]()
+
+    def expected() -> dict[str, bool]:
+        looks.append("look")
+        return {"east": True, "south": True}
+
+    found = answers(patient(line.ask, terms(deadline_s=1e6), expected, poll_s=0.01), requests())
+    assert found["north"] == AWAY
+    assert looks == ["look"]
+
+
 def test_what_a_clinic_itself_said_is_not_asked_again() -> None:
     said = {"north": "expected whole sums; got others"}
-    found = answers(patient(lambda _: said, terms(), lambda: CLINICS), requests("north"))
+    asked = patient(lambda _: said, terms(), lambda: dict.fromkeys(CLINICS, True))
+    found = answers(asked, requests("north"))
+        patient(lambda _: said, terms(), lambda: dict.fromkeys(CLINICS, True)), requests("north")
+    )
     assert found == said
