@@ -69,17 +69,30 @@ def report(
         "report"
     ),
     seed: Annotated[int, typer.Option(help="Seed of the intervals.")] = 0,
+    gate: Annotated[
+        str | None,
+        typer.Option(metavar="RUN", help="Hold a run or a report to its acceptance criteria."),
+    ] = None,
+    approve: Annotated[
+        bool, typer.Option("--approve", help='Then give its model the alias "approved" in MLflow.')
+    ] = False,
+    work_dir: WorkDir = Path(),
     as_json: AsJson = False,
 ) -> None:
-    """Write a report, or check one.
+    """Write a report on any model, or hold one to its criteria.
 
     Example: skinml report --predictions scores.csv --label malignant --score p --patient id
     """
     if context.invoked_subcommand is not None:
         return
+    if gate is not None:
+        _gate(gate, predictions, work_dir, approve=approve, as_json=as_json)
+        return
     if predictions is None:
         raise InputError(
-            rule="--predictions FILE, or the command verify", got="neither", do=_EXAMPLE
+            rule="--predictions FILE, --gate RUN, or the command verify",
+            got="none of them",
+            do=_EXAMPLE,
         )
     from skinml.experiments.predictions_report import read_settings, report_predictions
 
@@ -108,6 +121,51 @@ def report(
         print(json.dumps({"run": done.record.run, "artifacts": files}), flush=True)
         return
     print(f"Report:  {done.files.html}")
+
+
+@app.command()
+def verify(
+    target: Annotated[
+        str, typer.Argument(metavar="RUN", help="A run's id, its folder, or a report.json.")
+    ],
+    predictions: Annotated[
+        Path | None, typer.Option(help="The predictions file that the report was made from.")
+    ] = None,
+    work_dir: WorkDir = Path(),
+    as_json: AsJson = False,
+) -> None:
+    """Check each number of a report, and compute the figures anew where that can be done.
+
+    Exit code 5 where something differs.
+    """
+    from skinml.experiments.report_check import checks_json, require_unchanged, verify_report
+
+    found = verify_report(target, work_dir=work_dir, predictions=predictions)
+    if as_json and not found.differs:
+        print(checks_json(found), flush=True)
+        return
+    for each in found.checks:
+        print(f"{each.outcome}: {each.what}{f' ({each.detail})' if each.detail else ''}")
+    require_unchanged(found)
+
+
+def _gate(
+    target: str, predictions: Path | None, work_dir: Path, *, approve: bool, as_json: bool
+) -> None:
+    from skinml.experiments.gate_check import pass_gate, reasons
+
+    found = pass_gate(target, work_dir=work_dir, predictions=predictions, approve=approve)
+    approved = found.approved
+    if as_json:
+        alias = None if approved is None else {"name": approved.name, "version": approved.version}
+        met = reasons(found.judged)
+        told = {"run": found.verified.record.run, "criteria": met, "approved": alias}
+        print(json.dumps(told), flush=True)
+        return
+    for line in reasons(found.judged):
+        print(line)
+    if approved is not None:
+        print(f"Approved: version {approved.version} of {approved.name}")
 
 
 _EXAMPLE = "See `skinml report --help`."

@@ -24,7 +24,7 @@ _SHOWN = 5
 _NUMBER = re.compile(r"(?<![\w.])\d[\d,]*(?:\.\d+)?(?:e-?\d+)?")
 # Numbers that are part of a sentence on every page.
 _WORDED = {"0", "0.5", "1", "100"}
-_DRAWING = re.compile(r"(?<=</title>).*?(?=</svg>)", re.DOTALL)
+_DRAWING = re.compile(r"(<svg[^>]*><title[^>]*>[^<]*</title>).*?(</svg>)", re.DOTALL)
 _HIDDEN = ("style", "svg", "script")
 
 
@@ -121,7 +121,7 @@ def _derived(document: Mapping[str, Any], record: RunRecord, same_code: bool) ->
     what = "figures that the page works out from others"
     found = compare(what, document.get("derived"), record_to_json(record)["derived"])
     if found.outcome == DIFFERS and not same_code:
-        return Check(what, NOT_CHECKED, "another release of skinml works them out")
+        return Check(what, NOT_CHECKED, "other code of skinml worked them out")
     return found
 
 
@@ -136,9 +136,9 @@ def _numbers(text: str, document: Mapping[str, Any]) -> Check:
 def _made_anew(text: str, record: RunRecord, same_code: bool) -> Check:
     what = "the page made anew from report.json"
     if not same_code:
-        return Check(what, NOT_CHECKED, "it was made by another release of skinml")
+        return Check(what, NOT_CHECKED, "it was made by other code of skinml")
     # The lines of drawings may differ in their last digit; their words may not.
-    old, new = (_DRAWING.sub("", each).splitlines() for each in (text, render_html(record)))
+    old, new = (_DRAWING.sub(r"\1\2", each).splitlines() for each in (text, render_html(record)))
     if old == new:
         return Check(what, AGREES, f"{len(new):,} lines")
     at = next(
