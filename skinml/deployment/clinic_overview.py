@@ -14,7 +14,7 @@ from skinml.clinic.folder import ClinicFolder
 from skinml.deployment.joining import find_membership
 from skinml.deployment.node import NODE, RUNNER, is_served
 from skinml.deployment.proposals import Proposed, all_proposed
-from skinml.experiments.site_run import find_terms
+from skinml.experiments.workspace import TERMS
 from skinml.stewardship.roles import allowed, os_user
 
 Stage = Literal["pending", "approved", "ready", "round"]
@@ -139,7 +139,7 @@ def _here(
     run = proposed.proposal.run
     if proposed.state == "pending":
         return RunHere(run, "pending", proposed.received)
-    ready = find_terms(folder, run) is not None
+    ready = (folder.run(run) / TERMS).exists()
     took_part = run in told.rounds or (last is not None and last.run == run)
     if proposed.state == "refused" or (not ready and (run in told.over or took_part)):
         return None

@@ -26,11 +26,10 @@ from skinml.experiments.samples import (
 )
 from skinml.experiments.sealed_book import SealedBook
 from skinml.experiments.sites import Terms
-from skinml.experiments.workspace import Workspace
+from skinml.experiments.workspace import TERMS, Workspace
 from skinml.privacy.plan import admissions_release
 from skinml.records import Labels
 
-_TERMS = "terms.json"
 _WHAT = "terms of a run"
 
 
@@ -86,7 +85,7 @@ def prepare_site(
     if admissions_release(config.privacy) is not None:
         store_standings(folder, terms.run, gathered.cohort.admissions, config.federation.mode)
     log_start([folder], terms.run, simulated=terms.simulated)
-    write_whole(folder.run(terms.run) / _TERMS, json.dumps(asdict(terms)).encode(), _WHAT)
+    write_whole(folder.run(terms.run) / TERMS, json.dumps(asdict(terms)).encode(), _WHAT)
 
 
 def find_terms(folder: ClinicFolder, run: str) -> Terms | None:
@@ -102,7 +101,7 @@ def find_terms(folder: ClinicFolder, run: str) -> Terms | None:
     Raises:
         EnvironmentProblem: If they cannot be read.
     """
-    path = folder.run(run) / _TERMS
+    path = folder.run(run) / TERMS
     if not path.exists():
         return None
     values = json.loads(read_whole(path, _WHAT))
@@ -131,7 +130,7 @@ def close_site(folder: ClinicFolder, run: str, outcome: str) -> None:
     if find_terms(folder, run) is None:
         return
     log_end([folder], run, outcome)
-    (folder.run(run) / _TERMS).unlink(missing_ok=True)
+    (folder.run(run) / TERMS).unlink(missing_ok=True)
     SealedBook(folder, run).drop()
     with suppress(OSError):
         drop_samples(folder, run)

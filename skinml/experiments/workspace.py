@@ -25,6 +25,8 @@ from skinml.errors import DataError, EnvironmentProblem
 
 LOCK = ".lock"
 """The file in a run's draft folder that whoever is at the run has locked."""
+TERMS = "terms.json"
+"""The file in a real clinic's folder of a run, there while the clinic is ready for it."""
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
 
@@ -11,13 +10,12 @@ import pytest
 
 from skinml.cli.main import main
 from skinml.clinic.folder import ClinicFolder
-from skinml.data.cohort import MALIGNANCY
 from skinml.deployment import proposals
 from skinml.deployment.clinic_overview import clinic_overview
 from skinml.deployment.node import is_served
 from skinml.durable import locked
-from skinml.experiments.sites import Terms
-from tests.deployment.clinic_place import FEDERATION, NOW, RUN, make_folder, proposal
+from skinml.experiments.workspace import TERMS
+from tests.deployment.clinic_place import NOW, RUN, make_folder, proposal
 from tests.deployment.test_approve import SOON, member_with
 
 
@@ -96,16 +94,15 @@ def test_it_tells_how_far_each_run_is_here(folder: ClinicFolder) -> None:
     assert here() == ("pending", None)
     proposals.decide(folder, RUN, True, "ada", now=NOW)
     assert here() == ("approved", None)
-    terms = Terms(RUN, "{}", ("north",), "", MALIGNANCY, 3, (), FEDERATION, simulated=False)
     folder.run(RUN).mkdir(parents=True)
-    (folder.run(RUN) / "terms.json").write_text(json.dumps(asdict(terms)))
+    (folder.run(RUN) / TERMS).write_text("{}")
     said = [answered("query.prepare")]
     write_log(folder, *said)
     assert here() == ("ready", None)
     said += [answered("train", round=0), answered("train", round=4)]
     write_log(folder, *said)
     assert here() == ("round", 4)
-    (folder.run(RUN) / "terms.json").unlink()
+    (folder.run(RUN) / TERMS).unlink()
     write_log(folder, *said, answered("query.finish"))
     assert here() is None
 
