@@ -20,7 +20,7 @@ from skinml.fairness.cells import OVERALL
 from skinml.fairness.count_tables import CountsLayout, NoisyTable, above, group_tables
 from skinml.fairness.intervals import Interval, combine_mean
 from skinml.fairness.settings import FairnessSettings
-from skinml.records import BoolArray, Estimate, FloatArray, GroupResult, Labels
+from skinml.records import Estimate, FloatArray, GroupResult, Labels
 
 METHOD = "noised counts of patients (Fieller)"
 FEW_EVENTS = "few events"
@@ -42,7 +42,7 @@ _RATIOS = np.exp(np.linspace(-np.log(50.0), np.log(50.0), 1565))
 
 
 @dataclass(frozen=True)
-class _Line:
+class Line:
     """How far counts are from what each value of a figure asks for.
 
     Attributes:
@@ -135,72 +135,106 @@ def estimates_of(
     """
     level, two = settings.level, len(classes.names) == 2
     if len(set(classes.malignant)) < 2:
-        found = {name: Estimate(None, level=level, reason=ONE_KIND) for name in _figures(two)}
+        names = _figures(two, settings)
+        found = {name: Estimate(None, level=level, reason=ONE_KIND) for name in names}
     else:
         found = _defined(table, threshold, settings, two=two)
     lacking = _NEED_MORE if two else ("balanced_accuracy", "auroc", *_NEED_MORE, "malignancy_ece")
     return found | {name: Estimate(None, level=level, reason=NOT_COUNTED) for name in lacking}
 
 
-def _figures(two: bool) -> tuple[str, ...]:
+def _figures(two: bool, settings: FairnessSettings) -> tuple[str, ...]:
     area = ("auroc", "balanced_accuracy") if two else ("malignancy_auroc",)
-    return (*area, "sensitivity", "specificity", "ppv", "npv", "observed_to_expected")
+    at_risks = tuple(f"net_benefit_at_{risk:g}" for risk in settings.net_benefit_at)
+    return (*area, *_SHARES_OF[:4], *at_risks, "observed_to_expected")
+
+
+def counted_lines(
+    table: NoisyTable, threshold: float | None, settings: FairnessSettings, *, two: bool
+) -> dict[str, tuple[tuple[Line, ...], float]]:
+    """Prepare the figures of one group for intervals at any level.
+
+    Args:
+        table: Its noised counts.
+        threshold: The malignancy score from which an item counts as alarm.
+        settings: Where net benefit is told.
+        two: Whether the model tells two classes apart.
+
+    Returns:
+        For each figure that the bins can tell, its line, or the two that it is the mean of, and
+        the patients in the smallest part that it rests on.
+    """
+    benign, malignant = table.counts
+    least = float(min(benign.sum(), malignant.sum()))
+    found: dict[str, tuple[tuple[Line, ...], float]] = {}
+    found["auroc" if two else "malignancy_auroc"] = ((_area(table),), least)
+    edge = (0.5 if threshold is None else threshold) * len(benign)
+    if edge == round(edge):
+        alarm = above(benign, round(edge))
+        shares = {
+            "sensitivity": (malignant[alarm], malignant[~alarm]),
+            "specificity": (benign[~alarm], benign[alarm]),
+            "ppv": (malignant[alarm], benign[alarm]),
+            "npv": (benign[~alarm], malignant[~alarm]),
+        }
+        for name, (hits, misses) in shares.items():
+            behind = float(hits.sum() + misses.sum())
+            found[name] = ((_share(hits, misses, table.std),), behind)
+        if two:
+            pair = (*found["sensitivity"][0], *found["specificity"][0])
+            found["balanced_accuracy"] = (pair, least)
+    for risk in settings.net_benefit_at:
+        if risk * len(benign) == round(risk * len(benign)):
+            line = _net_benefit(table, risk)
+            found[f"net_benefit_at_{risk:g}"] = ((line,), float(table.counts.sum()))
+    found["observed_to_expected"] = ((_observed(table),), least)
+    return found
 
 
 def _defined(
     table: NoisyTable, threshold: float | None, settings: FairnessSettings, *, two: bool
 ) -> dict[str, Estimate]:
     level, z = settings.level, float(ndtri((1 + settings.level) / 2))
-    benign, malignant = table.counts
-    few = min(benign.sum(), malignant.sum()) < settings.min_events
-    area = "auroc" if two else "malignancy_auroc"
-    found = {area: _estimate(_area(table), z, level, few)}
-    edge = (0.5 if threshold is None else threshold) * len(benign)
-    if edge == round(edge):
-        found |= _at_threshold(table, above(benign, round(edge)), z, settings, two=two)
-    else:
-        names = [name for name in _figures(two) if name in _SHARES_OF]
-        found |= {name: Estimate(None, level=level, reason=OFF_EDGE) for name in names}
-    return found | {"observed_to_expected": _estimate(_observed(table), z, level, few)}
-
-
-def _at_threshold(
-    table: NoisyTable, alarm: BoolArray, z: float, settings: FairnessSettings, *, two: bool
-) -> dict[str, Estimate]:
-    benign, malignant = table.counts
-    lines = {
-        "sensitivity": _share(malignant[alarm], malignant[~alarm], table.std),
-        "specificity": _share(benign[~alarm], benign[alarm], table.std),
-        "ppv": _share(malignant[alarm], benign[alarm], table.std),
-        "npv": _share(benign[~alarm], malignant[~alarm], table.std),
-    }
-    few = {
-        "sensitivity": malignant.sum() < settings.min_events,
-        "specificity": benign.sum() < settings.min_events,
-        "ppv": table.counts[:, alarm].sum() < settings.min_events,
-        "npv": table.counts[:, ~alarm].sum() < settings.min_events,
-    }
-    found = {
-        name: _estimate(line, z, settings.level, bool(few[name])) for name, line in lines.items()
-    }
-    if two:
-        pair = (lines["sensitivity"], lines["specificity"])
-        either = bool(few["sensitivity"] or few["specificity"])
-        found["balanced_accuracy"] = _mean(pair, z, settings.level, either)
+    lines = counted_lines(table, threshold, settings, two=two)
+    found = {}
+    for name in _figures(two, settings):
+        if name not in lines:
+            found[name] = Estimate(None, level=level, reason=OFF_EDGE)
+            continue
+        parts, behind = lines[name]
+        few = behind < settings.min_events
+        made = _mean(parts, z, level, few) if len(parts) > 1 else _estimate(parts[0], z, level, few)
+        found[name] = made
     return found
 
 
-def _share(hits: FloatArray, misses: FloatArray, std: float) -> _Line:
+def _share(hits: FloatArray, misses: FloatArray, std: float) -> Line:
     """A share of hits: hits less share times all, against a binomial's variance and the noise."""
     hit, total = float(hits.sum()), float(hits.sum() + misses.sum())
     p = _SHARES
     noise = std**2 * ((1 - p) ** 2 * len(hits) + p**2 * len(misses))
     variance = np.maximum(p * (1 - p), 0.0) * max(total, 0.0) + noise
     seen = total > _CLEAR * std * sqrt(len(hits) + len(misses)) and total > 0
-    return _Line(p, hit - p * total, variance, hit / total if total else 0.0, seen)
+    return Line(p, hit - p * total, variance, hit / total if total else 0.0, seen)
 
 
-def _area(table: NoisyTable) -> _Line:
+def _net_benefit(table: NoisyTable, risk: float) -> Line:
+    """True alarms less false ones at the exchange rate of a risk, over all patients."""
+    benign = table.counts[0]
+    acted, rate = above(benign, round(risk * len(benign))), risk / (1 - risk)
+    total = float(table.counts.sum())
+    worth = np.stack([np.where(acted, -rate, 0.0), np.where(acted, 1.0, 0.0)])
+    v = np.linspace(-rate, 1.0, 6001)
+    each = worth[..., None] - v
+    sampling = np.maximum((table.counts[..., None] * each**2).sum(axis=(0, 1)), 0.0)
+    noise = table.std**2 * (each**2).sum(axis=(0, 1))
+    won = float((worth * table.counts).sum())
+    seen = total > _CLEAR * table.std * sqrt(table.counts.size) and total > 0
+    found = won / total if total else 0.0
+    return Line(v, won - v * total, sampling + noise, found, seen, -rate, 1.0)
+
+
+def _area(table: NoisyTable) -> Line:
     """The area under the ROC curve by trapezoids: pairs won less area times all pairs.
 
     The variance of the sampling is Hanley and McNeil's at the area asked about, as in Newcombe's
@@ -220,10 +254,10 @@ def _area(table: NoisyTable) -> _Line:
     spread = p * (1 - p) + max(up - 1, 0) * two_ups + max(down - 1, 0) * two_downs
     seen = min(ups, downs) > max(_CLEAR * table.std * sqrt(bins), 0.0)
     found = won / pairs if pairs else 0.0
-    return _Line(p, won - p * pairs, up * down * spread + noise, found, seen)
+    return Line(p, won - p * pairs, up * down * spread + noise, found, seen)
 
 
-def _observed(table: NoisyTable) -> _Line:
+def _observed(table: NoisyTable) -> Line:
     """Malignant patients over the sum of scores, each score at its bin's middle."""
     benign, malignant = table.counts
     bins = len(benign)
@@ -236,17 +270,17 @@ def _observed(table: NoisyTable) -> _Line:
     seen = expected > _CLEAR * table.std * sqrt(2 * float(middles @ middles)) and expected > 0
     found = observed / expected if expected else 0.0
     off = observed - r * expected
-    return _Line(r, off, sampling + noise, found, seen, float(r[0]), float(r[-1]))
+    return Line(r, off, sampling + noise, found, seen, float(r[0]), float(r[-1]))
 
 
-def _estimate(line: _Line, z: float, level: float, few: bool) -> Estimate:
+def _estimate(line: Line, z: float, level: float, few: bool) -> Estimate:
     limits = _limits(line, z)
     if limits is None or (limits[0] <= line.least and limits[1] >= line.greatest):
         return Estimate(None, level=level, reason=TOO_NOISY)
     return _shown(line.found, limits, (line.least, line.greatest), level, few)
 
 
-def _mean(pair: tuple[_Line, _Line], z: float, level: float, few: bool) -> Estimate:
+def _mean(pair: tuple[Line, ...], z: float, level: float, few: bool) -> Estimate:
     """The mean of two shares of different patients."""
     limits = [found for line in pair if (found := _limits(line, z)) is not None]
     if len(limits) < 2:
@@ -266,17 +300,46 @@ def _shown(value: float, limits: Interval, span: Interval, level: float, few: bo
     return Estimate(inside, low, high, level, method)
 
 
-def _limits(line: _Line, z: float) -> Interval | None:
+def counted_limits(parts: tuple[Line, ...], level: float) -> Interval | None:
+    """Make a figure's interval at any level.
+
+    Args:
+        parts: The figure's line, or the two that it is the mean of.
+        level: Nominal coverage, above 0 and below 1.
+
+    Returns:
+        Lower and upper limit within the figure's range; None where the counts tell nothing.
+    """
+    z = float(ndtri((1 + level) / 2))
+    each = [limits for line in parts if (limits := _limits(line, z)) is not None]
+    if len(each) < len(parts):
+        return None
+    found = each[0] if len(parts) == 1 else combine_mean([line.found for line in parts], each)
+    low, high = max(found[0], parts[0].least), min(found[1], parts[0].greatest)
+    return None if low > high else (low, high)
+
+
+def counted_value(parts: tuple[Line, ...]) -> float:
+    """The figure of a line, or the mean of two, cut to its range."""
+    value = sum(line.found for line in parts) / len(parts)
+    return min(max(value, parts[0].least), parts[0].greatest)
+
+
+def _limits(line: Line, z: float) -> Interval | None:
     """Least and greatest value that the counts do not contradict; None where nothing is told."""
     gap = line.off**2 - z**2 * line.variance
     places = np.flatnonzero(gap <= 0)
-    if not line.seen or not places.size:
+    if not line.seen:
         return None
+    if not places.size:
+        # At a low level the interval may lie between two neighbouring values.
+        inside = line.values[0] <= line.found <= line.values[-1]
+        return (line.found, line.found) if inside else None
     first, last = int(places[0]), int(places[-1])
     return _crossing(line, gap, first, -1), _crossing(line, gap, last, 1)
 
 
-def _crossing(line: _Line, gap: FloatArray, place: int, step: int) -> float:
+def _crossing(line: Line, gap: FloatArray, place: int, step: int) -> float:
     """Where between two neighbouring values the counts begin to contradict."""
     beyond = place + step
     if not 0 <= beyond < len(line.values):
