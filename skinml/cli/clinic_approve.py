@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -238,17 +239,19 @@ def _list(opened: ClinicFolder, *, as_json: bool) -> None:
         console.print("No coordinator asks for anything.")
         return
     table = Table(box=None, pad_edge=False)
-    for heading in ("run", "who asks", "what for", "until", ""):
+    for heading in ("run", "who asks", "until", ""):
         table.add_column(heading, overflow="fold", no_wrap=heading == "run")
     for each in found:
         asked = each.proposal
-        words = (asked.run, asked.coordinator, _plain(asked.purpose))
         until = f"{asked.expires.astimezone(UTC):%d %b %H:%M}"
-        row = (*words, until, "waits" if each.state == "pending" else each.state)
+        stands = "waits" if each.state == "pending" else each.state
+        row = (asked.run, asked.coordinator, until, stands)
         style = "bold" if each.state == "pending" else ""
         table.add_row(*(Text(printable(word), style=style) for word in row))
     console.print(table)
-    console.print("\nLook at one and answer: skinml clinic approve RUN")
+    place = shlex.quote(str(opened.path))
+    console.print("\nLook at one and answer:")
+    console.print(Text(f"   skinml clinic approve RUN --folder {place}"), soft_wrap=True)
 
 
 def _table(console: Console) -> Table:

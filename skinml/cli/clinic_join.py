@@ -18,6 +18,7 @@ from skinml.errors import ConfigError
 
 if TYPE_CHECKING:
     from skinml.clinic.folder import ClinicFolder
+    from skinml.deployment.joining import Joined
 
 _WIDTH = 80
 _WORDS = {
@@ -84,9 +85,7 @@ def join(
         return
     console = Console()
     console = Console(width=min(console.width, _WIDTH), highlight=False)
-    since = "now" if joined.new else "already; its key is as it was"
-    words = f"{member.clinic} belongs to {member.federation}, at {member.address}, {since}."
-    console.print(Text(printable(words)), style="bold")
+    console.print(Text(printable(_joined(joined))), style="bold")
     if joined.new:
         console.print("Its key was made here and stays here; the code has been used up.")
     console.print("Compare the authority's digest with the coordinator, by telephone say:")
@@ -95,8 +94,9 @@ def join(
         console.print(Text(printable(each.words)))
         for step in each.steps:
             console.print(Text(printable(f"   {step}")), soft_wrap=True)
-    console.print("\nNext, and for as long as the clinic takes part:")
-    console.print(Text(f"   skinml clinic serve --folder {folder}"), soft_wrap=True)
+    if member.data is not None:
+        console.print("Next, and for as long as the clinic takes part:")
+        console.print(Text(f"   skinml clinic serve --folder {folder}"), soft_wrap=True)
     console.print("Nothing runs before somebody here says yes:")
     console.print(Text(f"   skinml clinic approve --folder {folder}"), soft_wrap=True)
 
@@ -138,6 +138,13 @@ def serve(
             keep_serving(serving, told=_tell)
         except KeyboardInterrupt:  # the way in which serving ends
             _say("Ended. Nothing of it runs any more.")
+
+
+def _joined(joined: Joined) -> str:
+    member = joined.membership
+    if joined.new:
+        return f"{member.clinic} belongs to {member.federation} now, at {member.address}"
+    return f"{member.clinic} belongs to {member.federation} already; its key is as it was"
 
 
 def _tell(part: str, event: str, words: str) -> None:

@@ -17,7 +17,7 @@ EXIT_INTERRUPTED = 130
 EXIT_DEFECT = 1
 EXIT_USAGE = 2
 _NARROWEST = 20
-_COMMAND = re.compile(r": (skinml [^:]*[^:.])$")
+_COMMAND = re.compile(r": (skinml (?:(?!\. )[^:])*?)\.?$")  # at the end, without the full stop
 # What the operating system says when the machine, not the user, is at fault.
 _MACHINE = {
     errno.ENOSPC,

@@ -124,7 +124,9 @@ def enrol(
         print(json.dumps(told), flush=True)
         return
     console = _console()
-    console.print(Text(f"{made.clinic} is invited until {made.expires}: {file}"), style="bold")
+    console.print(
+        Text(f"{made.clinic} is invited until {_day(made.expires)}: {file}"), style="bold"
+    )
     console.print(
         "The file holds a code that works once. Hand it to the clinic in a way that only its "
         "people can read, and compare the authority's digest by telephone. There:"
@@ -221,6 +223,10 @@ def _write_unit(opened: FederationFolder, file: Path, *, as_json: bool) -> None:
         return
     for line in next_steps(file, text):
         print(line)
+
+
+def _day(time: str) -> str:
+    return f"{datetime.fromisoformat(time):%d %B %Y, %H:%M} UTC"
 
 
 def _console() -> Console:

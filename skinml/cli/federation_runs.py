@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
@@ -51,7 +52,7 @@ def submit(
         return
     print(f"Submitted: {run}")
     print("Each clinic now answers on its own machine: skinml clinic approve")
-    print("How far it is: skinml federation runs")
+    print(f"How far it is: skinml federation runs --folder {shlex.quote(str(folder))}")
 
 
 def resume(

@@ -408,13 +408,14 @@ def _to_do(
         reasons = "; ".join(reason for reason, _ in lacks)
         steps = (
             f"skinml clinic policy show --yaml {place} > policy.yaml",
-            *(f"(in policy.yaml, as far as you agree)  {line}" for _, line in lacks),
+            *(f"(write into it)  {line}" for _, line in lacks),
             f"skinml clinic policy change policy.yaml {place}",
         )
         found.append(ToDo(f"For a steward. The clinic's policy {reasons}:", steps))
     if membership.data is None:
         steps = (f"skinml clinic serve --data IMAGES {place}",)
-        found.append(ToDo("Say where the list and its images are; without them no run:", steps))
+        words = "Next, and for as long as the clinic takes part; IMAGES is the folder of its list:"
+        found.append(ToDo(words, steps))
     return tuple(found)
 
 
