@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
@@ -209,6 +211,16 @@ def test_a_run_is_going_only_while_a_process_is_at_it(
         assert state() == "going"
     write_standing(draft, Standing("failed", problem="x"))
     assert state() == "failed"
+
+
+def test_a_look_at_either_side_loads_neither_flower_nor_pytorch() -> None:
+    """Or each look would take as long as a round."""
+    script = (
+        "import sys; import skinml.cli.federation_status, skinml.cli.clinic_status; "
+        "import skinml.deployment.overview, skinml.deployment.clinic_overview; "
+        "print(sorted({'torch', 'flwr', 'opacus', 'mlflow', 'ray'} & set(sys.modules)))"
+    )
+    assert subprocess.check_output([sys.executable, "-c", script], text=True) == "[]\n"
 
 
 def test_a_finished_run_is_shown_to_whoever_watched_it(
