@@ -23,8 +23,18 @@ from skinml.clinic.folder import ClinicFolder
 from skinml.clinic.gate import require_role
 from skinml.deployment.joining import Membership, node_key_file, require_membership
 from skinml.deployment.runner import EXIT_LATE, EXIT_UNWANTED, USUAL_LIMIT_S, require_tested_flower
+from skinml.deployment.sign_off import sign_off
 from skinml.deployment.superlink import FLOWER_QUIET, LOOPBACK, SPOKEN, free_port
-from skinml.deployment.supervision import Backoff, Ended, JsonLog, Part, Supervision, Told
+from skinml.deployment.supernode import about_clock, seconds_ahead
+from skinml.deployment.supervision import (
+    Backoff,
+    Ended,
+    JsonLog,
+    Part,
+    Supervision,
+    Told,
+    end_leftovers,
+)
 from skinml.deployment.tied import tied
 from skinml.durable import locked, make_folder, write_whole
 from skinml.errors import ConfigError, EnvironmentProblem
@@ -125,6 +135,7 @@ def parts_of(serving: Serving) -> tuple[Part, Part]:
     """
     place, membership = serving.place, serving.membership
     node = (
+        *(sys.executable, "-m", "skinml.deployment.supernode"),
         str(Path(sys.executable).with_name("flower-supernode")),
         *("--superlink", membership.address),
         *("--root-certificates", str(place / "ca.crt")),
@@ -165,11 +176,18 @@ def serve(
 
     Guarantees:
         Both processes have ended on return, whatever the reason. A coordinator that is away is
-        tried again for ever.
+        tried again for ever. A node that died is signed off before the next one starts.
     """
-    log = JsonLog(serving.place / "node.log")
+    log, book = JsonLog(serving.place / "node.log"), serving.place / "processes"
+    certificate, member = serving.place / "ca.crt", serving.membership
+
+    def sign_off_the_dead() -> bool:
+        key = node_key_file(serving.folder, member)
+        return sign_off(member.address, certificate, key, member.node_id)
 
     def wait_s(ended: Ended) -> float | None:
+        if ended.part == NODE and ended.code < 0 and sign_off_the_dead():
+            return 1.0
         wait, words = explained(ended)
         if words:
             log.write(part=ended.part, event="why", words=words)
@@ -177,10 +195,16 @@ def serve(
         return wait
 
     with locked(serving.place / _LOCK, "serving of this clinic", patience_s=0.0):
+        if words := about_clock(seconds_ahead(member.address, member.ca.encode())):
+            log.write(part=NODE, event="why", words=words)
+            told("clock", "why", words)
+        if book.exists():  # an earlier serving was killed, and perhaps its node
+            end_leftovers(book)
+            sign_off_the_dead()
         supervision = Supervision(
             parts_of(serving),
             log,
-            serving.place / "processes",
+            book,
             told=told,
             backoff=Backoff(first_s=1.0, most_s=_LATEST_S),
             wait_s=wait_s,

@@ -189,6 +189,7 @@ def _perform(desk: Desk, address: str, task: Any, worker: ThreadPoolExecutor) ->
     beats = _Beats(runtime)
     try:
         message, context, run, fab = pull_task_input(runtime)
+        began = time.monotonic()
         names = (fab.hash_str, run.fab_hash, task.task.fab_hash)
         refusal = _judged(desk, fab.content, names, message)
         reply, good = (
@@ -196,6 +197,7 @@ def _perform(desk: Desk, address: str, task: Any, worker: ThreadPoolExecutor) ->
             if refusal is None
             else (refusal, False)
         )
+        _by_the_coordinators_clock(reply, message, time.monotonic() - began)
         push_message(runtime, reply, context)
         status = "completed" if good else "failed"
         push_task_output(runtime, context if good else None, status, "")
@@ -210,6 +212,13 @@ def _perform(desk: Desk, address: str, task: Any, worker: ThreadPoolExecutor) ->
     runtime.close()
     if late:
         _leave(EXIT_LATE, "the task took too long; starting anew")
+
+
+def _by_the_coordinators_clock(reply: Message, message: Message, seconds: float) -> None:
+    """Date a reply from its question: by a clock that is a day ahead it would have expired."""
+    asked = message.metadata
+    reply.metadata.created_at = asked.created_at + seconds
+    reply.metadata.ttl = max(asked.ttl - seconds, 1.0)
 
 
 def _judged(desk: Desk, content: bytes, names: Sequence[str], message: Message) -> Message | None:
