@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import version
+from typing import Any
 
 from skinml.config import RunConfig
 from skinml.errors import IntegrityError
@@ -18,7 +19,12 @@ from skinml.experiments.guarantee import guarantee
 from skinml.experiments.learners import model_spec
 from skinml.experiments.measured import Figures, figures_of
 from skinml.experiments.personal import personal_heads
-from skinml.experiments.released import counts_release, plain_counts, released_results
+from skinml.experiments.released import (
+    counts_release,
+    plain_counts,
+    released_gaps,
+    released_results,
+)
 from skinml.experiments.rounds import Trained
 from skinml.experiments.samples import read_predictions
 from skinml.experiments.yardsticks import pooled, yardsticks
@@ -225,16 +231,14 @@ def _results(config: RunConfig, gathered: Gathered, outcome: Outcome) -> Figures
             got="none",
             do="Start the run anew.",
         )
-    overall, groups = released_results(
-        config,
-        counts,
-        total,
-        threshold=outcome.threshold.value,
-        classes=gathered.cohort.labels,
-        num_clinics=len(gathered.folders),
-        num_present=len(outcome.participation[-1].took_part),
-    )
-    return Figures(overall, groups, None, ())
+    words: Mapping[str, Any] = {
+        "threshold": outcome.threshold.value,
+        "classes": gathered.cohort.labels,
+        "num_clinics": len(gathered.folders),
+        "num_present": len(outcome.participation[-1].took_part),
+    }
+    overall, groups = released_results(config, counts, total, **words)
+    return Figures(overall, groups, released_gaps(config, counts, total, **words), ())
 
 
 def _test_predictions(gathered: Gathered, outcome: Outcome) -> Predictions:

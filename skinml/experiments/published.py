@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
+from typing import Any
 
 from skinml.config import RunConfig
 from skinml.data.cohort import classes_of
@@ -14,7 +15,12 @@ from skinml.experiments.admissions import noised_counts
 from skinml.experiments.code_version import code_versions
 from skinml.experiments.guarantee import guarantee_told
 from skinml.experiments.outcome import VERSIONS, Origin, Outcome, threshold_source
-from skinml.experiments.released import counts_release, plain_counts, released_results
+from skinml.experiments.released import (
+    counts_release,
+    plain_counts,
+    released_gaps,
+    released_results,
+)
 from skinml.models.backbones import load_backbone
 from skinml.records import Labels, RunRecord, last_attempts
 from skinml.training.features import features_version, images_version
@@ -87,15 +93,13 @@ def published_record(
             got="none",
             do="Set fairness.evaluation=dp_counts and submit the run anew.",
         )
-    overall, groups = released_results(
-        config,
-        plan,
-        total,
-        threshold=outcome.threshold.value,
-        classes=classes,
-        num_clinics=len(clinics),
-        num_present=len(present),
-    )
+    words: Mapping[str, Any] = {
+        "threshold": outcome.threshold.value,
+        "classes": classes,
+        "num_clinics": len(clinics),
+        "num_present": len(present),
+    }
+    overall, groups = released_results(config, plan, total, **words)
     admissions = noised_counts(
         config, outcome.trained.admissions, num_clinics=len(clinics), num_present=len(present)
     )
@@ -125,6 +129,7 @@ def published_record(
         complete=all(not each.missing for each in last_attempts(outcome.participation)),
         admissions=admissions,
         resumes=outcome.resumes,
+        gaps=released_gaps(config, plan, total, **words),
         released_counts=plain_counts(total),
     )
 

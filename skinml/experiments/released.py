@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 from math import sqrt
+from typing import Any
 
 import numpy as np
 
@@ -14,7 +15,9 @@ from skinml.data.manifest_rules import SEXES
 from skinml.data.settings import DataSettings
 from skinml.data.taxonomy import load_taxonomy
 from skinml.errors import ConfigError
+from skinml.experiments.compared import comparison_settings
 from skinml.fairness.count_tables import BINS, CountsLayout, layout_of
+from skinml.fairness.counted_gaps import counted_gaps
 from skinml.fairness.released_counts import counted_results
 from skinml.fairness.thresholds import ThresholdChoice, choose_threshold, score_edges
 from skinml.federated.clinic import SCORE_BINS, CountsRelease
@@ -22,6 +25,7 @@ from skinml.privacy.plan import evaluation_release, units_of_patient
 from skinml.privacy.quantise import GRID
 from skinml.privacy.trust import noise_rule
 from skinml.records import FloatArray, GroupResult, Labels
+from skinml.seeding import Seeds
 
 DP_COUNTS = "dp_counts"
 _OLDEST = 200
@@ -176,17 +180,61 @@ def released_results(
     Returns:
         Everybody's figures, and each group's.
     """
+    scale, std = _scale_and_noise(config, plan, num_clinics, num_present)
+    return counted_results(
+        total * scale,
+        plan.layout,
+        std=std,
+        threshold=threshold,
+        classes=classes,
+        settings=config.fairness,
+    )
+
+
+def released_gaps(
+    config: RunConfig,
+    plan: CountsRelease,
+    total: FloatArray,
+    *,
+    threshold: float,
+    classes: Labels,
+    num_clinics: int,
+    num_present: int,
+) -> dict[str, Any]:
+    """Compare a run's groups from the released counts, which costs no privacy.
+
+    Args:
+        config: The run's config; its seed gives the stream of the chance draws.
+        plan: The release and its cells.
+        total: The noisy sum over the clinics.
+        threshold: The malignancy score from which an item counts as alarm.
+        classes: What the model tells apart.
+        num_clinics: Clinics in the run.
+        num_present: Clinics in the sum.
+
+    Returns:
+        The comparisons as plain values.
+    """
+    scale, std = _scale_and_noise(config, plan, num_clinics, num_present)
+    return counted_gaps(
+        total * scale,
+        plan.layout,
+        std=std,
+        threshold=threshold,
+        classes=classes,
+        settings=comparison_settings(config.fairness, config.data),
+        rng=Seeds(config.seed).stream("gaps"),
+    ).values()
+
+
+def _scale_and_noise(
+    config: RunConfig, plan: CountsRelease, num_clinics: int, num_present: int
+) -> tuple[float, float]:
+    """What turns released units to patients, and the noise in each count of patients."""
     release, privacy = plan.release, config.privacy
     rule = noise_rule(privacy, num_clinics)
     alone = sqrt(num_present * rule.clinic**2 + rule.coordinator**2)
     # Whoever is at several clinics counts at each of them.
     units = units_of_patient(len(plan.layout.columns), privacy.max_clinics_per_patient)
     scale = 1 / (units * GRID)
-    return counted_results(
-        total * scale,
-        plan.layout,
-        std=scale * alone * release.noise_multiplier * release.sensitivity,
-        threshold=threshold,
-        classes=classes,
-        settings=config.fairness,
-    )
+    return scale, scale * alone * release.noise_multiplier * release.sensitivity

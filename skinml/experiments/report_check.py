@@ -19,7 +19,7 @@ from skinml.experiments.compared import comparison_settings
 from skinml.experiments.measured import Figures, figures_of
 from skinml.experiments.predictions_file import PredictionsSettings
 from skinml.experiments.predictions_report import KIND, predictions_record
-from skinml.experiments.released import counts_release, released_results
+from skinml.experiments.released import counts_release, released_gaps, released_results
 from skinml.experiments.result import RECORD_FILE, read_record
 from skinml.experiments.samples import read_predictions
 from skinml.experiments.table_batches import digest_of
@@ -208,16 +208,16 @@ def _from_counts(record: RunRecord, document: Mapping[str, Any]) -> Check:
     plan = counts_release(config, clinics)
     if plan is None or record.threshold is None or not record.participation:
         return Check(what, NOT_CHECKED, "the config names no release of counts")
-    overall, groups = released_results(
-        config,
-        plan,
-        np.asarray(record.released_counts),
-        threshold=record.threshold,
-        classes=record.classes,
-        num_clinics=len(clinics),
-        num_present=len(record.participation[-1].took_part),
-    )
-    found = _plain(Figures(overall, groups, None, ()), record)
+    total = np.asarray(record.released_counts)
+    words: Mapping[str, Any] = {
+        "threshold": record.threshold,
+        "classes": record.classes,
+        "num_clinics": len(clinics),
+        "num_present": len(record.participation[-1].took_part),
+    }
+    overall, groups = released_results(config, plan, total, **words)
+    gaps = released_gaps(config, plan, total, **words)
+    found = _plain(Figures(overall, groups, gaps, ()), record)
     return compare(what, _computed(document), found)
 
 

@@ -16,6 +16,7 @@ from skinml.experiments.guarantee import EXACT
 from skinml.experiments.released import (
     counts_release,
     public_layout,
+    released_gaps,
     released_results,
     require_publishable,
     run_threshold,
@@ -91,6 +92,11 @@ def test_the_noise_that_intervals_count_on_is_that_of_the_trust_model(
     # One attribute: everybody is the sum of its four groups, of 16 bins each.
     std = share * plan.release.noise_multiplier * (4 * BINS) ** 0.5
     assert overall.count_std == pytest.approx(std, rel=1e-6)
+    # The groups' comparisons come from the same counts; the same seed draws the same chance.
+    gaps = released_gaps(config, plan, total, **words)
+    assert gaps == released_gaps(config, plan, total, **words)
+    assert set(gaps["references"]) == {"sex"}
+    assert {each["difference"]["value"] for each in gaps["gaps"]} <= {0.0, None}
 
 
 @pytest.mark.slow
