@@ -32,7 +32,7 @@ from skinml.deployment.submission import Standing, write_standing
 from skinml.durable import read_whole, write_whole
 from skinml.errors import IncompleteRunError
 from skinml.experiments.sites import Terms
-from skinml.federated.coordinator import replies_of
+from skinml.federated.coordinator import UNREACHED, replies_of
 
 POLL_S = 0.2
 PARTICIPANTS = "participants.json"
@@ -171,6 +171,7 @@ class Gathering:
             if enough and self.ready and timer.ident is None:
                 timer.start()
         timer.cancel()
+        self._wait_for_the_lost(terms.clinics)
         away = {name: why for name, why in self.states.items() if name in terms.clinics}
         away = {name: why for name, why in away.items() if name not in self.ready}
         if len(away) > self._quorum.absent or not self.ready:
@@ -180,6 +181,17 @@ class Gathering:
                 do=f"Mend it there, then: skinml federation resume {terms.run}",
                 details=[f"{name}: {why}" for name, why in sorted(away.items())],
             )
+
+    def _wait_for_the_lost(self, clinics: tuple[str, ...]) -> None:
+        """Go on asking clinics that Flower gave up on, as long as the run needs them."""
+        until = time.monotonic() + self._quorum.patience_s
+        while time.monotonic() < until:
+            away = [name for name in clinics if name not in self.ready]
+            lost = [name for name in away if self.states[name] in UNREACHED]
+            if not lost or (len(away) <= self._quorum.absent and self.ready):
+                return
+            time.sleep(_ASK_AGAIN_S)
+            self.look(clinics)
 
     def look(self, clinics: tuple[str, ...]) -> None:
         """Ask those that are not ready where they stand, and hear what they answered; never wait.

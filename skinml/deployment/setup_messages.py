@@ -18,6 +18,7 @@ from flwr.app import ConfigRecord, Message, RecordDict
 
 from skinml.errors import IntegrityError, SkinmlError
 from skinml.experiments.sites import Terms
+from skinml.federated.coordinator import words_of_flower
 from skinml.federated.problems import Problem, problem_of, require_problem
 from skinml.records import Labels
 
@@ -215,7 +216,7 @@ def read_standing(message: Message | None, clinic: str) -> tuple[str, str]:
     if message is None:
         return "", "no answer"
     if message.has_error():
-        return "", f"its node answered with Flower's error {message.error.code}"
+        return "", words_of_flower(message.error.code)
     records = message.content
     try:
         told = dict(records.config_records["standing"])

@@ -192,6 +192,18 @@ def places_asker(
     return ask
 
 
+def words_of_flower(code: int) -> str:
+    """Say what one of Flower's own errors means.
+
+    Args:
+        code: Its number, of `flwr.common.constant.ErrorCode`.
+
+    Returns:
+        A few words; those of `UNREACHED` where no word of the clinic itself came back.
+    """
+    return _CODES.get(code, f"Flower error {code}")
+
+
 def _wait_for_nodes(grid: Grid, count: int, deadline_s: float, stop: Event) -> list[int]:
     until = time.monotonic() + deadline_s
     while len(nodes := list(grid.get_node_ids())) < count:
@@ -270,7 +282,7 @@ def _read(message: Message) -> Reply | str:
         # Flower puts the traceback of the clinic into the reason: it goes no further than here.
         code = message.error.code
         died = "ActorDied" in str(message.error.reason) or code == 0
-        return DIED if died else _CODES.get(code, f"Flower error {code}")
+        return DIED if died else words_of_flower(code)
     try:
         return unpack_reply(message.content)
     except IntegrityError as error:
