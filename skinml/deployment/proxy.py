@@ -17,6 +17,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from math import inf
 from pathlib import Path
 
 import httpx
@@ -60,6 +61,7 @@ _MOST_ENROL_BYTES = 16 * 1024
 _MOST_MESSAGE_BYTES = 4 * 2**20  # a message names its arrays; they travel beside it
 _MOST_PULL_BYTES = 16 * 1024
 _BEHIND_S, _AHEAD_S = 305.0, 5.0  # what Flower's node authentication lets clocks differ by
+_NODES_OWN_S = 3.0  # what a SuperNode sleeps when it heard of no message
 _NOT_ACTIVATED = 2004  # Flower's code, which makes a SuperNode print what comes with it
 _TIMEOUT = httpx.Timeout(60.0, connect=5.0)
 # RFC 9110 section 7.6.1: what belongs to one connection.
@@ -82,28 +84,43 @@ class Pace:
 
     Attributes:
         hold_s: Seconds at most; a SuperNode gives a request up after 30.
-        poll_s: Seconds between two looks at the SuperLink.
         busy_s: For how long after its last message a node is taken to be in a run; at other
             times it is answered at once.
+        poll_s: Seconds between two looks at the SuperLink soon after some node has answered: the
+            next message is near.
+        slow_s: Seconds between two looks at other times.
+        soon_s: How long that is soon.
+        most_per_s: Looks a second for all nodes together: with many each waits longer.
     """
 
     hold_s: float = 20.0
-    poll_s: float = 0.25
     busy_s: float = 120.0
+    poll_s: float = 0.25
+    slow_s: float = 1.0
+    soon_s: float = 3.0
+    most_per_s: float = 25.0
 
 
 @dataclass
 class _Traffic:
-    """Which nodes have lately had a message."""
+    """Which nodes have lately had a message, and how many are waiting for one."""
 
     pace: Pace
     last: dict[int, float] = field(default_factory=dict)
+    answered: float = -inf
+    held: int = 0
 
     def note(self, node: int) -> None:
         self.last[node] = time.monotonic()
 
     def busy(self, node: int) -> bool:
-        return time.monotonic() - self.last.get(node, -self.pace.busy_s) < self.pace.busy_s
+        return time.monotonic() - self.last.get(node, -inf) < self.pace.busy_s
+
+    def wait_s(self) -> float:
+        """Say how long to wait before the next look."""
+        soon = time.monotonic() - self.answered < self.pace.soon_s
+        alone = self.pace.poll_s if soon else self.pace.slow_s
+        return min(max(alone, self.held / self.pace.most_per_s), _NODES_OWN_S)
 
 
 class JoinedKeys:
@@ -284,8 +301,9 @@ def _passing(joined: JoinedKeys, client: httpx.AsyncClient, traffic: _Traffic) -
             answer = await send()
             if call == "pull-messages":
                 answer = await _held(request, joined, node, traffic, answer, send)
-            elif call == "push-messages":
+            elif call in ("push-messages", "push-object"):
                 traffic.note(node)
+                traffic.answered = time.monotonic()
         except _TooMuch:
             return Response(status_code=413)
         except ClientDisconnect:
@@ -313,15 +331,19 @@ async def _held(
     A message is asked for only while the node is there to take it, and its key is joined.
     """
     until = time.monotonic() + traffic.pace.hold_s
-    while _is_empty(answer) and traffic.busy(node) and time.monotonic() < until:
-        await asyncio.sleep(traffic.pace.poll_s)
-        if await request.is_disconnected():
+    traffic.held += 1
+    try:
+        while _is_empty(answer) and traffic.busy(node) and time.monotonic() < until:
+            await asyncio.sleep(traffic.wait_s())
+            if await request.is_disconnected():
+                await answer.aclose()
+                raise ClientDisconnect
+            if joined.node_of(request.headers.get(KEY_HEADER, "")) != node:
+                break
             await answer.aclose()
-            raise ClientDisconnect
-        if joined.node_of(request.headers.get(KEY_HEADER, "")) != node:
-            break
-        await answer.aclose()
-        answer = await send()
+            answer = await send()
+    finally:
+        traffic.held -= 1
     if answer.is_success and not _is_empty(answer):
         traffic.note(node)
     return answer

@@ -26,7 +26,7 @@ from starlette.routing import Route
 
 from skinml.deployment.enrolment import invite, node_key_pem, redeem, revoke
 from skinml.deployment.federation_folder import FederationFolder, make_federation
-from skinml.deployment.proxy import KEY_HEADER, Pace, make_app
+from skinml.deployment.proxy import KEY_HEADER, Pace, _Traffic, make_app
 from skinml.deployment.superlink import free_port
 
 NOW = datetime.now(UTC)
@@ -40,7 +40,7 @@ LINE = (
 OWN_KEY = {KEY_HEADER: base64.b64encode(node_key_pem(LINE)).decode()}
 PUSHED = PushMessagesRequest(node=Node(node_id=NODE)).SerializeToString()
 PULL, PUSH = "/v1/fleet/pull-messages", "/v1/fleet/push-messages"
-QUICK = Pace(hold_s=1.0, poll_s=0.02, busy_s=60.0)
+QUICK = Pace(hold_s=1.0, poll_s=0.02, slow_s=0.02)
 
 
 @dataclass
@@ -122,10 +122,21 @@ def test_in_a_run_a_node_waits_for_its_message(first: str, folder: FederationFol
 
 def test_it_waits_no_longer_than_it_may(folder: FederationFolder) -> None:
     superlink = SuperLink()
-    with proxied(folder, superlink, Pace(hold_s=0.2, poll_s=0.05)) as node:
+    with proxied(folder, superlink, Pace(hold_s=0.2, poll_s=0.05, slow_s=0.05)) as node:
         node.post(PUSH, content=PUSHED)
         assert node.post(PULL).content == b""
     assert 2 <= superlink.pulls <= 6
+
+
+def test_looks_are_quick_after_somebodys_answer_and_never_too_many_together() -> None:
+    traffic = _Traffic(Pace(poll_s=0.25, slow_s=1.0, most_per_s=25.0))
+    assert traffic.wait_s() == 1.0
+    traffic.answered = time.monotonic()
+    assert traffic.wait_s() == 0.25
+    traffic.held = 20
+    assert traffic.wait_s() == 0.8  # 20 nodes, 25 looks a second
+    traffic.held = 1000
+    assert traffic.wait_s() == 3.0  # never later than the node would have asked by itself
 
 
 def test_flower_waits_longer_than_it_is_held() -> None:
@@ -136,7 +147,7 @@ def test_flower_waits_longer_than_it_is_held() -> None:
 
 def test_for_a_node_that_has_gone_no_message_is_taken(folder: FederationFolder) -> None:
     superlink = SuperLink()
-    with proxied(folder, superlink, Pace(hold_s=15.0, poll_s=0.02)) as node:
+    with proxied(folder, superlink, Pace(hold_s=15.0, poll_s=0.02, slow_s=0.02)) as node:
         node.post(PUSH, content=PUSHED)
         with pytest.raises(httpx.ReadTimeout):
             node.post(PULL, timeout=0.3)
@@ -150,7 +161,7 @@ def test_for_a_node_that_has_gone_no_message_is_taken(folder: FederationFolder) 
 
 def test_a_key_that_is_revoked_meanwhile_gets_no_message(folder: FederationFolder) -> None:
     superlink = SuperLink(ready_at=10**6)
-    with proxied(folder, superlink, Pace(hold_s=15.0, poll_s=0.02)) as node:
+    with proxied(folder, superlink, Pace(hold_s=15.0, poll_s=0.02, slow_s=0.02)) as node:
         node.post(PUSH, content=PUSHED)
         superlink.messages.append(b"secret of the run")
 
