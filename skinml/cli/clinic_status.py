@@ -101,11 +101,14 @@ def _federation(opened: ClinicFolder, now: datetime) -> ClinicOverview | None:
 def _taking_part(found: ClinicOverview, now: datetime) -> list[str]:
     """Where it belongs and whether it takes part; how its runs go; what is to be done next."""
     part = "takes part in" if found.served else "DOES NOT TAKE PART in"
-    since = "" if found.connected is None else f", connected for {_ago(now - found.connected)}"
-    if found.served and found.connected is None and found.heard is None:
-        since = ", not let in yet"
-    heard = "" if found.heard is None else f", last answer {_ago(now - found.heard)} ago"
-    lines = [f"{part} {found.federation}{since}{heard}"]
+    lines, signs = [f"{part} {found.federation}"], []
+    if found.connected is not None:
+        signs.append(f"connected for {_ago(now - found.connected)}")
+    elif found.served and found.heard is None:
+        signs.append("not let in yet")
+    if found.heard is not None:
+        signs.append(f"last answer {_ago(now - found.heard)} ago")
+    lines += [", ".join(signs)] if signs else []
     lines += [_run_line(each, now) for each in found.runs[:_MOST_RUNS]]
     if len(found.runs) > _MOST_RUNS:
         lines.append(f"and {len(found.runs) - _MOST_RUNS} more: skinml clinic approve")

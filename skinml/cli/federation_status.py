@@ -127,7 +127,9 @@ def screen(found: Overview) -> RenderableType:
     Returns:
         The screen, for 80 columns.
     """
-    where = f"served since {found.served_since}" if found.served_since else "not served"
+    where = "not served"
+    if found.served_since is not None:
+        where = f"served since {datetime.fromisoformat(found.served_since):%Y-%m-%d %H:%M} UTC"
     ends = found.certificates
     parts: list[RenderableType] = [
         Text(f"{found.federation}    {found.address}    {where}", style="bold"),

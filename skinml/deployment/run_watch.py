@@ -22,7 +22,8 @@ from skinml.records import Participation
 
 LOG = "log.jsonl"
 _PART = "run"
-_WRITE_S = 1.0
+_MANY = 20
+_MANY_S = 1.0  # of so many clinics not each answer is written at once
 
 
 def run_log(draft: Path) -> JsonLog:
@@ -123,7 +124,9 @@ class RunWatch:
             if name not in earlier:
                 self._say("answered", times.round, times.attempt, clinic=name, seconds=seconds)
         self.standing = replace(self.standing, course=replace(self.standing.course, asked=times))
-        if fresh or time.monotonic() - self._written >= _WRITE_S:
+        whole = len(times.answers) in (len(earlier), len(self.standing.clinics))
+        calm = time.monotonic() - self._written >= _MANY_S
+        if fresh or whole or calm or len(self.standing.clinics) <= _MANY:
             with suppress(EnvironmentProblem):  # the round goes on; its end is written again
                 self._write()
 

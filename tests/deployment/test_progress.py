@@ -158,6 +158,21 @@ def test_whoever_writes_a_standing_keeps_the_times_before_it(draft: Path) -> Non
     assert len((draft / STANDING).read_bytes()) < 2500
 
 
+def test_each_answer_is_on_the_disk_when_it_is_there(draft: Path) -> None:
+    watch = RunWatch(draft, RUN, dict.fromkeys(CLINICS, "taking part"), 0, 3)
+    ask = watch.stopwatch.timed(lambda requests: answered("north", "west"), 60.0)
+    told = ask(dict.fromkeys(CLINICS, Request(RUN, 1, 1, CLINICS, {})))
+    assert not isinstance(told, Mapping)
+    seen = []
+    for _ in told:
+        asked = read_standing(draft).course.asked
+        seen.append(set(asked.answers) if asked else None)
+    assert seen == [{"north"}, {"north"}, {"north", "west"}]
+    asked = read_standing(draft).course.asked
+    assert asked is not None
+    assert set(asked.given_up) == {"south"}
+
+
 def test_a_resumed_run_goes_on_with_the_times_of_its_earlier_process(draft: Path) -> None:
     take_up(draft, 1)
     first = RunWatch(draft, RUN, dict.fromkeys(CLINICS, "taking part"), 0, 4)
