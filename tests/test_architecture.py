@@ -65,7 +65,7 @@ DOORS: dict[str, tuple[str, ...]] = {
     "rich": ("cli/",),
     "torchvision": ("data/", "models/"),
     "PIL": ("data/", "models/"),
-    "skimage": ("privacy/audit/inversion.py",),
+    "skimage": ("privacy/audit/inversion.py", "data/skin_mask.py", "data/tone_colour.py"),
     "sklearn": ("data/", "fairness/", "training/yardsticks.py"),
     "matplotlib": ("reports/",),
     "jinja2": ("reports/",),

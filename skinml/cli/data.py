@@ -8,16 +8,19 @@ from typing import Annotated
 
 import typer
 
+from skinml.cli import data_tone
 from skinml.cli.options import AsJson
 
 app = typer.Typer(
-    no_args_is_help=True, help="Bring published datasets into skinml's layout, or draw one."
+    no_args_is_help=True,
+    help="Bring published datasets into skinml's layout, draw one, measure tones.",
 )
+app.command()(data_tone.tone)
 
 
 @app.callback()
 def _group() -> None:
-    """Bring published datasets into skinml's layout, or draw one."""
+    """Bring published datasets into skinml's layout, draw one, measure tones."""
 
 
 @app.command()

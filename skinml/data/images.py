@@ -16,12 +16,12 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import imagehash
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from torchvision.transforms import v2
 
 from skinml.data.manifest_rules import FIRST_ROW
@@ -46,6 +46,7 @@ _BROKEN = (
     struct.error,
     zlib.error,
 )
+_Made = TypeVar("_Made")
 _BOMB = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 
 # Pillow warns from 89 million pixels on. Our own limit is checked from the header right after,
@@ -93,9 +94,35 @@ def decode_image(path: Path, limits: ImageLimits) -> torch.Tensor:
         No more than `max_bytes` are read, and no pixel is decoded of an image whose header asks
         for more than `max_pixels`.
     """
-    image = _open(_read_bytes(path, limits), limits)
+    image = _open(_read_bytes(path, limits), limits, _to_rgb)
     tensor: torch.Tensor = v2.functional.pil_to_tensor(image)
     return tensor
+
+
+def decode_colour(
+    path: Path, limits: ImageLimits
+) -> tuple[np.ndarray[tuple[int, ...], np.dtype[np.uint8]], bool]:
+    """Decode one image file, hostile or not, with the colours that its profile gives it.
+
+    Like `decode_image`, and an embedded ICC profile is converted to sRGB (relative colorimetric).
+    A file without a profile is read as sRGB, as every browser does.
+
+    Args:
+        path: A JPEG, PNG, WebP, TIFF or BMP file.
+        limits: What the file may ask of this machine.
+
+    Returns:
+        (H, W, 3) uint8, sRGB, and whether the colours have a known meaning: False for a profile
+        that cannot be used, and for inks (CMYK) without one.
+
+    Raises:
+        DataError: As `decode_image`.
+
+    Guarantees:
+        As `decode_image`.
+    """
+    image, known = _open(_read_bytes(path, limits), limits, _to_srgb)
+    return np.asarray(image), known
 
 
 def resize_square(image: torch.Tensor, size: int) -> torch.Tensor:
@@ -193,7 +220,7 @@ def _inspect(path: Path, limits: ImageLimits, known: Mapping[str, Inspection]) -
     digest = hashlib.sha256(data).hexdigest()
     if digest in known:
         return known[digest]
-    image = _open(data, limits)
+    image = _open(data, limits, _to_rgb)
     bits = np.asarray(imagehash.phash(image, hash_size=_HASH_SIDE).hash, dtype=bool)
     return Inspection(digest, np.packbits(bits).tobytes(), image.width, image.height)
 
@@ -220,8 +247,8 @@ def _read_bytes(path: Path, limits: ImageLimits) -> bytes:
     return data
 
 
-def _open(data: bytes, limits: ImageLimits) -> Image.Image:
-    """Decode bytes to RGB; the limits are checked between the header and the pixels."""
+def _open(data: bytes, limits: ImageLimits, finish: Callable[[Image.Image], _Made]) -> _Made:
+    """Decode bytes and finish; the limits are checked between the header and the pixels."""
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             width, height = image.size
@@ -230,13 +257,36 @@ def _open(data: bytes, limits: ImageLimits) -> Image.Image:
             if min(width, height) < limits.min_side:
                 raise _failure(f"{width} x {height} pixels, a side below {limits.min_side}")
             image.load()
-            return _to_rgb(ImageOps.exif_transpose(image))
+            return finish(ImageOps.exif_transpose(image))
     except _BOMB:
         raise _failure(f"more pixels than {limits.max_pixels}") from None
     except UnidentifiedImageError:
         raise _failure(f"no image in {', '.join(_FORMATS)}") from None
     except _BROKEN:
         raise _failure("a truncated or corrupt image") from None
+
+
+def _to_srgb(image: Image.Image) -> tuple[Image.Image, bool]:
+    """Convert by the embedded profile, and say whether the colours mean something known."""
+    profile = image.info.get("icc_profile")
+    known = image.mode != "CMYK"
+    if profile:
+        if image.mode in ("P", "PA"):
+            image = image.convert("RGBA" if image.has_transparency_data else "RGB")
+        try:
+            own = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+            converted = ImageCms.profileToProfile(
+                image,
+                own,
+                ImageCms.createProfile("sRGB"),
+                renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
+                outputMode="RGBA" if image.mode == "RGBA" else "RGB",
+            )
+        except (ImageCms.PyCMSError, *_BROKEN):
+            known = False
+        else:
+            image, known = converted or image, True
+    return _to_rgb(image), known
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
