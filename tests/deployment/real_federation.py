@@ -174,6 +174,12 @@ class Federation:
         self.numbers[name] = len(self.machine.started)
         self.serving[name] = self.machine.start_program(program, **environment)
 
+    def ready(self) -> None:
+        """Serve whatever is not served, and wait until all clinics are connected."""
+        dead = [name for name, child in self.serving.items() if child.poll() is not None]
+        self.serve(*sorted(dead, key=lambda name: name != "net"))
+        wait_for(lambda: self.online() == set(self.clinics), poll_s=1.0)
+
     def printed(self, name: str) -> str:
         """What the latest serving of a part printed."""
         return self.machine.said_by(self.numbers[name]).read_text()

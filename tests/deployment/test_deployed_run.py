@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-import itertools
 import json
-import os
 import re
-import signal
 import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from skinml.data.synthetic.cohort import write_cohort
 from skinml.data.synthetic.settings import SyntheticSettings
 from skinml.deployment.superlink import free_port
+from tests.deployment.real_federation import (
+    SKINML,
+    Machine,
+    family,
+    name_of,
+    wait_for,
+    words_of,
+)
 
 CLINICS = ("north", "south")
-SKINML = (sys.executable, "-c", "import sys; from skinml.cli.main import main; sys.exit(main())")
-PATIENCE_S = 240.0
 ROUNDS = 3
 ANSWERS = """
 name: {name}
@@ -35,81 +35,19 @@ anchor: {place}/stick-{name}/anchors
 """
 
 
-class Machine:
-    """One folder with a federation and its clinics, and the processes that were started there."""
-
-    def __init__(self, place: Path) -> None:
-        self.place = place
-        self.started: list[subprocess.Popen[bytes]] = []
-        self.said: set[str] = set()
-
-    def say(self, *words: str) -> dict[str, Any]:
-        """Give a command; its object."""
-        self.said.add(_command(words))
-        done = subprocess.run(
-            [*SKINML, *words, "--json"], cwd=self.place, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stderr
-        found = json.loads(done.stdout.splitlines()[-1])
-        assert isinstance(found, dict)
-        return found
-
-    def start(self, *words: str) -> None:
-        """Start a command that stays."""
-        self.said.add(_command(words))
-        with (self.place / f"out-{len(self.started)}.log").open("wb") as out:
-            self.started.append(
-                subprocess.Popen(
-                    [*SKINML, *words],
-                    cwd=self.place,
-                    stdin=subprocess.DEVNULL,
-                    stdout=out,
-                    stderr=subprocess.STDOUT,
-                    start_new_session=True,
-                )
-            )
-
-    def standing(self, run: str) -> dict[str, Any]:
-        """How far the run is."""
-        found = self.say("federation", "runs", "--folder", "net")["runs"][run]
-        assert isinstance(found, dict)
-        assert found["stage"] != "failed", found
-        return found
-
-
-def _command(words: Sequence[str]) -> str:
-    """Its groups and its name, such as "clinic policy show"."""
-    return " ".join(
-        itertools.takewhile(str.isalpha, words[:3] if words[1] == "policy" else words[:2])
-    )
-
-
-def wait_for(condition: Callable[[], object]) -> None:
-    until = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < until
-        time.sleep(0.5)
+def standing(machine: Machine, run: str) -> dict[str, Any]:
+    """How far the run is, by the command."""
+    found = machine.say("federation", "runs", "--folder", "net")["runs"][run]
+    assert isinstance(found, dict)
+    assert found["stage"] != "failed", found
+    return found
 
 
 @pytest.fixture
 def machine(tmp_path: Path) -> Iterator[Machine]:
     here = Machine(tmp_path)
     yield here
-    for process in here.started:
-        process.send_signal(signal.SIGTERM)
-    left = {child.pid for each in here.started for child in _family(each.pid)}
-    for process in here.started:
-        process.wait(timeout=60)
-    for pid in left:  # of a command that did not end what it had started
-        if psutil.pid_exists(pid):
-            os.kill(pid, signal.SIGKILL)
-
-
-def _family(pid: int) -> list[psutil.Process]:
-    try:
-        return psutil.Process(pid).children(recursive=True)
-    except psutil.NoSuchProcess:
-        return []
+    assert not here.end()
 
 
 def make(here: Machine) -> None:
@@ -155,23 +93,23 @@ def test_a_run_of_two_clinics_outlives_the_coordinators_app(machine: Machine) ->
         "tracking.enabled=false",
     )
     run = machine.say("federation", "submit", "quickstart", *settings, "--folder", "net")["run"]
-    wait_for(lambda: set(machine.standing(run)["clinics"].values()) == {"pending"})
+    wait_for(lambda: set(standing(machine, run)["clinics"].values()) == {"pending"})
     for name in CLINICS:
         machine.say("clinic", "approve", run, "--yes", "--folder", name)
-    wait_for(lambda: machine.standing(run)["round"] >= 1)
+    wait_for(lambda: standing(machine, run)["round"] >= 1)
     apps = [
-        each for each in _family(machine.started[0].pid) if "serverapp" in " ".join(_words(each))
+        each for each in family(machine.started[0].pid) if "serverapp" in " ".join(words_of(each))
     ]
     assert apps
     for each in apps:
         each.kill()
     machine.say("federation", "resume", run, "--folder", "net")
-    wait_for(lambda: machine.standing(run)["stage"] == "finished")
+    wait_for(lambda: standing(machine, run)["stage"] == "finished")
     page = (Path(__file__).parents[2] / "docs/deployment.md").read_text()
     blocks = re.findall(r"^```console\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
     lines = [line.split()[1:] for block in blocks for line in block.splitlines()]
     assert len(lines) > 10
-    assert {_command(line) for line in lines} <= machine.said
+    assert {name_of(line) for line in lines} <= machine.said
     folder = machine.place / "net/runs" / run
     result = json.loads((folder / "result.json").read_text())
     assert (result["complete"], result["resumes"]) == (True, 1)
@@ -183,10 +121,3 @@ def test_a_run_of_two_clinics_outlives_the_coordinators_app(machine: Machine) ->
         planned = 2 + ROUNDS + 2  # statistics, gradients, the two of the evaluation
         assert planned <= ledger.read_bytes().count(b"\n") <= planned + 2
         assert not list((machine.place / name).rglob("samples-*"))
-
-
-def _words(process: psutil.Process) -> list[str]:
-    try:
-        return process.cmdline()
-    except psutil.Error:
-        return []

@@ -23,7 +23,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
 @pytest.fixture
 def net(world: Federation) -> Iterator[Federation]:
     with left_sound(world):
-        wait_for(lambda: world.online() == set(NAMES), poll_s=1.0)
+        world.ready()
         yield world
 
 

@@ -24,7 +24,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
 @pytest.fixture
 def net(world: Federation) -> Iterator[Federation]:
     with left_sound(world):
-        wait_for(lambda: world.online() == set(NAMES), poll_s=1.0)
+        world.ready()
         yield world
 
 
@@ -38,7 +38,8 @@ def test_terms_that_three_of_five_cannot_keep_are_refused(net: Federation) -> No
     words = ("privacy.tolerated_dropouts=2", "privacy.colluding_clinics=1")
     code, _, complaint = net.tried("submit", "quickstart", *SECURE, *words)
     assert code == 2
-    assert "privacy.tolerated_dropouts" in complaint
+    assert "tolerated_dropouts=2, colluding_clinics=1" in complaint
+    assert "colluding_clinics=0" in complaint
 
 
 def test_three_of_five_go_on_where_nobody_colludes(net: Federation) -> None:
