@@ -14,6 +14,8 @@ from skinml.stewardship.purposes import Purpose
 Unit = Literal["patient", "lesion", "image"]
 _IDENTIFYING = {"image", "patient_id", "lesion_id", "row"}
 GROUP_ATTRIBUTES = ("skin_tone", "sex", "age_band", "anatomical_site", "clinic")
+CASES = "diagnosis"
+"""An attribute that comparisons of groups are standardised by; it is no group of its own."""
 
 
 class _Frozen(BaseModel):
@@ -172,11 +174,10 @@ class DataSettings(_Frozen):
             raise ValueError("classes must differ from one another")
         if len(set(self.views)) < len(self.views):
             raise ValueError("views must differ from one another")
-        unknown = set(self.groups) - set(GROUP_ATTRIBUTES)
+        known = (*GROUP_ATTRIBUTES, CASES)
+        unknown = set(self.groups) - set(known)
         if unknown:
-            raise ValueError(
-                f"groups must be among {', '.join(GROUP_ATTRIBUTES)}, not {', '.join(unknown)}"
-            )
+            raise ValueError(f"groups must be among {', '.join(known)}, not {', '.join(unknown)}")
         if list(self.age_bands) != sorted(set(self.age_bands)) or min(self.age_bands) < 1:
             raise ValueError("age_bands must rise, from 1 year on")
         if "skin_tone" in self.bins and self.tone_scale is None:

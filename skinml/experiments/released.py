@@ -12,7 +12,7 @@ import numpy as np
 from skinml.config import RunConfig
 from skinml.data.groups import age_bands
 from skinml.data.manifest_rules import SEXES
-from skinml.data.settings import DataSettings
+from skinml.data.settings import CASES, DataSettings
 from skinml.data.taxonomy import load_taxonomy
 from skinml.errors import ConfigError
 from skinml.experiments.compared import comparison_settings
@@ -81,12 +81,14 @@ def public_layout(data: DataSettings, clinics: tuple[str, ...]) -> CountsLayout:
 
     Returns:
         The cells, an attribute after the other in the config's order. The clinic is left out
-        where there is only one: it would say nothing and cost noise.
+        where there is only one: it would say nothing and cost noise. So are diagnoses, which say
+        what was seen and not whose skin it is.
 
     Raises:
         ConfigError: If skin tones have neither bins nor a known scale in the config.
     """
-    names = [name for name in data.groups if name != "clinic" or len(clinics) > 1]
+    left_out = {CASES} if len(clinics) > 1 else {CASES, "clinic"}
+    names = [name for name in data.groups if name not in left_out]
     return layout_of({name: _names(name, data, clinics) for name in names})
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from skinml.errors import ConfigError, DataError
 from skinml.fairness.resampling import number_patients
-from skinml.fairness.settings import CROSS
+from skinml.fairness.settings import CROSS, FairnessSettings
 from skinml.records import UNKNOWN_GROUP, BoolArray, FloatArray, IntArray, Predictions, StrArray
 
 OVERALL = "overall"
@@ -159,13 +159,14 @@ def part_of(cell: Cell, attribute: str, group: str, rows: IntArray) -> Cell:
 
 
 def columns_of(
-    predictions: Predictions, crossings: Sequence[Sequence[str]] = ()
+    predictions: Predictions, settings: FairnessSettings
 ) -> Iterator[tuple[str, StrArray]]:
     """List what items are grouped by: each attribute, then each crossing.
 
     Args:
         predictions: Where the attributes are.
-        crossings: Attributes whose combinations are groups.
+        settings: The crossings. What cases are told apart by is left out, unless its groups are
+            to be compared: nobody is a case as one is of a sex.
 
     Yields:
         The attribute's name and (n,) each item's group. A crossing's are joined by " x ".
@@ -173,8 +174,10 @@ def columns_of(
     Raises:
         ConfigError: If a crossing names an attribute that the predictions do not carry.
     """
-    yield from predictions.groups.items()
-    for crossing in crossings:
+    for attribute, values in predictions.groups.items():
+        if attribute != settings.case_mix or attribute in settings.groups:
+            yield attribute, values
+    for crossing in settings.crossings:
         missing = [name for name in crossing if name not in predictions.groups]
         if missing:
             raise ConfigError(
@@ -189,14 +192,14 @@ def columns_of(
 
 
 def cells_by_group(
-    predictions: Predictions, everybody: Cell, crossings: Sequence[Sequence[str]] = ()
+    predictions: Predictions, everybody: Cell, settings: FairnessSettings
 ) -> tuple[Cell, ...]:
     """Part everybody by each attribute and each crossing.
 
     Args:
         predictions: Where the attributes are.
         everybody: The cell of all items.
-        crossings: Attributes whose combinations are groups.
+        settings: The crossings, and what is no group.
 
     Returns:
         One cell a group, attributes behind one another; within an attribute the groups are in
@@ -206,7 +209,7 @@ def cells_by_group(
         ConfigError: If a crossing names an attribute that the predictions do not carry.
     """
     cells = []
-    for attribute, values in columns_of(predictions, crossings):
+    for attribute, values in columns_of(predictions, settings):
         names, group_of = np.unique(values, return_inverse=True)
         order = sorted(
             range(len(names)), key=lambda at: (_is_unknown(str(names[at])), str(names[at]))

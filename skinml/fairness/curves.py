@@ -40,7 +40,7 @@ def curves_by_group(
     """
     check_predictions(predictions)
     everybody = overall_cell(predictions, threshold=None)
-    cells = (everybody, *cells_by_group(predictions, everybody))
+    cells = (everybody, *cells_by_group(predictions, everybody, settings))
     return tuple(
         GroupCurves(
             cell.attribute, cell.group, calibration_curve(cell, settings), net_benefit_curve(cell)

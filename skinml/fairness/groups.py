@@ -100,7 +100,7 @@ def measured_groups(
     """
     check_predictions(predictions)
     everybody = overall_cell(predictions, threshold=threshold)
-    cells = (everybody, *cells_by_group(predictions, everybody, settings.crossings))
+    cells = (everybody, *cells_by_group(predictions, everybody, settings))
     measures = [measures_of(cell, settings, figures) for cell in cells]
     drawn = replicate_cells(measures, everybody.num_patients, settings.replicates, rng)
     kept = tuple(Measured(*each) for each in zip(cells, measures, drawn, strict=True))

@@ -164,9 +164,19 @@ def expanded_percentiles(
     if patients < 2 or defined.size == 0:
         return None
     quantile = float(stdtrit(patients - 1, (1 - level) / 2)) * sqrt(patients / (patients - 1))
-    tail = float(ndtr(quantile))
-    low, high = np.quantile(defined, [tail, 1 - tail])
-    return float(low), float(high)
+    return _both_tails(np.sort(defined), float(ndtr(quantile)))
+
+
+def _both_tails(ordered: FloatArray, tail: float) -> Interval:
+    """The quantiles at a tail and at one less the tail, in a straight line between neighbours."""
+    last = len(ordered) - 1
+
+    def at(place: float) -> float:
+        below = min(int(place), last)
+        part = place - below
+        return float(ordered[below] * (1 - part) + ordered[min(below + 1, last)] * part)
+
+    return at(tail * last), at((1 - tail) * last)
 
 
 def logit_interval(

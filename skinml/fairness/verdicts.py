@@ -12,7 +12,7 @@ SHOWN = "gap shown"
 RULED_OUT = "ruled out within the margin"
 CANNOT_TELL = "cannot tell"
 
-_STEPS = 30
+_STEPS = 20
 
 
 def least_alpha(

@@ -204,3 +204,17 @@ def test_scales_are_put_in_order_where_their_names_tell_it(groups, order):
     assert scale_order("skin_tone", groups, OPTIONS) == order
     named = OPTIONS.model_copy(update={"order": {"skin_tone": ("light", "dark")}})
     assert scale_order("skin_tone", ("dark", "light"), named) == ("light", "dark")
+
+
+def test_cases_are_no_groups_of_their_own_unless_they_are_to_be_compared(make):
+    made = confounded(make, np.random.default_rng(6), PER_CELL, RIGHT)
+    options = OPTIONS.model_copy(update={"crossings": (("skin_tone", "diagnosis"),)})
+
+    def attributes(options):
+        rng = np.random.default_rng(0)
+        found = evaluate_fairness(made, threshold=0.5, settings=options, rng=rng, figures=()).groups
+        return list(dict.fromkeys(each.attribute for each in found))
+
+    assert attributes(options) == ["skin_tone", "skin_tone x diagnosis"]
+    compared = OPTIONS.model_copy(update={"groups": ("diagnosis",)})
+    assert attributes(compared) == ["skin_tone", "diagnosis"]
