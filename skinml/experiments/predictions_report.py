@@ -237,8 +237,8 @@ def _flow(read: FilePredictions) -> tuple[CohortStage, ...]:
     note = ""
     if read.num_alike:
         note = (
-            f"{read.num_alike} rows equal an earlier one in patient, label, scores and groups; "
-            "they were kept"
+            f"rows that equal an earlier one in patient, label, scores and groups: "
+            f"{read.num_alike}; they were kept"
         )
     return (CohortStage("rows of the predictions file", rows, patients, note),)
 

@@ -67,6 +67,8 @@ class Criterion(BaseModel):
             found = f"gap in {self.gap}{whose} by {self.column}: {self.verdict}"
         else:
             whose = "everybody" if self.column is None else f"{self.column} {self.group}"
+            if self.group == EVERY:
+                whose = f"every {self.column} group"
             side = "at least" if self.at_least is not None else "at most"
             bound = self.at_least if self.at_least is not None else self.at_most
             found = f"{self.figure} of {whose} {side} {bound:g} by its {self.read_at}"

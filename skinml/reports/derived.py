@@ -8,9 +8,14 @@ from dataclasses import dataclass
 from math import exp
 from typing import Any
 
+from skinml.fairness.acceptance import Judged
 from skinml.privacy.accounting import gaussian_mu_for
 from skinml.records import Estimate, GroupResult, Participation, RunRecord, last_attempts
 from skinml.reports.attendance import Stretch, SumNoise, stretches, sum_noise
+from skinml.reports.clauses import Clause, clauses
+from skinml.reports.criteria import judged
+from skinml.reports.heterogeneity import Heterogeneity, heterogeneity
+from skinml.reports.measurement import NoiseShare, Unknown, noise_shares, unknown_groups
 
 # Below this many malignant, or not malignant, items a group shows its interval and no finding.
 # Used where the config has no `fairness.min_events`.
@@ -18,6 +23,9 @@ DEFAULT_MIN_EVENTS = 30
 
 # What an estimate's method says where few patients stand behind it, however many images do.
 FEW_EVENTS = "few events"
+
+# What a record is called that comes from a predictions file.
+PREDICTIONS = "predictions"
 
 # The attribute of the first page, in this order of preference.
 HEADLINE_ATTRIBUTES = ("skin_tone", "sex", "age_band", "clinic")
@@ -103,6 +111,12 @@ class Derived:
         num_enough: Clinics that are enough for a sum under "distributed", t.
         num_honest: Those of them whose noise shares are all of the noise, t - c.
         delta_one_in: The delta as one in so many; None where delta is 0.
+        criteria: What became of the acceptance criteria; empty where the config has none.
+        heterogeneity: How figures differ between clinics beyond chance.
+        unknown: For each attribute how many patients' group nobody knows, of how many.
+        noise_shares: For each group, from noised counts, the noise's standard deviation as a share
+            of its malignant, and of its other, patients; empty where counts are exact.
+        clauses: What guidelines ask for, and whether this report has it.
     """
 
     stamps: tuple[Stamp, ...]
@@ -133,6 +147,11 @@ class Derived:
     num_enough: int
     num_honest: int
     delta_one_in: float | None
+    criteria: tuple[Judged, ...]
+    heterogeneity: tuple[Heterogeneity, ...]
+    unknown: tuple[Unknown, ...]
+    noise_shares: tuple[NoiseShare, ...]
+    clauses: tuple[Clause, ...]
 
 
 def derive(record: RunRecord) -> Derived:
@@ -188,6 +207,11 @@ def derive(record: RunRecord) -> Derived:
         num_enough=num_enough,
         num_honest=num_enough - promise.colluding_clinics,
         delta_one_in=1 / delta if delta > 0 else None,
+        criteria=judged(record),
+        heterogeneity=heterogeneity(record),
+        unknown=unknown_groups(record),
+        noise_shares=noise_shares(record),
+        clauses=clauses(record),
     )
 
 
@@ -246,9 +270,13 @@ def stamps(record: RunRecord) -> tuple[Stamp, ...]:
         record: What the run may show.
 
     Returns:
-        NOT PRIVATE, SIMULATED, INCOMPLETE and EXACT METRICS as they apply, in this order.
+        NOT PRIVATE, SIMULATED, INCOMPLETE and EXACT METRICS as they apply, in this order; of
+        figures from a predictions file FROM A FILE alone.
     """
     found = []
+    if record.kind == PREDICTIONS:
+        text = "Its figures come from a table that somebody made with a model. How it was trained,"
+        return (Stamp("FROM A FILE", f"{text} and on whom, this page cannot know."),)
     if not record.guarantee.private:
         text = "Nothing limits what this model tells about the patients it was trained on."
         found.append(Stamp("NOT PRIVATE", f"{text} Use it for comparison only."))

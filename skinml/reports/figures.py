@@ -13,6 +13,7 @@ import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from skinml.records import Estimate
@@ -30,6 +31,8 @@ _FOREST_STYLE = {
     "specificity": ("#009e73", "D"),
 }
 _MAX_LABEL = 19
+# A curve of more points has no marks on it.
+_MOST_MARKED = 12
 # Inches: every forest plot has the same axes, so that groups can be compared down the page.
 _WIDTH, _LEFT, _RIGHT, _TOP, _BOTTOM = 3.6, 1.3, 0.12, 0.06, 0.26
 
@@ -78,6 +81,75 @@ def forest_svg(
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
     axes.grid(axis="x", color=_INK, alpha=0.15, linewidth=0.6)
+    return _as_svg(figure, name, alt)
+
+
+class Line(Enum):
+    """What a line of a curve is: its colour, and its form for whoever sees no colours."""
+
+    MODEL = ("#0072b2", "-", "o")
+    EVERYBODY = ("#d55e00", "--", "")
+    REFERENCE = (_INK, ":", "")
+
+
+@dataclass(frozen=True)
+class Series:
+    """One line of a plot of curves.
+
+    Attributes:
+        x: (n,) places.
+        y: (n,) values.
+        line: What it is.
+        limits: (n,) the interval of each value; None draws none.
+    """
+
+    x: Sequence[float]
+    y: Sequence[float]
+    line: Line
+    limits: Sequence[tuple[float, float]] | None = None
+
+
+def curve_svg(
+    name: str,
+    series: Sequence[Series],
+    *,
+    axes: tuple[str, str],
+    limits: tuple[tuple[float, float], tuple[float, float]],
+    alt: str,
+) -> str:
+    """Draw curves.
+
+    Args:
+        name: A name of the plot that is unique on the page, made of letters, digits and "-".
+        series: The lines.
+        axes: The words below and beside.
+        limits: The ranges of both axes.
+        alt: What a reader who cannot see the plot is told.
+
+    Returns:
+        An SVG element without any reference to the network. Equal arguments give equal text.
+    """
+    figure, plot = _canvas(left=0.62, bottom=0.48, height=2.6)
+    for each in series:
+        colour, form, marker = each.line.value
+        few = marker and len(each.x) <= _MOST_MARKED
+        plot.plot(
+            each.x,
+            each.y,
+            color=colour,
+            linestyle=form,
+            linewidth=1.5,
+            marker=marker if few else "",
+            markersize=4.5,
+            zorder=2,
+        )
+        for x, (low, high) in zip(each.x, each.limits or (), strict=False):
+            plot.plot([x, x], [low, high], color=colour, linewidth=1.2, zorder=2)
+    plot.set_xlim(*limits[0])
+    plot.set_ylim(*limits[1])
+    plot.set_xlabel(axes[0], color=_INK, fontsize=9)
+    plot.set_ylabel(axes[1], color=_INK, fontsize=9)
+    plot.grid(color=_INK, alpha=0.15, linewidth=0.6)
     return _as_svg(figure, name, alt)
 
 

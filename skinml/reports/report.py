@@ -24,6 +24,7 @@ from skinml.reports.participation import (
     terms_words,
 )
 from skinml.reports.personal import personal_table
+from skinml.reports.review import review_parts
 from skinml.reports.sections import history_plots, sections
 from skinml.reports.wording import (
     COUNTED,
@@ -172,4 +173,5 @@ def _context(record: RunRecord, derived: Derived) -> dict[str, Any]:
         ],
         "headline": attribute_title(derived.headline) if derived.headline else "",
         "fmt": numbers,
+        **review_parts(record, derived),
     }

@@ -67,7 +67,7 @@ def sections(record: RunRecord, derived: Derived, people: str) -> tuple[Section,
         Section(
             name=f"groups-{place}",
             title=attribute_title(attribute),
-            scale=_scale(record, attribute),
+            scale=tone_scale(record, attribute),
             unknown=any(group.group == "unknown" for group in groups),
             few=tuple(group.group for group in groups if is_few(group, derived.min_events)),
             plots=_forest_plots(f"groups-{place}", attribute, groups, record, derived),
@@ -77,7 +77,16 @@ def sections(record: RunRecord, derived: Derived, people: str) -> tuple[Section,
     )
 
 
-def _scale(record: RunRecord, attribute: str) -> str:
+def tone_scale(record: RunRecord, attribute: str) -> str:
+    """Name the scale that an attribute's groups are on.
+
+    Args:
+        record: What the run may show.
+        attribute: The attribute.
+
+    Returns:
+        Words for the reader; empty where the data do not say.
+    """
     # The tone scales differ from one another and are never mixed, so each page names its own.
     name = "tone_scale" if attribute == "skin_tone" else f"{attribute}_scale"
     scale = record.data.get(name, "")

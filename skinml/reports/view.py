@@ -178,7 +178,7 @@ def cohort_tables(record: RunRecord, people: str) -> list[Table]:
         splits += sorted(present.difference(SPLITS))
         rows = tuple(
             Row(
-                _group_name(cell.group),
+                group_title(cell.group),
                 tuple(
                     Cell(
                         count(cell.num_patients.get(split, 0)),
@@ -335,7 +335,15 @@ def _names(mappings: Iterable[Mapping[str, Any]]) -> list[str]:
     return list(dict.fromkeys(name for mapping in mappings for name in mapping))
 
 
-def _group_name(group: str) -> str:
+def group_title(group: str) -> str:
+    """Name a group for a reader.
+
+    Args:
+        group: The group's name in the record.
+
+    Returns:
+        The name; "not known" for the group that nobody knows.
+    """
     return "not known" if group == UNKNOWN_GROUP else group
 
 
@@ -366,7 +374,7 @@ def _group_row(group: GroupResult, names: Sequence[str], floor: int, people: str
     )
     few = ". Too few for a finding" if is_few(group, floor) else ""
     everybody = f"All test {people if group.count_std else 'images'}"
-    name = everybody if group.attribute == "overall" else _group_name(group.group)
+    name = everybody if group.attribute == "overall" else group_title(group.group)
     return Row(name, _cells(group.estimates, names), f"{counts}{few}")
 
 
@@ -378,7 +386,7 @@ def _alarm_row(alarms: Alarms, people: str) -> Row:
     if alarms.few and not everybody:
         note += ". Too few to tell"
     return Row(
-        "Everybody" if everybody else _group_name(alarms.group),
+        "Everybody" if everybody else group_title(alarms.group),
         (_cell(alarms.found, 0), _cell(alarms.false_alarms, 0)),
         note,
     )

@@ -23,6 +23,7 @@ from skinml.records import (
     RunRecord,
     Yardstick,
 )
+from tests.reports.compared import compared
 
 CLINICS = ("harbour", "hillside", "riverside")
 
@@ -192,6 +193,12 @@ def make_record() -> Callable[..., RunRecord]:
 @pytest.fixture(scope="session")
 def record() -> RunRecord:
     return build_record()
+
+
+@pytest.fixture(scope="session")
+def reviewed(record: RunRecord) -> RunRecord:
+    """A run whose groups were compared, with curves and criteria."""
+    return compared(record)
 
 
 class Page(HTMLParser):

@@ -1,0 +1,314 @@
+"""The report's part on gaps between groups: findings in words, and tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from skinml.fairness.gaps import Gap, Gaps, Spread
+from skinml.fairness.label_error import LabelErrorCurve
+from skinml.fairness.null_reference import Null
+from skinml.fairness.settings import CROSS
+from skinml.fairness.standardised import StandardisedGap
+from skinml.fairness.verdicts import CANNOT_TELL, RULED_OUT, SHOWN
+from skinml.records import Estimate
+from skinml.reports.numbers import figure, interval
+from skinml.reports.view import Cell, Row, Table
+from skinml.reports.wording import attribute_title, metric_words
+
+_DECIMALS = 2
+_MOST_FINDINGS = 12
+# What figures are called where a reader meets them first.
+_PLAIN = {
+    "auroc": "telling malignant from other images (AUROC)",
+    "sensitivity": "finding malignant images (sensitivity)",
+    "specificity": "raising no alarm for other images (specificity)",
+}
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What comparisons of groups say, a sentence each.
+
+    Attributes:
+        found: Gaps that are shown or ruled out.
+        open: What these data cannot tell.
+        more: How many further sentences the section on gaps has.
+    """
+
+    found: tuple[str, ...]
+    open: tuple[str, ...]
+    more: int
+
+
+def findings(gaps: Gaps, headline: str) -> Findings:
+    """Tell what comparisons found, in words for the first page.
+
+    Args:
+        gaps: The comparisons.
+        headline: The attribute that the first page goes into; of others only shown gaps are told.
+
+    Returns:
+        The sentences; the primary comparison first.
+    """
+    spreads = [each for each in gaps.spreads if each.primary]
+    chosen = [
+        each
+        for each in sorted(gaps.gaps, key=lambda each: not each.primary)
+        if each.primary or each.attribute == headline or each.verdict == SHOWN
+    ]
+    found = [*_of_spreads(spreads, gaps), *_of_gaps(chosen, gaps)]
+    told = [words for verdict, words in found if verdict != CANNOT_TELL]
+    left = [words for verdict, words in found if verdict == CANNOT_TELL]
+    more = max(0, len(told) - _MOST_FINDINGS) + max(0, len(left) - _MOST_FINDINGS)
+    return Findings(tuple(told[:_MOST_FINDINGS]), tuple(left[:_MOST_FINDINGS]), more)
+
+
+def _of_spreads(spreads: Sequence[Spread], gaps: Gaps) -> Iterator[tuple[str, str]]:
+    for each in spreads:
+        title, by = _plain(each.metric), attribute_title(each.attribute).lower()
+        if each.value is None:
+            yield CANNOT_TELL, f"Whether {title} differs by {by}: {each.reason or 'undefined'}."
+            continue
+        chance = (
+            "" if each.null is None else f"; by chance alone it would be {_two(each.null.mean)}"
+        )
+        size = (
+            f"{_capital(title)} by {by}, the comparison named in advance: it differs by "
+            f"{_two(each.value)} between {_name(each.best)} and {_name(each.worst)}{chance}."
+        )
+        ends = {
+            SHOWN: f"{size} A gap is shown.",
+            RULED_OUT: f"{size} A gap of {gaps.margin:g} or more is ruled out.",
+        }
+        yield each.verdict, ends.get(each.verdict, f"{size} {_could_show(each.detectable)}")
+
+
+def _of_gaps(chosen: Sequence[Gap], gaps: Gaps) -> Iterator[tuple[str, str]]:
+    for each in chosen:
+        title = _plain(each.metric)
+        who = f"{_name(each.group)} and {_name(each.reference)}"
+        by = attribute_title(each.attribute).lower()
+        value = each.difference.value
+        if value is None:
+            yield (
+                CANNOT_TELL,
+                (f"Whether {title} differs between {by} {who}: {each.reason or 'undefined'}."),
+            )
+        elif each.verdict == SHOWN:
+            side = "below" if value < 0 else "above"
+            inside = f", though smaller than the margin of {gaps.margin:g}" * each.within_margin
+            yield (
+                SHOWN,
+                (
+                    f"{_capital(title)}: {by} {_name(each.group)} lies {_two(abs(value))} {side} "
+                    f"{_name(each.reference)} (difference {_spread(each.difference)}). A gap is "
+                    f"shown{inside}."
+                ),
+            )
+        elif each.verdict == RULED_OUT:
+            yield (
+                RULED_OUT,
+                (
+                    f"{_capital(title)}: between {by} {who} a gap of {gaps.margin:g} or more is "
+                    f"ruled out (difference {_spread(each.difference)})."
+                ),
+            )
+        else:
+            yield (
+                CANNOT_TELL,
+                (
+                    f"Whether {title} differs between {by} {who}: the difference is "
+                    f"{_spread(each.difference)}. {_could_show(each.detectable)}"
+                ),
+            )
+
+
+def _plain(metric: str) -> str:
+    return _PLAIN.get(metric, metric_words(metric).title)
+
+
+def _capital(words: str) -> str:
+    return words[0].upper() + words[1:]
+
+
+def _could_show(detectable: float | None) -> str:
+    if detectable is None:
+        return "With so few patients no gap could have been shown for sure."
+    return f"These data could have shown a gap of about {_two(detectable)} or more."
+
+
+def _two(value: float | None) -> str:
+    return figure(value, _DECIMALS)
+
+
+def _spread(estimate: Estimate) -> str:
+    return f"{_two(estimate.value)}, interval {interval(estimate, _DECIMALS)}"
+
+
+def _name(group: str) -> str:
+    return CROSS.join("not known" if part == "unknown" else part for part in group.split(CROSS))
+
+
+def gap_tables(gaps: Gaps) -> list[Table]:
+    """Make the tables of groups held against their reference, an attribute each.
+
+    Args:
+        gaps: The comparisons.
+
+    Returns:
+        A table an attribute, with a line for each figure and group.
+    """
+    columns = (
+        "Figure and group",
+        "Difference",
+        "Ratio",
+        "Size by chance alone",
+        "Could have shown",
+        "p, corrected",
+        "Answer",
+    )
+    tables = []
+    for attribute in dict.fromkeys(each.attribute for each in gaps.gaps):
+        rows = tuple(_gap_row(each) for each in gaps.gaps if each.attribute == attribute)
+        base = gaps.references.get(attribute)
+        whom = f" against {base.group}" if base is not None else ""
+        tables.append(Table(f"Gaps: {attribute_title(attribute).lower()}{whom}", columns, rows))
+    return tables
+
+
+def _gap_row(each: Gap) -> Row:
+    note = "named in advance" if each.primary else ""
+    return Row(
+        f"{metric_words(each.metric).title}: {_name(each.group)}",
+        (
+            _estimate(each.difference),
+            _estimate(each.ratio),
+            _chance(each.null),
+            Cell("no gap" if each.detectable is None else _two(each.detectable)),
+            _p(each.p_adjusted),
+            _answer(each.verdict, each.reason, within=each.within_margin),
+        ),
+        note,
+    )
+
+
+def spread_table(gaps: Gaps) -> Table:
+    """Make the table of the greatest difference between any two groups.
+
+    Args:
+        gaps: The comparisons.
+
+    Returns:
+        A table with a line for each attribute and figure.
+    """
+    rows = tuple(_spread_row(each) for each in gaps.spreads)
+    columns = (
+        "Figure",
+        "Greatest difference",
+        "By chance alone",
+        "Best and worst group",
+        "Could have shown",
+        "p, corrected",
+        "Answer",
+    )
+    return Table("The greatest difference between any two groups", columns, rows)
+
+
+def _spread_row(each: Spread) -> Row:
+    by = attribute_title(each.attribute).lower()
+    left = "; ".join(f"without {group}: {why}" for group, why in each.left_out.items())
+    worst = "" if each.worst_value is None else f"worst {_two(each.worst_value)}"
+    return Row(
+        f"{metric_words(each.metric).title} by {by}",
+        (
+            Cell(_two(each.value)),
+            _chance(each.null),
+            Cell(f"{_name(each.best)}; {_name(each.worst)}" if each.best else "none", worst),
+            Cell("no gap" if each.detectable is None else _two(each.detectable)),
+            _p(each.p_adjusted),
+            _answer(each.verdict, each.reason),
+        ),
+        "; ".join(part for part in ("named in advance" if each.primary else "", left) if part),
+    )
+
+
+def standardised_table(found: Sequence[StandardisedGap]) -> Table:
+    """Make the table of gaps at the same mix of cases.
+
+    Args:
+        found: The gaps.
+
+    Returns:
+        A table with a line for each.
+    """
+    rows = tuple(
+        Row(
+            f"{metric_words(each.metric).title}: {_name(each.group)} against "
+            f"{_name(each.reference)}",
+            (
+                Cell(_two(each.crude)),
+                _estimate(each.difference),
+                Cell(_two(each.covered)),
+                Cell("; ".join(f"{case}: {why}" for case, why in each.left_out.items()) or "none"),
+            ),
+            f"{attribute_title(each.attribute)}, within {each.within}",
+        )
+        for each in found
+    )
+    columns = (
+        "Figure and groups",
+        "As found",
+        "At the same mix",
+        "Share covered",
+        "Left out",
+    )
+    return Table("Gaps if both groups had the same mix of cases", columns, rows)
+
+
+def label_error_table(found: Sequence[LabelErrorCurve]) -> Table:
+    """Make the table of how gaps would grow with error of the group labels.
+
+    Args:
+        found: The curves.
+
+    Returns:
+        A table with a line a gap and a column for each part of the assumed error.
+    """
+    told = [each for each in found if each.points]
+    scales = [point.scale for point in told[0].points] if told else []
+    rows = tuple(
+        Row(
+            f"{metric_words(each.metric).title}: {_name(each.group)} against "
+            f"{_name(each.reference)}",
+            tuple(
+                _estimate(point.difference)
+                if point.possible
+                else Cell("not possible", "the assumption contradicts the figures")
+                for point in each.points
+            ),
+            attribute_title(each.attribute),
+        )
+        for each in told
+    )
+    columns = ("Figure and groups", *(f"{_two(scale)} of it" for scale in scales))
+    return Table("Gaps if part of the assumed error of labels is taken off", columns, rows)
+
+
+def _estimate(estimate: Estimate) -> Cell:
+    return Cell(_two(estimate.value), interval(estimate, _DECIMALS))
+
+
+def _chance(null: Null | None) -> Cell:
+    if null is None:
+        return Cell("not told")
+    return Cell(_two(null.mean), f"up to {_two(null.high)} in 95 of 100")
+
+
+def _p(value: float | None) -> Cell:
+    return Cell("none" if value is None else f"{value:.2g}")
+
+
+def _answer(verdict: str, reason: str, *, within: bool = False) -> Cell:
+    words = f"{verdict}, within the margin" if within and verdict == SHOWN else verdict
+    return Cell(words, reason)
