@@ -1,23 +1,18 @@
-"""What travels: exactly the planned things, checked by both sides."""
+"""What a clinic is asked and what its recipe gives: exactly the approved and planned things.
+
+For what else could stand in a message see test_nothing_else_travels.py.
+"""
 
 from __future__ import annotations
 
-from threading import Event
-
 import numpy as np
 import pytest
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 
-from skinml.errors import (
-    IncompleteRunError,
-    IntegrityError,
-)
+from skinml.errors import IntegrityError
 from skinml.federated.clinic import Clinic
-from skinml.federated.coordinator import exchange_with, grid_asker
-from skinml.federated.messages import pack_request, unpack_reply
 
 NAMES = ("north", "south", "studied")
-RUN, ROUNDS, FEATURES = "run-1", 4, 5
+ROUNDS, FEATURES = 4, 5
 
 
 @pytest.mark.parametrize(
@@ -107,107 +102,6 @@ def test_nothing_but_the_planned_sums_leaves_a_clinic(make, kind):
         Clinic(world.setups["south"]).answer(world.request(2))
     with pytest.raises(IntegrityError):
         world.run()
-
-
-def sums_of(content):
-    return {name: array.numpy() for name, array in content.array_records["sums"].items()}
-
-
-def with_sums(change):
-    def apply(content):
-        arrays = {name: Array(values) for name, values in change(sums_of(content)).items()}
-        return RecordDict(
-            {
-                "reply": content.config_records["reply"],
-                "sums": ArrayRecord(arrays),
-                "problem": content.config_records["problem"],
-            }
-        )
-
-    return apply
-
-
-def with_record(name, values):
-    def apply(content):
-        records = dict(content.items())
-        records[name] = values
-        return RecordDict(records)
-
-    return apply
-
-
-def broken_array(content):
-    broken = Array(dtype="float64", shape=(3,), stype="numpy.ndarray", data=b"no array")
-    return with_record("sums", ArrayRecord({"label_counts": broken}))(content)
-
-
-REPLIES = {
-    **{f"sums: {kind}": with_sums(change) for kind, change in SUMS.items()},
-    "another round": with_record("reply", ConfigRecord({"clinic": "south", "round": 4})),
-    "another clinic": with_record("reply", ConfigRecord({"clinic": "north", "round": 1})),
-    "no number": with_record("reply", ConfigRecord({"clinic": "south", "round": "one"})),
-    "more in the header": with_record(
-        "reply", ConfigRecord({"clinic": "south", "round": 1, "num_patients": 17})
-    ),
-    "another record": with_record("metrics", ConfigRecord({"loss": 0.3})),
-    "a record of another type": with_record("reply", ArrayRecord({})),
-    "half a problem": with_record("problem", ConfigRecord({"code": 3})),
-    "a wordy code": with_record(
-        "problem", ConfigRecord({"code": "x", "rule": "a", "got": "b", "do": "c"})
-    ),
-    "no array": broken_array,
-    "nothing": lambda content: RecordDict({}),
-}
-
-
-@pytest.mark.parametrize("kind", REPLIES)
-def test_a_reply_of_another_form_counts_as_missing(make, kind):
-    world = make()
-    terms = world.terms()
-    ask = grid_asker(world.grid(change=REPLIES[kind]), terms, Event())
-    with pytest.raises(IncompleteRunError, match="south"):
-        exchange_with(ask, terms, world.record, world.learner.rounds[0], {})
-    (first,) = world.record.participation
-    assert (first.took_part, tuple(first.missing)) == (("north", "studied"), ("south",))
-
-
-def test_the_honest_reply_passes_the_same_grid(make):
-    """The control of the test above."""
-    world = make()
-    terms = world.terms()
-    ask = grid_asker(world.grid(change=with_sums(dict)), terms, Event())
-    exchange_with(ask, terms, world.record, world.learner.rounds[0], {})
-    assert world.record.participation[0].took_part == NAMES
-
-
-def malformed_requests():
-    header = {"run": RUN, "round": 1, "attempt": 1, "participants": list(NAMES)}
-    yield "nothing", RecordDict({})
-    yield "no query", RecordDict({"request": ConfigRecord(header)})
-    for key, value in {"noise": 0.0, "round": "one", "attempt": 1.5, "participants": "all"}.items():
-        records = {"request": ConfigRecord(header | {key: value}), "query": ArrayRecord({})}
-        yield f"{key}={value}", RecordDict(records)
-    yield "types", RecordDict({"request": ArrayRecord({}), "query": ConfigRecord({})})
-
-
-@pytest.mark.parametrize("content", [pytest.param(c, id=i) for i, c in malformed_requests()])
-def test_a_request_of_another_form_is_refused_at_the_clinic(make, content):
-    """A coordinator cannot slip a wish into a request, such as less noise."""
-    world = make()
-    grid = world.grid()
-    (number,) = grid.push_messages([Message(content, 3, "train")])
-    (reply,) = grid.pull_messages([number])
-    assert unpack_reply(reply.content).problem["code"] == 5
-    assert world.ledger("south") == ()
-
-
-def test_an_honest_request_is_answered_by_the_same_grid(make):
-    """The control of the test above."""
-    world = make()
-    grid = world.grid()
-    (number,) = grid.push_messages([Message(pack_request(world.request(1)), 3, "train")])
-    (reply,) = grid.pull_messages([number])
-    assert set(unpack_reply(reply.content).sums) == {"label_counts", "feature_sum"}
 
 
 def test_hostile_finite_weights_cannot_make_a_clinic_fail_for_one_patient_only(make):

@@ -131,6 +131,11 @@ def _toned(items, seed):
 KINDS = [("local", False), ("local", True), ("distributed", False)]
 
 
+def of_another_round(content):
+    reply = unpack_reply(content)
+    return pack_reply(replace(reply, round=reply.round + 1))
+
+
 @pytest.mark.parametrize(("trust", "last"), KINDS)
 def test_no_other_reply_is_summed_at_the_coordinator(scene, trust, last):
     here = scene(trust, last)
@@ -142,7 +147,11 @@ def test_no_other_reply_is_summed_at_the_coordinator(scene, trust, last):
     for step in steps:
         honest = here.tape.replies[step, CHANGED]
         assert here.exchange(here.tape.playing(step, honest)) is None  # the control
-        for what, changed in mutations(honest, own=True):
+        others = [
+            ("another clinic's", here.tape.replies[step, PLACES["north"]]),
+            ("of another round", of_another_round(honest)),
+        ]
+        for what, changed in (*others, *mutations(honest, own=True)):
             error = here.exchange(here.tape.playing(step, changed))
             if error is None:
                 taken.append(f"{step}: {what}")
