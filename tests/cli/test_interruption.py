@@ -183,6 +183,20 @@ def _mlflow_status(place: Path) -> list[str]:
     return found
 
 
+def _attendance(place: Path) -> dict[str, list[tuple[int, float]]]:
+    """In which rounds MLflow says that each clinic was there."""
+    query = (
+        "select t.value, m.step, m.value from metrics m join tags t using (run_uuid) "
+        "where t.key = 'skinml.clinic' and m.key = 'took_part' order by m.step"
+    )
+    found: dict[str, list[tuple[int, float]]] = {}
+    with sqlite3.connect(place / "mlflow.db") as store:
+        for clinic, step, value in store.execute(query):
+            found.setdefault(clinic, []).append((step, value))
+    store.close()
+    return found
+
+
 def test_a_clinic_whose_process_is_killed_ends_the_run_as_incomplete(
     skinml: Callable[..., Any], clinics_place: Path, small: tuple[str, ...]
 ) -> None:
@@ -242,4 +256,5 @@ def test_a_clinic_that_cannot_answer_is_named_and_the_run_is_marked_as_failed(
     assert "skinml run --resume" in note
     assert not list(clinics_place.glob("runs/[!.]*"))
     assert not list(clinics_place.rglob("samples-*"))
-    assert _mlflow_status(clinics_place) == ["FAILED"]
+    assert _mlflow_status(clinics_place) == ["FAILED"] * 3  # the run and two clinics
+    assert _attendance(clinics_place) == dict.fromkeys(CLINICS, [(1, 1.0), (2, 1.0), (3, 1.0)])  # noqa: RUF024 read alone
