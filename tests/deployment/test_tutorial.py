@@ -28,7 +28,7 @@ BLOCK = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 AGAIN = re.compile(r"again until it says `(\w+)`( four times)?")
 ON_SCREEN = re.compile(r"^Go on when it says `([^`]+)`", re.MULTILINE)
 TYPED = re.compile(r"^Type `(\w+)`", re.MULTILINE)
-PATIENCE_S = 900.0
+PATIENCE_S = 2400.0  # a machine that others use, too
 CLINICS = ("north", "south", "east", "west")
 
 
@@ -177,7 +177,7 @@ def reader(tmp_path: Path) -> Iterator[Reader]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(2400)
+@pytest.mark.timeout(5400)
 def test_the_tutorial_leads_from_an_empty_folder_to_a_report(reader: Reader) -> None:
     page = PAGE.read_text(encoding="utf-8")
     for step in steps(page):
