@@ -161,12 +161,12 @@ def gap_tables(gaps: Gaps) -> list[Table]:
     """
     columns = (
         "Figure and group",
+        "Answer",
         "Difference",
         "Ratio",
         "Size by chance alone",
         "Could have shown",
         "p, corrected",
-        "Answer",
     )
     tables = []
     for attribute in dict.fromkeys(each.attribute for each in gaps.gaps):
@@ -182,12 +182,12 @@ def _gap_row(each: Gap) -> Row:
     return Row(
         f"{metric_words(each.metric).title}: {_name(each.group)}",
         (
+            _answer(each.verdict, each.reason, within=each.within_margin),
             _estimate(each.difference),
             _estimate(each.ratio),
             _chance(each.null),
             Cell("no gap" if each.detectable is None else _two(each.detectable)),
             _p(each.p_adjusted),
-            _answer(each.verdict, each.reason, within=each.within_margin),
         ),
         note,
     )
@@ -205,12 +205,12 @@ def spread_table(gaps: Gaps) -> Table:
     rows = tuple(_spread_row(each) for each in gaps.spreads)
     columns = (
         "Figure",
+        "Answer",
         "Greatest difference",
         "By chance alone",
         "Best and worst group",
         "Could have shown",
         "p, corrected",
-        "Answer",
     )
     return Table("The greatest difference between any two groups", columns, rows)
 
@@ -222,12 +222,12 @@ def _spread_row(each: Spread) -> Row:
     return Row(
         f"{metric_words(each.metric).title} by {by}",
         (
+            _answer(each.verdict, each.reason),
             Cell(_two(each.value)),
             _chance(each.null),
             Cell(f"{_name(each.best)}; {_name(each.worst)}" if each.best else "none", worst),
             Cell("no gap" if each.detectable is None else _two(each.detectable)),
             _p(each.p_adjusted),
-            _answer(each.verdict, each.reason),
         ),
         "; ".join(part for part in ("named in advance" if each.primary else "", left) if part),
     )

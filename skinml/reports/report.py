@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from skinml.errors import EnvironmentProblem
 from skinml.records import RunRecord
 from skinml.reports import numbers, view
 from skinml.reports.admissions import admission_tables
-from skinml.reports.derived import Derived, derive
+from skinml.reports.derived import PREDICTIONS, Derived, derive
 from skinml.reports.document import record_to_json
 from skinml.reports.participation import (
     attendance_table,
@@ -28,6 +29,8 @@ from skinml.reports.review import review_parts
 from skinml.reports.sections import history_plots, sections
 from skinml.reports.wording import (
     COUNTED,
+    FAMILIES,
+    FROM_FILE,
     METRICS,
     MetricWords,
     attribute_title,
@@ -112,8 +115,21 @@ def render_html(record: RunRecord) -> str:
 
 def _words(name: str, record: RunRecord) -> MetricWords:
     """Look up what a figure means, told by where it comes from."""
-    counted = record.evaluation_source == "dp_counts"
-    return COUNTED.get(name, METRICS[name]) if counted else METRICS[name]
+    if record.evaluation_source == "dp_counts":
+        return COUNTED.get(name, METRICS[name])
+    two = len(record.classes.names) == 2
+    if record.kind == PREDICTIONS and two:
+        return FROM_FILE.get(name, METRICS[name])
+    return METRICS[name]
+
+
+def _meanings(record: RunRecord, shown: Collection[str]) -> list[MetricWords]:
+    """Say what each figure of the page means, and each family of figures once."""
+    single = [_words(name, record) for name in METRICS if name in shown]
+    families = [
+        words for start, words in FAMILIES.items() if any(name.startswith(start) for name in shown)
+    ]
+    return [*single, *families]
 
 
 def _write(path: Path, text: str) -> None:
@@ -141,7 +157,7 @@ def _context(record: RunRecord, derived: Derived) -> dict[str, Any]:
         "alarm_table": view.alarm_table(derived, people),
         "overall_tables": view.figure_tables("overall", [record.overall], derived, people),
         "sections": sections(record, derived, people),
-        "words": [_words(name, record) for name in METRICS if name in shown],
+        "words": _meanings(record, shown),
         "yardsticks": view.yardstick_table(record),
         "personal_heads": personal_table(record),
         "flow": view.flow_table(record, people),

@@ -61,8 +61,8 @@ METRICS = {
     ),
     "observed_to_expected": MetricWords(
         "Observed over expected",
-        "malignant patients over the sum of all risks: 1 when the risks are right on average, "
-        "above 1 they are stated too low; each risk is taken as the middle of its bin",
+        "malignant images over the sum of all stated risks: 1 when the risks are right on average, "
+        "above 1 they are stated too low",
         2,
     ),
     "calibration_intercept": MetricWords(
@@ -100,8 +100,39 @@ DISCRIMINATION = (
     "balanced_accuracy",
 )
 CALIBRATION = ("observed_to_expected", "calibration_intercept", "calibration_slope", "brier", "ece")
+# What stands for all figures whose name begins like this.
+NET_BENEFIT = "net_benefit_at_"
+FAMILIES = {
+    NET_BENEFIT: MetricWords(
+        "Net benefit",
+        "hits less false alarms, per image, if somebody acts from this risk on; a false alarm "
+        "counts the less the lower that risk is; 0 is as good as no alarm at all",
+        3,
+    ),
+    "top_": MetricWords(
+        "Top-k accuracy", "the share of images whose diagnosis is among the k likeliest", 3
+    ),
+    "auroc_of_": MetricWords("AUROC of one diagnosis", "that diagnosis against all others", 3),
+    "sensitivity_of_": MetricWords(
+        "Sensitivity of one diagnosis", "the share of its images that are decided for it", 2
+    ),
+}
+# What a figure from a predictions file means where it is another one.
+FROM_FILE = {
+    "balanced_accuracy": MetricWords(
+        "Balanced accuracy",
+        "the mean of sensitivity and specificity, both of the same decisions as the alarms",
+        3,
+    ),
+}
 # What a figure from released counts means where it is another one than from predictions.
 COUNTED = {
+    "observed_to_expected": MetricWords(
+        "Observed over expected",
+        "malignant patients over the sum of all risks: 1 when the risks are right on average, "
+        "above 1 they are stated too low; each risk is taken as the middle of its bin",
+        2,
+    ),
     "balanced_accuracy": MetricWords(
         "Balanced accuracy",
         "the mean of sensitivity and specificity, both at the threshold for alarms",
