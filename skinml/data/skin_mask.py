@@ -32,7 +32,8 @@ _COLOURED = 10.0
 _LESION_CONTRAST = 8.0
 _LEAST_LESION = 0.002
 _MIDDLE = 0.25
-_AROUND = (0.2, 0.5)
+_SKIN_ZONES = ((0.4, np.inf), (0.2, 0.5))
+_MOST_BORDER = 0.2
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -99,28 +100,41 @@ def near_middle(shape: tuple[int, int], inner: float, outer: float) -> BoolArray
 def find_lesion(lab: FloatArray, candidates: BoolArray) -> BoolArray:
     """Find the lesion where no mask was given.
 
-    Otsu's threshold on the colour distance (CIE76) to the skin around the middle; of the parts
-    beyond it, the one that is largest, parts far from the middle counting less, since lesions are
-    photographed in the middle. Where both sides of the threshold differ by less than 8 units,
-    there is no lesion that would change the measurement.
+    Otsu's threshold on the colour distance (CIE76) to the skin, which is taken to be what lies
+    away from the middle; of the parts beyond it the largest, where parts far from the middle count
+    less, since lesions are photographed in the middle. A part that takes a fifth of the image's
+    border is no lesion but an ear or a finger before a background: then the skin is looked for
+    nearer to the middle. Where both sides of the threshold differ by less than 8 units, there is
+    no lesion that would change the measurement.
 
     Args:
-        lab: HW3, L*, a*, b*, best with uneven light taken out.
+        lab: HW3, L*, a*, b*, best with slanting light taken out.
         candidates: HW, pixels that may be skin or lesion.
 
     Returns:
         HW, the lesion without any margin; empty where none was found.
     """
+    shape = (lab.shape[0], lab.shape[1])
+    side = max(shape)
+    smooth = ndimage.gaussian_filter(lab, (_SMOOTH * side, _SMOOTH * side, 0))
+    for zone in _SKIN_ZONES:
+        around = candidates & near_middle(shape, *zone)
+        if not around.any():
+            continue
+        skin = np.median(smooth[around], axis=0)
+        lesion = _set_apart(np.linalg.norm(smooth - skin, axis=-1), candidates)
+        edges = (lesion[0], lesion[-1], lesion[1:-1, 0], lesion[1:-1, -1])
+        if np.concatenate(edges).mean() < _MOST_BORDER:
+            return lesion
+    return np.zeros(shape, dtype=bool)
+
+
+def _set_apart(distance: FloatArray, candidates: BoolArray) -> BoolArray:
+    """Find the part of an image that is furthest from the skin in colour and near the middle."""
     from skimage.filters import threshold_otsu
 
-    height, width = lab.shape[:2]
-    side = max(height, width)
-    around = candidates & near_middle((height, width), *_AROUND)
-    nothing = np.zeros((height, width), dtype=bool)
-    if not around.any():
-        return nothing
-    smooth = ndimage.gaussian_filter(lab, (_SMOOTH * side, _SMOOTH * side, 0))
-    distance = np.linalg.norm(smooth - np.median(smooth[around], axis=0), axis=-1)
+    shape = (distance.shape[0], distance.shape[1])
+    nothing = np.zeros(shape, dtype=bool)
     seen = distance[candidates]
     if np.ptp(seen) == 0:
         return nothing
@@ -128,14 +142,15 @@ def find_lesion(lab: FloatArray, candidates: BoolArray) -> BoolArray:
     beyond, within = seen[seen > threshold], seen[seen <= threshold]
     if len(beyond) == 0 or beyond.mean() - within.mean() < _LESION_CONTRAST:
         return nothing
+    side = max(shape)
     apart = ndimage.binary_opening(candidates & (distance > threshold), _disc(_FRINGE * side))
     parts, count = ndimage.label(ndimage.binary_fill_holes(apart))
     if count == 0:
         return nothing
-    weight = np.exp(-0.5 * (_from_middle((height, width)) / (_MIDDLE * side)) ** 2)
+    weight = np.exp(-0.5 * (_from_middle(shape) / (_MIDDLE * side)) ** 2)
     numbers = np.arange(1, count + 1)
     chosen = numbers[np.argmax(ndimage.sum_labels(weight, parts, numbers))]
-    lesion = parts == chosen
+    lesion = np.asarray(parts == chosen)
     return lesion if lesion.mean() >= _LEAST_LESION else nothing
 
 

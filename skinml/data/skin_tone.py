@@ -209,7 +209,8 @@ def measure_tone(
         # A lesion has dark lines of its own, so hair is no reason to look elsewhere.
         causes = [pixels for cause, pixels in excluded.items() if cause != "hair"]
         candidates = ~np.logical_or.reduce(causes)
-        field_of_light, _ = fit_light(light, candidates)
+        # Only its slant: a parabola would take a dark lesion in the middle for a shadow.
+        field_of_light, _ = fit_light(light, candidates, slant_only=True)
         lesion = find_lesion(to_lab(light / field_of_light[..., None]), candidates)
     mask = with_lesion(excluded, lesion)
     share = float(mask.usable.mean())
@@ -228,12 +229,15 @@ def measure_tone(
     return _concluded(colour, settings, facts, rng, camera), mask
 
 
-def fit_light(light: FloatArray, usable: BoolArray) -> tuple[FloatArray, float]:
+def fit_light(
+    light: FloatArray, usable: BoolArray, *, slant_only: bool = False
+) -> tuple[FloatArray, float]:
     """Fit a smooth field of light: a parabola of the logarithm of the luminance.
 
     Args:
         light: HW3 linear sRGB.
         usable: HW, pixels to fit on.
+        slant_only: Fit a plane, and start from all pixels instead of those near the middle.
 
     Returns:
         HW factor that is 1 in the image's middle, and its size in stops, from the 5th to the 95th
@@ -241,14 +245,15 @@ def fit_light(light: FloatArray, usable: BoolArray) -> tuple[FloatArray, float]:
     """
     height, width = usable.shape
     y, x = np.meshgrid(np.linspace(-1, 1, height), np.linspace(-1, 1, width), indexing="ij")
-    terms = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=-1)
+    plane, bends = [np.ones_like(x), x, y], [x * x, x * y, y * y]
+    terms = np.stack(plane if slant_only else plane + bends, axis=-1)
     luminance = np.log(np.maximum(light @ _LUMINANCE, 1e-4))
     design, target = terms[usable], luminance[usable]
     if len(target) < 10 * terms.shape[-1]:
         return np.ones((height, width)), 0.0
     step = max(1, len(target) // _MOST_FITTED)
     design, target = design[::step], target[::step]
-    kept = _begin(usable)[::step]
+    kept = np.ones(len(target), dtype=bool) if slant_only else _begin(usable)[::step]
     for _ in range(_ROUNDS):
         weights, *_ = np.linalg.lstsq(design[kept], target[kept], rcond=None)
         rest = target - design @ weights

@@ -179,14 +179,14 @@ def test_plain_skin_has_no_lesion() -> None:
 
 def test_a_given_lesion_mask_is_used_where_the_lesion_is_most_of_the_image() -> None:
     image = swatch(MONK[4])
-    image[20:108, 20:108] *= np.array([0.5, 0.4, 0.35])
+    image[:, :80] *= np.array([0.5, 0.4, 0.35])
     lesion = np.zeros((SIZE, SIZE), dtype=bool)
-    lesion[20:108, 20:108] = True
-    light, settings = to_light(coded(image)), ToneSettings()
-    guided, _ = measure_tone(light, settings, SEEDS, "image", lesion=lesion)
-    guessed, _ = measure_tone(light, settings, SEEDS, "image")
+    lesion[:, :80] = True
+    light = to_light(coded(image))
+    guided, _ = measure_tone(light, ToneSettings(), SEEDS, "image", lesion=lesion)
+    guessed, _ = measure_tone(light, ToneSettings(), SEEDS, "image")
     assert guided.ita_degrees == pytest.approx(angle_of(MONK[4]), abs=2)
-    assert abs(guessed.ita_degrees - angle_of(MONK[4])) > 10
+    assert guessed.ita_degrees is None or abs(guessed.ita_degrees - angle_of(MONK[4])) > 10
 
 
 def test_a_lesion_mask_of_another_size_is_refused() -> None:
