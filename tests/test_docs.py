@@ -41,6 +41,7 @@ PAGES = (
     "docs/clinic.md",
     "docs/secure-aggregation.md",
     "docs/strategies.md",
+    "docs/skin-tone.md",
     "docs/deployment.md",
     "docs/tutorial-federation.md",
     "docs/design.md",
