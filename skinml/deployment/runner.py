@@ -178,6 +178,7 @@ def _next_task(tasks: RuntimeHttpClient) -> Any:
 def _perform(desk: Desk, address: str, task: Any, worker: ThreadPoolExecutor) -> None:
     """Do one task; whatever fails in it, the next one is taken all the same."""
     import httpx
+    from flwr.supercore.inflatable.inflatable_utils import ObjectPullError
     from flwr.supercore.interceptors import RuntimeTokenHttpInterceptor
     from flwr.supernode.runtime.run_clientapp import (
         pull_task_input,
@@ -201,7 +202,7 @@ def _perform(desk: Desk, address: str, task: Any, worker: ThreadPoolExecutor) ->
         push_message(runtime, reply, context)
         status = "completed" if good else "failed"
         push_task_output(runtime, context if good else None, status, "")
-    except (httpx.HTTPError, RuntimeError, ValueError) as error:
+    except (httpx.HTTPError, ObjectPullError, RuntimeError, ValueError) as error:
         # The coordinator's messages are strangers' words, and the line may drop at any moment.
         _log.warning("a task was lost on its way: %s", type(error).__name__)
         beats.stop()

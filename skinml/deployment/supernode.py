@@ -1,22 +1,23 @@
-"""Flower's SuperNode, by the coordinator's clock where this computer's is wrong.
+"""Flower's SuperNode, mended in two places: a wrong clock, and a run that ends at the wrong moment.
 
 `python -m skinml.deployment.supernode flower-supernode ARGUMENT...`. Flower refuses a node whose
 clock is more than five seconds ahead or five minutes behind, and a node drops messages that seem
 too old by its own clock. Before the SuperNode starts, the coordinator is asked for the time, and
 the SuperNode reckons with the difference. It sets nothing on this computer.
 
-It changes a part of Flower that is internal, so it runs with the tested releases only.
+It changes parts of Flower that are internal, so it runs with the tested releases only.
 """
 
 from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import httpx
 
@@ -27,6 +28,7 @@ from skinml.errors import SkinmlError
 NOTICED_S = 2.0
 """Differences below this are not told apart from a slow line, and do no harm."""
 _TIMEOUT_S = 10.0
+Connection = Callable[..., contextlib.AbstractContextManager[tuple[Any, ...]]]
 # What passes between the SuperNode and the runner, on this computer, goes by this computer's clock.
 _OWN_CLOCK = "flwr.supercore.auth.superexec"
 
@@ -110,12 +112,50 @@ def reckon_with(ahead_s: float) -> int:
     return len(found)
 
 
+class RunOverError(Exception):
+    """A run ended while a message of it was being received."""
+
+
+def dropping_what_is_over(usual: Connection) -> Connection:
+    """Have a message dropped whole whose run ends while it is being received.
+
+    Flower's own exception for that is no `Exception`: it passes by the place where the message and
+    its task are removed. The task would stay, and whoever took it would wait for the rest of the
+    message for ever: a clinic would answer nothing more.
+
+    Args:
+        usual: Flower's connection, which gives what a node says to a SuperLink: the sixth of these
+            eight fetches a part of a message, the last confirms it.
+
+    Returns:
+        The same connection; those two raise an `Exception`.
+    """
+    from flwr.supercore.run import RunNotRunningException
+
+    def plain(say: Callable[..., Any]) -> Callable[..., Any]:
+        def said(*words: Any) -> Any:
+            try:
+                return say(*words)
+            except RunNotRunningException:
+                raise RunOverError("its run is over") from None
+
+        return said
+
+    @contextlib.contextmanager
+    def connection(*given: Any, **named: Any) -> Iterator[tuple[Any, ...]]:
+        with usual(*given, **named) as (*first, pull, push, confirm):
+            yield (*first, plain(pull), push, plain(confirm))
+
+    return connection
+
+
 def main(words: Sequence[str]) -> None:
     """Become the SuperNode.
 
     Args:
         words: The program's name and its arguments.
     """
+    from flwr.supernode import start_client_internal as inside
     from flwr.supernode.cli import flower_supernode
 
     from skinml.deployment.runner import require_tested_flower
@@ -130,6 +170,7 @@ def main(words: Sequence[str]) -> None:
     if words_ := about_clock(ahead):
         print(words_, flush=True)  # noqa: T201 the supervisor's log reads it
         reckon_with(ahead or 0.0)
+    inside.__dict__["_init_connection"] = dropping_what_is_over(inside._init_connection)
     sys.argv = list(words)
     with contextlib.suppress(KeyboardInterrupt):
         flower_supernode()

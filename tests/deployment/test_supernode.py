@@ -16,7 +16,13 @@ import pytest
 from skinml.deployment.certificates import Sealed, make_authority, make_server_certificate
 from skinml.deployment.sign_off import sign_off
 from skinml.deployment.superlink import free_port
-from skinml.deployment.supernode import about_clock, reckon_with, seconds_ahead
+from skinml.deployment.supernode import (
+    RunOverError,
+    about_clock,
+    dropping_what_is_over,
+    reckon_with,
+    seconds_ahead,
+)
 
 NOW = datetime.now(UTC)
 AUTHORITY = make_authority("network", NOW)
@@ -86,6 +92,25 @@ def test_flower_goes_by_the_other_clock_but_for_what_stays_on_this_computer() ->
     finally:
         reckon_with(0.0)
     assert off(node) == pytest.approx(0, abs=1)
+
+
+def test_a_message_whose_run_ended_is_dropped_by_flowers_own_way_of_dropping() -> None:
+    from flwr.supercore.run import RunNotRunningException
+
+    def over(*words: object) -> bytes:
+        raise RunNotRunningException
+
+    @contextmanager
+    def usual(word: str) -> Iterator[tuple[object, ...]]:
+        yield (word, 2, 3, 4, 5, over, over, lambda number, name: f"{number} {name}")
+
+    with dropping_what_is_over(usual)("a node") as (first, *_, pull, push, confirm):
+        assert first == "a node"
+        with pytest.raises(RunOverError):
+            pull(1, "part")
+        with pytest.raises(RunNotRunningException):
+            push(1, "part")  # nothing waits for this one
+        assert confirm(1, "whole") == "1 whole"
 
 
 def test_nobody_is_signed_off_where_nobody_answers(tmp_path: Path) -> None:
