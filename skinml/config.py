@@ -89,6 +89,7 @@ class RunConfig(BaseModel):
             require_public_images(self.privacy.recipe, self.training.head)
             require_gradients_by_class(self.privacy.recipe, self.training.head)
         _require_noise_in_counts(self.fairness.evaluation, self.privacy)
+        _require_known_crossings(self.fairness, self.data.groups)
         missing, dropouts = self.federation.allowed_missing, self.privacy.tolerated_dropouts
         if self.privacy.trust == "distributed" and missing > dropouts:
             raise ConfigError(
@@ -120,6 +121,17 @@ def _require_noise_in_counts(evaluation: str, privacy: PrivacySettings) -> None:
             rule="fairness.evaluation=exact where privacy.trust is none, for nothing adds noise",
             got=f"fairness.evaluation={evaluation}",
             do="Set fairness.evaluation=exact, or choose another trust model.",
+        )
+
+
+def _require_known_crossings(fairness: FairnessSettings, groups: Sequence[str]) -> None:
+    """Refuse before training what could not be computed after it."""
+    missing = {name for crossing in fairness.crossings for name in crossing} - set(groups)
+    if missing:
+        raise ConfigError(
+            rule=f"fairness.crossings of attributes in data.groups ({', '.join(groups)})",
+            got=f"fairness.crossings with {', '.join(sorted(missing))}",
+            do="Add the attribute to data.groups, or take it out of fairness.crossings.",
         )
 
 

@@ -8,6 +8,8 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
+from skinml.config import load_config
+from skinml.errors import ConfigError
 from skinml.fairness.settings import FairnessSettings
 
 SHIPPED = Path(__file__).parents[2] / "configs" / "fairness" / "default.yaml"
@@ -28,4 +30,29 @@ def test_every_field_says_what_it_means():
 )
 def test_impossible_settings_are_refused(bad):
     with pytest.raises(ValidationError):
+        FairnessSettings(**bad)
+
+
+def test_crossings_of_what_the_data_do_not_carry_are_refused_before_training():
+    with pytest.raises(ConfigError, match="hair"):
+        load_config("quickstart", ["fairness.crossings=[[sex,hair]]"])
+    crossed = load_config("quickstart", ["fairness.crossings=[[sex,skin_tone]]"])
+    assert crossed.fairness.crossings == (("sex", "skin_tone"),)
+    assert load_config("quickstart", ["fairness.primary=null"]).fairness.primary is None
+
+
+@pytest.mark.parametrize(
+    ("bad", "rule"),
+    [
+        ({"net_benefit_at": (0.0,)}, "between 0 and 1"),
+        ({"top": (0,)}, "from 1"),
+        ({"crossings": (("sex",),)}, "two different attributes"),
+        ({"crossings": (("sex", "sex"),)}, "two different attributes"),
+        ({"label_error": {"skin_tone": ((0.9, 0.2), (0.1, 0.9))}}, "sum to 1"),
+        ({"label_error": {"skin_tone": ((0.9, 0.1),)}}, "square"),
+        ({"metrics": ()}, "at least 1"),
+    ],
+)
+def test_settings_that_make_no_sense_say_why(bad, rule):
+    with pytest.raises(ValidationError, match=rule):
         FairnessSettings(**bad)
