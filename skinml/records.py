@@ -436,53 +436,6 @@ class NoisedCounts:
 
 
 @dataclass(frozen=True)
-class CalibrationPoint:
-    """Items of like scores, and how often what the score is the probability of came true.
-
-    Attributes:
-        mean_score: Their mean score.
-        observed: The share that came true, with its interval over patients.
-        num_items: How many they are.
-    """
-
-    mean_score: float
-    observed: Estimate
-    num_items: int
-
-
-@dataclass(frozen=True)
-class NetBenefitPoint:
-    """What alarms from one risk on are worth, in true alarms an item.
-
-    Attributes:
-        risk: The risk from which there is an alarm; it says how many false alarms one hit is worth.
-        model: The model's net benefit.
-        everybody: That of an alarm for everybody; that of none is 0.
-    """
-
-    risk: float
-    model: float
-    everybody: float
-
-
-@dataclass(frozen=True)
-class GroupCurves:
-    """A group's calibration and decision curves.
-
-    Attributes:
-        attribute: What the groups are of; "overall" for everybody.
-        group: The group's name.
-        calibration: Bins of rising score.
-        net_benefit: Rising risks.
-    """
-
-    attribute: str
-    group: str
-    calibration: tuple[CalibrationPoint, ...]
-    net_benefit: tuple[NetBenefitPoint, ...]
-
-
-@dataclass(frozen=True)
 class RunRecord:
     """Everything that a finished run may show: what reports and tracking are made from.
 
@@ -491,8 +444,7 @@ class RunRecord:
         experiment: The experiment's name.
         seed: The run's seed.
         started: When the run began, ISO 8601, UTC.
-        wall_s: Seconds of work from the beginning to the last figure; of a resumed run those of
-            all its processes, without the time between them.
+        wall_s: Seconds of work up to the last figure; of a resumed run those of all its processes.
         evaluation_source: "exact" (a simulation that saw the predictions) or "dp_counts".
         classes: What the model tells apart.
         threshold: The malignancy score from which an item counts as alarm.
@@ -509,17 +461,13 @@ class RunRecord:
         versions: The versions of skinml and the libraries that it stands on.
         history: For each round, public figures of the optimiser such as the update's norm.
         complete: Whether every expected clinic took part in every round, in its last attempt.
-        admissions: What became of patients at the gates, by `ADMISSION_CELLS`; None where no
-            noised counts of it were released.
+        admissions: Released counts of what became of patients at the gates; None: none were.
         resumes: How often the run was broken off and resumed.
         personal_heads: The clinics' own heads where they keep some; only a simulation sees them.
         gaps: Comparisons of groups as `skinml.fairness.gaps` writes them; None: none were made.
-        kind: "run", or "predictions" where figures come from a file and nothing is known of how the
-            model was trained.
-        curves: Calibration and decision curves; empty where there are no predictions to draw them
-            from.
-        released_counts: (groups, 2, bins) the noised sum that figures of "dp_counts" come from, as
-            it left the clinics; None where there is none.
+        kind: "run"; "predictions" where figures come from a file, and nothing is known of training.
+        curves: Calibration and decision curves as `skinml.fairness.curves` writes them.
+        released_counts: (groups, 2, bins) the noised sum behind figures of "dp_counts".
     """
 
     run: str
@@ -548,5 +496,5 @@ class RunRecord:
     personal_heads: tuple[PersonalHead, ...] = ()
     gaps: Mapping[str, Any] | None = None
     kind: str = "run"
-    curves: tuple[GroupCurves, ...] = ()
+    curves: tuple[Mapping[str, Any], ...] = ()
     released_counts: tuple[tuple[tuple[float, ...], ...], ...] | None = None

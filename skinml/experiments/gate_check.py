@@ -11,7 +11,7 @@ from skinml.errors import DataError, RefusedError
 from skinml.experiments.report_check import ANEW, Verified, require_unchanged, verify_report
 from skinml.experiments.result import RESULT_FILE, read_mlflow_run
 from skinml.fairness.acceptance import Judged
-from skinml.reports.criteria import judged
+from skinml.reports.kept import judged
 from skinml.reports.verification import AGREES
 from skinml.tracking.registry import Approved, approve_model
 

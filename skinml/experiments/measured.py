@@ -6,11 +6,11 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from skinml.fairness.curves import curves_by_group
+from skinml.fairness.curves import curves_by_group, curves_values
 from skinml.fairness.evaluation import find_gaps
 from skinml.fairness.groups import measured_groups
 from skinml.fairness.settings import FairnessSettings
-from skinml.records import GroupCurves, GroupResult, Predictions
+from skinml.records import GroupResult, Predictions
 from skinml.seeding import Seeds
 
 
@@ -22,13 +22,13 @@ class Figures:
         overall: The figures on everybody.
         groups: The figures by group.
         gaps: Comparisons of groups; None: none were made.
-        curves: Calibration and decision curves.
+        curves: Calibration and decision curves, as `skinml.fairness.curves` writes them.
     """
 
     overall: GroupResult
     groups: tuple[GroupResult, ...]
     gaps: Mapping[str, Any] | None
-    curves: tuple[GroupCurves, ...]
+    curves: tuple[Mapping[str, Any], ...]
 
 
 def figures_of(
@@ -60,4 +60,4 @@ def figures_of(
         predictions, threshold=threshold, settings=settings, rng=rng, figures=figures
     )
     gaps = find_gaps(predictions, measured, settings, rng).values()
-    return Figures(overall, groups, gaps, curves_by_group(predictions, settings))
+    return Figures(overall, groups, gaps, curves_values(curves_by_group(predictions, settings)))

@@ -2,25 +2,97 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
+from pydantic import TypeAdapter
 
 from skinml.fairness.calibration import equal_mass_bins
 from skinml.fairness.cells import Cell, cells_by_group, check_predictions, overall_cell
 from skinml.fairness.intervals import clopper_pearson
 from skinml.fairness.resampling import effective_patients
 from skinml.fairness.settings import FairnessSettings
-from skinml.records import (
-    CalibrationPoint,
-    Estimate,
-    FloatArray,
-    GroupCurves,
-    NetBenefitPoint,
-    Predictions,
-)
+from skinml.records import Estimate, FloatArray, Predictions
 
 RISKS = tuple(round(0.02 * step, 2) for step in range(1, 31))
 """Where net benefit is told, from 2 to 60 in a hundred."""
 METHOD = "Clopper-Pearson on effective patients"
+
+
+@dataclass(frozen=True)
+class CalibrationPoint:
+    """Items of like scores, and how often what the score is the probability of came true.
+
+    Attributes:
+        mean_score: Their mean score.
+        observed: The share that came true, with its interval over patients.
+        num_items: How many they are.
+    """
+
+    mean_score: float
+    observed: Estimate
+    num_items: int
+
+
+@dataclass(frozen=True)
+class NetBenefitPoint:
+    """What alarms from one risk on are worth, in true alarms an item.
+
+    Attributes:
+        risk: The risk from which there is an alarm; it says how many false alarms one hit is worth.
+        model: The model's net benefit.
+        everybody: That of an alarm for everybody; that of none is 0.
+    """
+
+    risk: float
+    model: float
+    everybody: float
+
+
+@dataclass(frozen=True)
+class GroupCurves:
+    """A group's calibration and decision curves.
+
+    Attributes:
+        attribute: What the groups are of; "overall" for everybody.
+        group: The group's name.
+        calibration: Bins of rising score.
+        net_benefit: Rising risks.
+    """
+
+    attribute: str
+    group: str
+    calibration: tuple[CalibrationPoint, ...]
+    net_benefit: tuple[NetBenefitPoint, ...]
+
+
+def curves_values(curves: Sequence[GroupCurves]) -> tuple[Mapping[str, Any], ...]:
+    """Write curves as plain values for JSON.
+
+    Args:
+        curves: The curves.
+
+    Returns:
+        A mapping a group; an undefined number is None, never 0.
+    """
+    return tuple(_CURVES.dump_python(tuple(curves), mode="json"))
+
+
+def curves_from(values: Sequence[Mapping[str, Any]]) -> tuple[GroupCurves, ...]:
+    """Read what `curves_values` wrote.
+
+    Args:
+        values: The plain values.
+
+    Returns:
+        The curves.
+    """
+    return _CURVES.validate_python(tuple(values))
+
+
+_CURVES = TypeAdapter(tuple[GroupCurves, ...])
 
 
 def curves_by_group(

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from skinml.records import CalibrationPoint, GroupCurves, NetBenefitPoint, RunRecord
+from skinml.fairness.curves import CalibrationPoint, GroupCurves, NetBenefitPoint
+from skinml.records import RunRecord
 from skinml.reports.derived import Derived
 from skinml.reports.figures import Line, Series, curve_svg
+from skinml.reports.kept import curves_of
 from skinml.reports.numbers import count, figure, interval
 from skinml.reports.sections import Plot
 from skinml.reports.view import Cell, Row, Table, group_title
@@ -45,9 +47,9 @@ def curves_part(record: RunRecord, derived: Derived) -> Curves | None:
     Returns:
         Everybody's and the headline attribute's groups; None where the record has no curves.
     """
-    chosen = [each for each in record.curves if each.attribute in ("overall", derived.headline)][
-        : _MOST_GROUPS + 1
-    ]
+    chosen = [
+        each for each in curves_of(record) if each.attribute in ("overall", derived.headline)
+    ][: _MOST_GROUPS + 1]
     if not chosen:
         return None
     return Curves(

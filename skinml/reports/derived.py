@@ -13,8 +13,8 @@ from skinml.privacy.accounting import gaussian_mu_for
 from skinml.records import Estimate, GroupResult, Participation, RunRecord, last_attempts
 from skinml.reports.attendance import Stretch, SumNoise, stretches, sum_noise
 from skinml.reports.clauses import Clause, clauses
-from skinml.reports.criteria import judged
 from skinml.reports.heterogeneity import Heterogeneity, heterogeneity
+from skinml.reports.kept import judged
 from skinml.reports.measurement import NoiseShare, Unknown, noise_shares, unknown_groups
 
 # Below this many malignant, or not malignant, items a group shows its interval and no finding.

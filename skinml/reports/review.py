@@ -6,7 +6,6 @@ from typing import Any
 
 from skinml.records import RunRecord
 from skinml.reports.clauses import Clause
-from skinml.reports.criteria import gaps_of
 from skinml.reports.curve_figures import curves_part
 from skinml.reports.derived import PREDICTIONS, Derived
 from skinml.reports.gap_tables import (
@@ -18,6 +17,7 @@ from skinml.reports.gap_tables import (
     standardised_table,
 )
 from skinml.reports.heterogeneity import Heterogeneity
+from skinml.reports.kept import gaps_of
 from skinml.reports.numbers import about, count, figure
 from skinml.reports.sections import tone_scale
 from skinml.reports.view import Cell, Row, Table, group_title

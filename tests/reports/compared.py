@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from skinml.fairness.curves import curves_by_group
+from skinml.fairness.curves import curves_by_group, curves_values
 from skinml.fairness.evaluation import evaluate_fairness
 from skinml.fairness.settings import FairnessSettings, PrimaryComparison
 from skinml.records import Labels, Predictions, RunRecord
@@ -56,6 +56,6 @@ def compared(base: RunRecord) -> RunRecord:
         overall=found.overall,
         groups=(*found.groups, *(each for each in base.groups if each.attribute == "clinic")),
         gaps=found.gaps.values(),
-        curves=curves_by_group(predictions(), SETTINGS),
+        curves=curves_values(curves_by_group(predictions(), SETTINGS)),
         config={**base.config, "fairness": SETTINGS.model_dump(mode="json")},
     )

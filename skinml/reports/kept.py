@@ -1,4 +1,4 @@
-"""The acceptance criteria of a record, and what became of them."""
+"""What a record keeps as plain values, read back: criteria, gaps, curves."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pydantic import TypeAdapter, ValidationError
 from skinml.errors import DataError
 from skinml.fairness.acceptance import Judged, judge
 from skinml.fairness.criteria import Criterion
+from skinml.fairness.curves import GroupCurves, curves_from
 from skinml.fairness.gaps import Gaps, gaps_from
 from skinml.records import RunRecord
 
@@ -31,6 +32,24 @@ def gaps_of(record: RunRecord) -> Gaps | None:
         return gaps_from(record.gaps)
     except ValidationError as error:
         raise _strange("gaps", error) from None
+
+
+def curves_of(record: RunRecord) -> tuple[GroupCurves, ...]:
+    """Read the curves of a record.
+
+    Args:
+        record: What the run may show.
+
+    Returns:
+        The curves; empty where there are none.
+
+    Raises:
+        DataError: If they are of another form.
+    """
+    try:
+        return curves_from(record.curves)
+    except ValidationError as error:
+        raise _strange("curves", error) from None
 
 
 def judged(record: RunRecord) -> tuple[Judged, ...]:
