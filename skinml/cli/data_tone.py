@@ -75,7 +75,7 @@ def _show(done: MeasuredTones) -> None:
     """Print how often the tone could be measured; no tone of anybody."""
     everything = done.rates[0]
     print(f"Tone measured on {everything['num_measured']} of {everything['num_images']} images.")
-    print(f"Scale: {done.scale} ({done.source})")
+    print(f"Scale: {done.scale}\n  {done.source}")
     rows = Table(box=None, pad_edge=False)
     for heading in ("group", "value", "images", "measured", "95% limits"):
         rows.add_column(heading, justify="left" if heading in ("group", "value") else "right")

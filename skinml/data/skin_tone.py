@@ -55,7 +55,7 @@ class ToneSettings(BaseModel):
 
     table: str = Field(TABLES[0], description="The table of cuts, one of tone_scales.TABLES.")
     # Chosen on 236 photographs of the drawn cohort by six cameras with automatic exposure, where
-    # the 95% interval then holds the true angle in 97%; 0.2 and 0.03 give 80%.
+    # the 95% interval then holds the true angle in 95%; 0.2 and 0.03 give 80%.
     exposure_stops: float = Field(
         0.4, ge=0, le=2, description="Standard deviation of the exposure nobody measured, in stops."
     )
