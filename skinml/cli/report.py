@@ -164,6 +164,9 @@ def _gate(
         return
     for line in reasons(found.judged):
         print(line)
+    for check in found.verified.checks:
+        if check.outcome == "not checked":
+            print(f"not checked: {check.what} ({check.detail})")
     if approved is not None:
         print(f"Approved: version {approved.version} of {approved.name}")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from skinml.fairness.gaps import Gap, Gaps, Spread
@@ -20,7 +20,7 @@ _DECIMALS = 2
 _MOST_FINDINGS = 12
 # What figures are called where a reader meets them first.
 _PLAIN = {
-    "auroc": "telling malignant from other images (AUROC)",
+    "malignancy_auroc": "telling malignant from other images (AUROC)",
     "sensitivity": "finding malignant images (sensitivity)",
     "specificity": "raising no alarm for other images (specificity)",
 }
@@ -41,12 +41,13 @@ class Findings:
     more: int
 
 
-def findings(gaps: Gaps, headline: str) -> Findings:
+def findings(gaps: Gaps, headline: str, *, several: bool = False) -> Findings:
     """Tell what comparisons found, in words for the first page.
 
     Args:
         gaps: The comparisons.
         headline: The attribute that the first page goes into; of others only shown gaps are told.
+        several: Whether the model tells more than two classes apart.
 
     Returns:
         The sentences; the primary comparison first.
@@ -57,16 +58,20 @@ def findings(gaps: Gaps, headline: str) -> Findings:
         for each in sorted(gaps.gaps, key=lambda each: not each.primary)
         if each.primary or each.attribute == headline or each.verdict == SHOWN
     ]
-    found = [*_of_spreads(spreads, gaps), *_of_gaps(chosen, gaps)]
+    apart = "the diagnoses apart" if several else "malignant from other images"
+    plain = {"auroc": f"telling {apart} (AUROC)", **_PLAIN}
+    found = [*_of_spreads(spreads, gaps, plain), *_of_gaps(chosen, gaps, plain)]
     told = [words for verdict, words in found if verdict != CANNOT_TELL]
     left = [words for verdict, words in found if verdict == CANNOT_TELL]
     more = max(0, len(told) - _MOST_FINDINGS) + max(0, len(left) - _MOST_FINDINGS)
     return Findings(tuple(told[:_MOST_FINDINGS]), tuple(left[:_MOST_FINDINGS]), more)
 
 
-def _of_spreads(spreads: Sequence[Spread], gaps: Gaps) -> Iterator[tuple[str, str]]:
+def _of_spreads(
+    spreads: Sequence[Spread], gaps: Gaps, plain: Mapping[str, str]
+) -> Iterator[tuple[str, str]]:
     for each in spreads:
-        title, by = _plain(each.metric), attribute_title(each.attribute).lower()
+        title, by = _title(each.metric, plain), attribute_title(each.attribute).lower()
         if each.value is None:
             yield CANNOT_TELL, f"Whether {title} differs by {by}: {each.reason or 'undefined'}."
             continue
@@ -74,8 +79,8 @@ def _of_spreads(spreads: Sequence[Spread], gaps: Gaps) -> Iterator[tuple[str, st
             "" if each.null is None else f"; by chance alone it would be {_two(each.null.mean)}"
         )
         size = (
-            f"{_capital(title)} by {by}, the comparison named in advance: it differs by "
-            f"{_two(each.value)} between {_name(each.best)} and {_name(each.worst)}{chance}."
+            f"{_capital(title)} by {by}, the comparison named in advance: groups "
+            f"{_name(each.best)} and {_name(each.worst)} differ by {_two(each.value)}{chance}."
         )
         ends = {
             SHOWN: f"{size} A gap is shown.",
@@ -84,9 +89,11 @@ def _of_spreads(spreads: Sequence[Spread], gaps: Gaps) -> Iterator[tuple[str, st
         yield each.verdict, ends.get(each.verdict, f"{size} {_could_show(each.detectable)}")
 
 
-def _of_gaps(chosen: Sequence[Gap], gaps: Gaps) -> Iterator[tuple[str, str]]:
+def _of_gaps(
+    chosen: Sequence[Gap], gaps: Gaps, plain: Mapping[str, str]
+) -> Iterator[tuple[str, str]]:
     for each in chosen:
-        title = _plain(each.metric)
+        title = _title(each.metric, plain)
         who = f"{_name(each.group)} and {_name(each.reference)}"
         by = attribute_title(each.attribute).lower()
         value = each.difference.value
@@ -124,8 +131,8 @@ def _of_gaps(chosen: Sequence[Gap], gaps: Gaps) -> Iterator[tuple[str, str]]:
             )
 
 
-def _plain(metric: str) -> str:
-    return _PLAIN.get(metric, metric_words(metric).title)
+def _title(metric: str, plain: Mapping[str, str]) -> str:
+    return plain.get(metric, metric_words(metric).title)
 
 
 def _capital(words: str) -> str:

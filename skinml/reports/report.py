@@ -154,7 +154,9 @@ def _context(record: RunRecord, derived: Derived) -> dict[str, Any]:
         "counted": record.evaluation_source == "dp_counts",
         "overall_alarms": derived.alarms[0],
         "few_groups": [each for each in derived.alarms[1:] if each.few],
-        "alarm_table": view.alarm_table(derived, people),
+        "alarm_table": view.alarm_table(derived, people)
+        if "sensitivity" in record.overall.estimates
+        else view.auroc_table(record, derived, people),
         "overall_tables": view.figure_tables("overall", [record.overall], derived, people),
         "sections": sections(record, derived, people),
         "words": _meanings(record, shown),

@@ -54,11 +54,11 @@ def review_parts(record: RunRecord, derived: Derived) -> dict[str, Any]:
     gaps = gaps_of(record)
     told = [] if gaps is None else [each for each in gaps.label_error if each.points]
     silent = [] if gaps is None else [each for each in gaps.label_error if not each.points]
-    empty = Table("", (), ())
+    empty, several = Table("", (), ()), len(record.classes.names) > 2
     return {
         "from_file": record.kind == PREDICTIONS,
         "gaps": gaps,
-        "findings": _NOBODY if gaps is None else findings(gaps, derived.headline),
+        "findings": _NOBODY if gaps is None else findings(gaps, derived.headline, several=several),
         "references": []
         if gaps is None
         else [(attribute_title(name), base) for name, base in gaps.references.items()],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
@@ -88,6 +88,32 @@ def alarm_table(derived: Derived, people: str) -> Table:
         columns=(title, "Of 100 malignant, found", "Of 100 others, false alarms"),
         rows=tuple(_alarm_row(alarms, people) for alarms in derived.alarms),
     )
+
+
+def auroc_table(record: RunRecord, derived: Derived, people: str) -> Table:
+    """Make the first page's table where nothing decides on alarms: how well scores rank images.
+
+    Args:
+        record: What the run may show.
+        derived: The derived figures.
+        people: What the data count as patients, such as "patients" or "lesions".
+
+    Returns:
+        A table with a line for everybody and one for each group of the headline attribute.
+    """
+    several = "malignancy_auroc" in record.overall.estimates
+    name = "malignancy_auroc" if several else "auroc"
+    chosen = [each for each in record.groups if each.attribute == derived.headline]
+    rows = tuple(
+        replace(
+            _group_row(each, [name], derived.min_events, people),
+            head="Everybody" if each is record.overall else group_title(each.group),
+        )
+        for each in (record.overall, *chosen)
+    )
+    title = attribute_title(derived.headline) if derived.headline else "Group"
+    caption = f"Telling malignant from other images, with the {derived.level_percent:.0f}% interval"
+    return Table(caption, (title, "AUROC: 1 is always right, 0.5 is a coin"), rows)
 
 
 def figure_tables(
