@@ -17,7 +17,7 @@ from skinml.reports.view import Cell, Row, Table
 from skinml.reports.wording import attribute_title, metric_words
 
 _DECIMALS = 2
-_MOST_FINDINGS = 12
+_MOST_FOUND, _MOST_OPEN = 8, 5
 # What figures are called where a reader meets them first.
 _PLAIN = {
     "malignancy_auroc": "telling malignant from other images (AUROC)",
@@ -63,8 +63,8 @@ def findings(gaps: Gaps, headline: str, *, several: bool = False) -> Findings:
     found = [*_of_spreads(spreads, gaps, plain), *_of_gaps(chosen, gaps, plain)]
     told = [words for verdict, words in found if verdict != CANNOT_TELL]
     left = [words for verdict, words in found if verdict == CANNOT_TELL]
-    more = max(0, len(told) - _MOST_FINDINGS) + max(0, len(left) - _MOST_FINDINGS)
-    return Findings(tuple(told[:_MOST_FINDINGS]), tuple(left[:_MOST_FINDINGS]), more)
+    more = max(0, len(told) - _MOST_FOUND) + max(0, len(left) - _MOST_OPEN)
+    return Findings(tuple(told[:_MOST_FOUND]), tuple(left[:_MOST_OPEN]), more)
 
 
 def _of_spreads(

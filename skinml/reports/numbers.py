@@ -52,10 +52,16 @@ def figure(value: float | None, decimals: int) -> str:
     Returns:
         The rounded number or "undefined".
 
-    >>> figure(0.9046, 3), figure(None, 3)
-    ('0.905', 'undefined')
+    >>> figure(0.9046, 3), figure(None, 3), figure(-0.001, 2)
+    ('0.905', 'undefined', '0.00')
     """
-    return UNDEFINED if value is None else f"{value:,.{decimals}f}"
+    return UNDEFINED if value is None else _rounded(value, decimals)
+
+
+def _rounded(value: float, decimals: int) -> str:
+    text = f"{value:,.{decimals}f}"
+    # What rounds to nothing has no sign.
+    return text if text.strip("-0.,") else text.removeprefix("-")
 
 
 def interval(estimate: Estimate, decimals: int) -> str:
@@ -72,11 +78,11 @@ def interval(estimate: Estimate, decimals: int) -> str:
     '0.88 to 0.92'
     """
     if estimate.low is not None and estimate.high is not None:
-        return f"{estimate.low:,.{decimals}f} to {estimate.high:,.{decimals}f}"
+        return f"{_rounded(estimate.low, decimals)} to {_rounded(estimate.high, decimals)}"
     if estimate.low is not None:
-        return f"at least {estimate.low:,.{decimals}f}"
+        return f"at least {_rounded(estimate.low, decimals)}"
     if estimate.high is not None:
-        return f"at most {estimate.high:,.{decimals}f}"
+        return f"at most {_rounded(estimate.high, decimals)}"
     return estimate.reason or ("" if estimate.value is None else "no interval")
 
 

@@ -66,7 +66,7 @@ def approve_model(settings: TrackingSettings, folder: Path, mlflow_run: str) -> 
                     do="Set tracking.register_model=true and run anew.",
                 )
             version = max(found, key=lambda each: int(each.version))
-            before = client.get_registered_model(version.name).aliases.get(ALIAS, "")
+            before = str(client.get_registered_model(version.name).aliases.get(ALIAS, ""))
             client.set_registered_model_alias(version.name, ALIAS, version.version)
         except MlflowException as error:
             raise EnvironmentProblem(
@@ -74,5 +74,5 @@ def approve_model(settings: TrackingSettings, folder: Path, mlflow_run: str) -> 
                 got=clean_reason(str(error).splitlines()[0]),
                 do="Check tracking.uri and the working folder.",
             ) from error
-    replaced = "" if before in ("", version.version) else str(before)
+    replaced = "" if before == str(version.version) else before
     return Approved(str(version.name), str(version.version), replaced)

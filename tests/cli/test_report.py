@@ -48,8 +48,8 @@ def aliases(place: Path, made) -> dict[str, str]:
     uri = f"sqlite:///{place / 'mlflow.db'}"
     client = MlflowClient(tracking_uri=uri, registry_uri=uri)
     (version,) = client.search_model_versions(f"run_id='{made.json['artifacts']['mlflow_run']}'")
-    found: dict[str, str] = client.get_registered_model(version.name).aliases
-    return found
+    found = client.get_registered_model(version.name).aliases
+    return {alias: str(number) for alias, number in found.items()}
 
 
 @pytest.mark.slow

@@ -31,6 +31,7 @@ FLAGS = (
 )
 SERIOUS = {"serious", "critical"}
 PHONE, DESK = 390, 1280
+PATIENCE_MS = 240_000  # on a machine that has other things to do
 
 
 def chromium() -> str:
@@ -70,6 +71,7 @@ def open_page(browser, written):
     def opener(width: int = DESK, **options: object) -> tuple[Any, Heard]:
         context = browser.new_context(viewport={"width": width, "height": 900}, **options)
         contexts.append(context)
+        context.set_default_timeout(PATIENCE_MS)
         page, heard = context.new_page(), Heard()
         page.on("console", lambda message: heard.told.append(message.text))
         page.on("pageerror", lambda error: heard.told.append(str(error)))
