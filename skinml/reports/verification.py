@@ -60,7 +60,12 @@ def check_page(
         DataError: If the document is none of a report.
     """
     record = record_from_json(document)
-    found = [_derived(document, record, same_code)]
+    found = [
+        compare(
+            "run, data and code", document.get("made_from"), record_to_json(record)["made_from"]
+        ),
+        _derived(document, record, same_code),
+    ]
     if page is None:
         found.append(Check("the page", NOT_CHECKED, "report.html is not beside report.json"))
         return record, tuple(found)

@@ -141,6 +141,14 @@ def test_a_figure_changed_everywhere_is_found_by_computing_it_anew(made, copy, c
     assert "Do not rely on this report" in told.err
 
 
+def test_a_changed_origin_is_found(copy, made):
+    document = json.loads((copy / "report.json").read_text())
+    document["made_from"]["data_digest"] = "sha256:0"
+    (copy / "report.json").write_text(json.dumps(document))
+    found = outcomes(copy, made[0])["run, data and code"]
+    assert (found.outcome, found.detail) == (DIFFERS, "at data_digest")
+
+
 def test_another_file_is_not_the_one_that_was_reported(copy, made, tmp_path):
     other = tmp_path / "scores.csv"
     other.write_text(made[0].read_text().replace("dark", "deep"))
