@@ -36,7 +36,7 @@ from skinml.federated.coordinator import UNREACHED, replies_of
 
 POLL_S = 0.2
 PARTICIPANTS = "participants.json"
-_ASK_AGAIN_S = 3.0
+_ASK_AGAIN_S = (3.0, 30.0)  # at first, and where people take their time
 _PROPOSE_S = 20.0
 _PREPARE_S = 4 * 3600.0
 _FORGET_S = 120.0
@@ -117,7 +117,7 @@ class Gathering:
             IncompleteRunError: If none agreed, or a resumed run lacks more than it may.
         """
         content, enough_since = pack_content(self._proposal.content()), float("inf")
-        settled = self._settled()
+        settled, pause = self._settled(), _ASK_AGAIN_S[0]
         while True:
             nodes = self._nodes()
             open_ = {name: at for name, at in nodes.items() if self.states[name] not in _ANSWERED}
@@ -134,7 +134,8 @@ class Gathering:
             over = datetime.now(UTC) >= self._proposal.expires
             if not waiting or over or time.monotonic() - enough_since > self._quorum.patience_s:
                 break
-            time.sleep(_ASK_AGAIN_S)
+            time.sleep(pause)
+            pause = min(1.3 * pause, _ASK_AGAIN_S[1])
         if not settled and over:
             clinics, away = self._agreed([]), []
         if len(away) > self._quorum.absent or len(away) == len(clinics):
@@ -190,7 +191,7 @@ class Gathering:
             lost = [name for name in away if self.states[name] in UNREACHED]
             if not lost or (len(away) <= self._quorum.absent and self.ready):
                 return
-            time.sleep(_ASK_AGAIN_S)
+            time.sleep(_ASK_AGAIN_S[0])
             self.look(clinics)
 
     def look(self, clinics: tuple[str, ...]) -> None:

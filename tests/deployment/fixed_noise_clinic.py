@@ -33,8 +33,7 @@ def runner(words: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "clinic":  # clinic serve --folder FOLDER
-        clinic = open_folder(Path(sys.argv[sys.argv.index("--folder") + 1]))
-        node.serve(node.prepare(clinic, runner=(*PROGRAM, "runner")))
-    else:
+    if sys.argv[1] == "runner":
         runner(sys.argv[2:])
+    else:
+        node.serve(node.prepare(open_folder(Path(sys.argv[1])), runner=(*PROGRAM, "runner")))

@@ -212,7 +212,7 @@ def test_what_is_no_table_is_refused(tmp_path, write):
         with pytest.raises(DataError, match="cannot be read as one") as refused:
             read_predictions_file(settings(tmp_path / name))
         assert "MRN" not in str(refused.value)
-    with pytest.raises(DataError, match="no file nowhere.csv"):
+    with pytest.raises(DataError, match=r"no file nowhere\.csv"):
         read_predictions_file(settings(tmp_path / "nowhere.csv"))
 
 
