@@ -110,7 +110,7 @@ def _of_gaps(
                 (
                     f"{_capital(title)}: {by} {_name(each.group)} lies {_two(abs(value))} {side} "
                     f"{_name(each.reference)} (difference {_spread(each.difference)}). A gap is "
-                    f"shown{inside}."
+                    f"shown{inside}.{_same_mix(each, gaps)}"
                 ),
             )
         elif each.verdict == RULED_OUT:
@@ -126,7 +126,8 @@ def _of_gaps(
                 CANNOT_TELL,
                 (
                     f"Whether {title} differs between {by} {who}: the difference is "
-                    f"{_spread(each.difference)}. {_could_show(each.detectable)}"
+                    f"{_spread(each.difference)}.{_alone(each.difference)} "
+                    f"{_could_show(each.detectable)}"
                 ),
             )
 
@@ -137,6 +138,25 @@ def _title(metric: str, plain: Mapping[str, str]) -> str:
 
 def _capital(words: str) -> str:
     return words[0].upper() + words[1:]
+
+
+def _same_mix(gap: Gap, gaps: Gaps) -> str:
+    """Tell what is left of a gap at the same mix of cases, where that was worked out."""
+    for each in gaps.standardised:
+        same = (each.attribute, each.metric, each.group, each.reference)
+        if same == (gap.attribute, gap.metric, gap.group, gap.reference):
+            if each.difference.value is None:
+                return ""
+            case = attribute_title(each.within).lower()
+            return f" If both had the same mix by {case}, it would be {_spread(each.difference)}."
+    return ""
+
+
+def _alone(difference: Estimate) -> str:
+    low, high = difference.low, difference.high
+    if low is not None and high is not None and (low > 0 or high < 0):
+        return " Alone this interval would show a gap; among so many comparisons it does not."
+    return ""
 
 
 def _could_show(detectable: float | None) -> str:

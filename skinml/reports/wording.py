@@ -158,7 +158,7 @@ ATTRIBUTES = {
     "anatomical_site": "Place on the body",
     "site": "Place on the body",
     "clinic": "Clinic",
-    "label": "Diagnosis",
+    "label": "Class",
     "diagnosis": "Diagnosis",
     "modality": "Kind of image",
 }
