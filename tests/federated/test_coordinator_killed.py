@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 from skinml.errors import DataError, EnvironmentProblem
-from skinml.experiments.resuming import Checkpoints, find_interrupted, in_work, turn
-from skinml.experiments.workspace import Workspace
+from skinml.experiments.resuming import Checkpoints, find_interrupted, turn
+from skinml.experiments.workspace import Workspace, in_work
 from skinml.federated.coordinator import exchanger, grid_asker
 from skinml.models.linear_head import LinearHead
 from skinml.privacy.mechanism import Mechanism
