@@ -137,6 +137,8 @@ def verify(
     """Check each number of a report, and compute the figures anew where that can be done.
 
     Exit code 5 where something differs.
+
+    Example: skinml report verify runs/derm_tone-20260301-093000-1f2e
     """
     from skinml.experiments.report_check import checks_json, require_unchanged, verify_report
 

@@ -32,7 +32,7 @@ from skinml.deployment.submission import Standing, write_standing
 from skinml.durable import read_whole, write_whole
 from skinml.errors import IncompleteRunError
 from skinml.experiments.sites import Terms
-from skinml.federated.coordinator import UNREACHED, replies_of
+from skinml.federated.coordinator import UNREACHED, arrived, replies_of
 
 POLL_S = 0.2
 PARTICIPANTS = "participants.json"
@@ -66,11 +66,11 @@ def quorum_of(config: RunConfig) -> Quorum:
         config: The run's config.
 
     Returns:
-        As many absent clinics as a round may go on without, and a round's deadline.
+        As many absent clinics as a round may go on without, and a round's deadline. Under secure
+        sums none: each clinic's public keys are needed before the first of them.
     """
-    absent, privacy = config.federation.allowed_missing, config.privacy
-    if privacy.trust == "distributed":
-        absent = min(absent, privacy.tolerated_dropouts)
+    masked = config.privacy.trust == "distributed"
+    absent = 0 if masked else config.federation.allowed_missing
     return Quorum(absent, config.federation.round_deadline_s)
 
 
@@ -129,8 +129,8 @@ class Gathering:
             waiting = [name for name, state in self.states.items() if state not in _ANSWERED]
             clinics = settled or self._agreed(waiting)
             away = [name for name in clinics if self.states[name] != "approved"]
-            if len(clinics) > len(away) <= self._quorum.absent:
-                enough_since = min(enough_since, time.monotonic())
+            enough = len(clinics) > len(away) <= self._quorum.absent
+            enough_since = min(enough_since, time.monotonic()) if enough else float("inf")
             over = datetime.now(UTC) >= self._proposal.expires
             if not waiting or over or time.monotonic() - enough_since > self._quorum.patience_s:
                 break
@@ -165,7 +165,7 @@ class Gathering:
         timer = Timer(self._quorum.patience_s, stop.set)
         timer.daemon = True
         for node, reply in replies_of(
-            self._grid, messages, "query.prepare", _PREPARE_S, stop, poll_s=POLL_S
+            self._grid, messages, "query.prepare", _PREPARE_S, stop, poll_s=POLL_S, apart=True
         ):
             self._prepared(agreed[node], node, *read_standing(reply, agreed[node]))
             enough = len(self.ready) + self._quorum.absent >= len(terms.clinics)
@@ -208,8 +208,8 @@ class Gathering:
                 del self.ready[name]
                 self.states[name] = "revoked"
         if self._open:
-            for message in self._grid.pull_messages(list(self._open)):
-                name, _ = self._open.pop(message.metadata.reply_to_message_id)
+            for sent, message in arrived(self._grid, list(self._open), apart=True):
+                name, _ = self._open.pop(sent)
                 state, why = read_standing(message, name)
                 if name in self._yes and name in nodes:
                     self._prepared(name, nodes[name], state, why)
@@ -247,7 +247,8 @@ class Gathering:
     def finish(self) -> None:
         """Tell the clinics that the run is over; one that does not hear it keeps its samples."""
         content = pack_content(write_end(self._proposal.run, "completed"))
-        found = asked(self._grid, self.ready, content, "query.finish", _FINISH_S)
+        told = {name: node for name, node in self._nodes().items() if name in self._yes}
+        found = asked(self._grid, told, content, "query.finish", _FINISH_S)
         for name, (state, _) in found.items():
             if state != "gone":
                 _log.warning("clinic %s did not hear that the run is over", name)
@@ -299,5 +300,5 @@ def asked(
     """
     names = {node: name for name, node in places.items()}
     messages = dict.fromkeys(names, content)
-    found = replies_of(grid, messages, kind, patience_s, Event(), poll_s=POLL_S)
+    found = replies_of(grid, messages, kind, patience_s, Event(), poll_s=POLL_S, apart=True)
     return {names[node]: read_standing(reply, names[node]) for node, reply in found}

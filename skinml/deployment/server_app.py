@@ -186,7 +186,7 @@ def _work(
 
     def reach(held_to: RunTerms) -> Ask:
         ready, absent = gathering.ready, gathering.absent
-        ask = places_asker(grid, held_to, Event(), ready, absent=absent, poll_s=POLL_S)
+        ask = places_asker(grid, held_to, Event(), ready, absent=absent, poll_s=POLL_S, apart=True)
 
         def ask_whoever_is_there(requests: Mapping[str, Request]) -> Answered:
             gathering.look(terms.clinics)

@@ -6,13 +6,15 @@ answered; here a missing clinic is named and ends the run unless the config allo
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from threading import Event
 
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid as Grid  # others name the type through this door
+from google.protobuf.message import DecodeError
 
 from skinml.errors import IncompleteRunError, IntegrityError, SkinmlError
 from skinml.federated.grid_check import require_on_grid
@@ -37,6 +39,9 @@ _CODES = {
 UNREACHED = frozenset({_CODES[5], _CODES[8]})
 """What is said of a clinic that Flower itself gave up on: nothing that the clinic answered."""
 _AT_ONCE = 16  # replies in memory before they are added
+# What Flower raises where a sender's objects are no message.
+_UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, IndexError, DecodeError)
+_log = logging.getLogger("skinml.coordinator")
 
 
 def exchange_with(
@@ -165,6 +170,7 @@ def places_asker(
     *,
     absent: Callable[[str], str],
     poll_s: float = _POLL_S,
+    apart: bool = False,
 ) -> Ask:
     """Reach clinics whose nodes are known.
 
@@ -175,6 +181,7 @@ def places_asker(
         places: Each clinic's node.
         absent: Says in words why a clinic has none.
         poll_s: Seconds between two looks for replies.
+        apart: As for `replies_of`.
 
     Returns:
         The function that `exchange_with` asks through; it hands replies out as they arrive.
@@ -185,7 +192,9 @@ def places_asker(
         clinics = {places[name]: name for name in reached}
         contents = {places[name]: packed for name, packed in pack_requests(reached).items()}
         patience = terms.deadline_s / (terms.resends + 1)
-        for node, reply in _send(grid, contents, "train", patience, stop, poll_s):
+        for node, reply in _send(
+            grid, contents, "train", patience, stop, poll_s=poll_s, apart=apart
+        ):
             yield clinics[node], reply
         yield from ((name, absent(name)) for name in requests if name not in reached)
 
@@ -223,11 +232,15 @@ def _send(
     kind: str,
     deadline_s: float,
     stop: Event,
+    *,
     poll_s: float = _POLL_S,
+    apart: bool = False,
 ) -> Iterator[tuple[int, Reply | str]]:
     """Send a message to each node; hand out its reply, or in words why there is none."""
     left = dict.fromkeys(contents, "no answer before the deadline")
-    for node, message in replies_of(grid, contents, kind, deadline_s, stop, poll_s=poll_s):
+    for node, message in replies_of(
+        grid, contents, kind, deadline_s, stop, poll_s=poll_s, apart=apart
+    ):
         reply = left.pop(node) if message is None else _read(message)
         left.pop(node, None)
         yield node, reply
@@ -244,6 +257,7 @@ def replies_of(
     stop: Event,
     *,
     poll_s: float = _POLL_S,
+    apart: bool = False,
 ) -> Iterator[tuple[int, Message | None]]:
     """Send a message to each node and hand out what comes back, as it comes.
 
@@ -254,6 +268,7 @@ def replies_of(
         deadline_s: Seconds to wait.
         stop: Set by whoever wants the run to end now.
         poll_s: Seconds between two looks for replies.
+        apart: Whether nodes are strangers' machines; see `arrived`.
 
     Yields:
         Each node with its reply; at the end those that stayed silent, with None.
@@ -263,8 +278,9 @@ def replies_of(
     until = time.monotonic() + deadline_s
     while waiting:
         before = len(waiting)
-        for message in _arrived(grid, list(waiting)):
-            yield waiting.pop(message.metadata.reply_to_message_id), message
+        for asked, message in arrived(grid, list(waiting), apart=apart):
+            if asked in waiting:
+                yield waiting.pop(asked), message
         if time.monotonic() > until or stop.is_set():
             break
         if len(waiting) == before:
@@ -272,9 +288,29 @@ def replies_of(
     yield from ((node, None) for node in waiting.values())
 
 
-def _arrived(grid: Grid, ids: list[str]) -> Iterator[Message]:
-    for start in range(0, len(ids), _AT_ONCE):
-        yield from grid.pull_messages(ids[start : start + _AT_ONCE])
+def arrived(grid: Grid, ids: Sequence[str], *, apart: bool) -> Iterator[tuple[str, Message | None]]:
+    """Fetch the replies that are there.
+
+    Args:
+        grid: Flower's grid.
+        ids: The messages that were sent.
+        apart: Whether each reply is asked for by itself. What a reply says it is a reply to is its
+            sender's word: the SuperLink and the proxy look at the envelope alone.
+
+    Yields:
+        The id of a message with its reply; None for one that cannot be read.
+    """
+    size = 1 if apart else _AT_ONCE
+    for start in range(0, len(ids), size):
+        some = ids[start : start + size]
+        try:
+            for message in grid.pull_messages(some):
+                yield some[0] if apart else message.metadata.reply_to_message_id, message
+        except _UNREADABLE as error:
+            if not apart:
+                raise
+            _log.warning("an answer of another form: %s", type(error).__name__)
+            yield some[0], None
 
 
 def _read(message: Message) -> Reply | str:

@@ -193,14 +193,21 @@ _CALLERS = {
         "experiments/site_count.py",  # behind the clinic's own door, and counts alone
     },
     "Cohort": {"data/cohort.py"},
-    "read_manifest": {"clinic/check.py", "experiments/cohorts.py", "experiments/site_count.py"},
+    "read_manifest": {
+        "clinic/check.py",
+        "experiments/cohorts.py",
+        "experiments/site_count.py",
+        "experiments/tones.py",  # at the clinic's own desk; the files stay beside the manifest
+    },
     "open_manifest": {
         "experiments/audit_sides.py",
         "experiments/cohorts.py",
         "experiments/evaluate.py",
     },
     "inspect_images": {"clinic/check.py", "experiments/cohorts.py", "experiments/evaluate.py"},
+    "decode_colour": {"data/tone_colour.py"},
     "decode_image": {
+        "data/tone_table.py",  # masks of lesions
         "experiments/evaluate.py",
         "experiments/pace.py",
         "training/features.py",

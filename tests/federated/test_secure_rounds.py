@@ -237,7 +237,8 @@ def first_masked(ask, world, clinics, attempt):
     def request(step, post):
         return Request(RUN, 1, attempt, NAMES, {}, step, post)
 
-    adverts = write_messages(clinic.step(request("keys", {})) for clinic in clinics.values())
+    keys = Request(RUN, 0, 1, NAMES, {}, "keys")
+    adverts = write_messages(clinic.step(keys) for clinic in clinics.values())
     shares = ask({n: request("shares", {"adverts": adverts}) for n in NAMES})
     session = world.setups["north"].secure.session
     letters = posted(Attempt(session, 1, attempt), shares).letters["north"]
