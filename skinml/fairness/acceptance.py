@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from skinml.fairness.criteria import EVERY, LOWER, OVERALL, UPPER, Criterion
-from skinml.fairness.gaps import Gap, Gaps
+from skinml.fairness.gaps import Gap, Gaps, Spread
 from skinml.fairness.verdicts import CANNOT_TELL, RULED_OUT, SHOWN
 from skinml.records import UNKNOWN_GROUP, Estimate, GroupResult
 
@@ -53,12 +53,18 @@ def judge(
     )
 
 
-def _judged(criterion: Criterion, answers: Sequence[tuple[str, str]]) -> Judged:
-    """Take the worst of several answers, with the reasons of all that are as bad."""
+def _judged(
+    criterion: Criterion, answers: Sequence[tuple[str, str]], *, measured: bool = True
+) -> Judged:
+    """Take the worst of several answers, with the reasons of all that are as bad.
+
+    What was never measured is not what a criterion may leave open: a name may be misspelt.
+    """
     answer = next(
         (bad for bad in (NOT_MET, CANNOT_TELL) if any(one == bad for one, _ in answers)), MET
     )
-    accepted = answer == MET or (answer == CANNOT_TELL and criterion.allow_cannot_tell)
+    left_open = answer == CANNOT_TELL and criterion.allow_cannot_tell and measured
+    accepted = answer == MET or left_open
     reasons = [reason for one, reason in answers if one == answer]
     return Judged(criterion.words, answer, accepted, "; ".join(reasons))
 
@@ -67,13 +73,15 @@ def _of_figure(criterion: Criterion, overall: GroupResult, groups: Sequence[Grou
     chosen = list(_chosen(criterion, overall, groups))
     if not chosen:
         where = f"{criterion.column} {criterion.group}"
-        return _judged(criterion, [(CANNOT_TELL, f"there is no group {where} in these data")])
-    answers = []
+        reason = f"there is no group {where} in these data"
+        return _judged(criterion, [(CANNOT_TELL, reason)], measured=False)
+    answers, figure = [], criterion.figure or ""
     for group in chosen:
         name = "everybody" if group.attribute == OVERALL else group.group
-        answer, reason = _held(criterion, group.estimates.get(criterion.figure or ""))
+        answer, reason = _held(criterion, group.estimates.get(figure))
         answers.append((answer, f"{name}: {reason}"))
-    return _judged(criterion, answers)
+    measured = all(figure in group.estimates for group in chosen)
+    return _judged(criterion, answers, measured=measured)
 
 
 def _chosen(
@@ -123,7 +131,8 @@ def _spread(estimate: Estimate) -> str:
 
 def _of_gap(criterion: Criterion, gaps: Gaps | None) -> Judged:
     if gaps is None:
-        return _judged(criterion, [(CANNOT_TELL, "groups were not compared")])
+        reason = "groups were not compared"
+        return _judged(criterion, [(CANNOT_TELL, reason)], measured=False)
     found = [
         gap
         for gap in gaps.gaps
@@ -133,8 +142,15 @@ def _of_gap(criterion: Criterion, gaps: Gaps | None) -> Judged:
     ]
     if not found:
         reason = gaps.not_compared.get(criterion.column or "", "not among the comparisons made")
-        return _judged(criterion, [(CANNOT_TELL, f"{criterion.column}: {reason}")])
-    return _judged(criterion, [_answer(gap) for gap in found])
+        return _judged(criterion, [(CANNOT_TELL, f"{criterion.column}: {reason}")], measured=False)
+    answers = [_answer(gap) for gap in found]
+    if criterion.group in (OVERALL, EVERY):
+        # No two groups may differ, not only each from the reference.
+        same = [
+            s for s in gaps.spreads if (s.attribute, s.metric) == (criterion.column, criterion.gap)
+        ]
+        answers += [_answer_of_all(each, gaps.level) for each in same]
+    return _judged(criterion, answers)
 
 
 def _answer(gap: Gap) -> tuple[str, str]:
@@ -147,3 +163,12 @@ def _answer(gap: Gap) -> tuple[str, str]:
     if gap.detectable is not None:
         reason += f" (could have shown {gap.detectable:.2f})"
     return CANNOT_TELL, reason
+
+
+def _answer_of_all(spread: Spread, level: float) -> tuple[str, str]:
+    size = "undefined" if spread.value is None else f"{spread.value:.3f}"
+    reason = f"{spread.best} against {spread.worst}, the farthest apart: {size}, {spread.verdict}"
+    inside = spread.margin_p_adjusted is not None and spread.margin_p_adjusted <= 1 - level
+    if spread.verdict == RULED_OUT or (spread.verdict == SHOWN and inside):
+        return MET, reason
+    return (NOT_MET if spread.verdict == SHOWN else CANNOT_TELL), reason

@@ -49,6 +49,12 @@ class Criterion(BaseModel):
         bounds = (self.at_least is not None) + (self.at_most is not None)
         if self.figure is not None and bounds != 1:
             raise ValueError("a criterion of a figure needs at_least or at_most, one of the two")
+        if (self.at_least is not None and self.by == UPPER) or (
+            self.at_most is not None and self.by == LOWER
+        ):
+            raise ValueError(
+                "by names the limit on the good side, which fewer data pass more easily"
+            )
         if self.gap is not None and (bounds or self.by):
             raise ValueError("a criterion of a gap takes no bound: fairness.margin is its bound")
         if self.gap is not None and self.column is None:

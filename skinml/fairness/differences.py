@@ -160,6 +160,12 @@ def compare_all(
     ill = badness(metric, values)
     best, worst = used[int(np.argmin(ill))], used[int(np.argmax(ill))]
     spread = float(values.max() - values.min())
+    reason = next((why for a, b in combinations(used, 2) if (why := comparable(a, b))), "")
+    short = min(side.support for side in used)
+    if not reason and short < settings.min_events:
+        reason = (
+            f"{short:.0f} effective patients behind one figure, fewer than {settings.min_events}"
+        )
     found = Spread(
         attribute,
         metric,
@@ -168,9 +174,10 @@ def compare_all(
         worst=worst.group,
         worst_value=worst.value,
         detectable=detectable(worst, best, metric, settings.level),
-        margin_p=_margin_of_all(used, settings, floor),
+        # Of a group without a figure nothing is ruled out.
+        margin_p=None if left_out else _margin_of_all(used, settings, floor),
         left_out=left_out,
-        reason=next((why for a, b in combinations(used, 2) if (why := comparable(a, b))), ""),
+        reason=reason,
     )
     if by_chance is None:
         return found

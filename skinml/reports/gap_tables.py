@@ -82,11 +82,14 @@ def _of_spreads(
             f"{_capital(title)} by {by}, the comparison named in advance: groups "
             f"{_name(each.best)} and {_name(each.worst)} differ by {_two(each.value)}{chance}."
         )
+        for group, why in each.left_out.items():
+            size += f" Nothing is said of {_name(group)}: {why}."
         ends = {
             SHOWN: f"{size} A gap is shown.",
             RULED_OUT: f"{size} A gap of {gaps.margin:g} or more is ruled out.",
         }
-        yield each.verdict, ends.get(each.verdict, f"{size} {_could_show(each.detectable)}")
+        open_ = f"No answer: {each.reason}." if each.reason else _could_show(each.detectable)
+        yield each.verdict, ends.get(each.verdict, f"{size} {open_}")
 
 
 def _of_gaps(
@@ -126,8 +129,12 @@ def _of_gaps(
                 CANNOT_TELL,
                 (
                     f"Whether {title} differs between {by} {who}: the difference is "
-                    f"{_spread(each.difference)}.{_alone(each.difference)} "
-                    f"{_could_show(each.detectable)}"
+                    f"{_spread(each.difference)}."
+                    + (
+                        f" No answer: {each.reason}."
+                        if each.reason
+                        else f"{_alone(each.difference)} {_could_show(each.detectable)}"
+                    )
                 ),
             )
 

@@ -186,7 +186,7 @@ def test_what_is_no_report_is_the_users_fault(tmp_path, capsys):
         ),
         (
             [{"gap": "auroc", "column": "sex", "allow_cannot_tell": True}],
-            0,
+            3,  # it was never measured
             "cannot tell: gap in auroc by sex",
         ),
     ],

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from skinml.fairness.acceptance import MET, NOT_MET, judge
 from skinml.fairness.criteria import Criterion
-from skinml.fairness.gaps import Gap, Gaps
+from skinml.fairness.gaps import Gap, Gaps, Spread
 from skinml.fairness.verdicts import CANNOT_TELL, RULED_OUT, SHOWN
 from skinml.records import Estimate, GroupResult
 
@@ -132,3 +132,47 @@ def test_without_comparisons_no_gap_is_ruled_out():
 def test_a_criterion_that_says_two_things_or_none_is_refused(criterion):
     with pytest.raises(ValidationError):
         Criterion.model_validate(criterion)
+
+
+OVERALL_RESULT = group("overall", Estimate(0.9, 0.85, 0.95), "overall")
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"figure": "aurocc", "at_least": 0.1},
+        {"figure": "auroc", "column": "skin_tone", "group": "V-VI typo", "at_least": 0.1},
+        {"gap": "auroc", "column": "skintone"},
+    ],
+)
+def test_what_was_never_measured_is_accepted_by_no_criterion(asked):
+    criterion = Criterion(**asked, allow_cannot_tell=True)
+    (found,) = judge([criterion], OVERALL_RESULT, [], None)
+    assert (found.answer, found.accepted) == (CANNOT_TELL, False)
+
+
+@pytest.mark.parametrize(
+    "asked", [{"at_least": 0.8, "by": "upper limit"}, {"at_most": 0.8, "by": "lower limit"}]
+)
+def test_the_limit_on_the_good_side_cannot_be_asked_for(asked):
+    with pytest.raises(ValidationError, match="the good side"):
+        Criterion(figure="auroc", **asked)
+
+
+def test_groups_on_either_side_of_the_reference_may_not_differ_either():
+    names = {"attribute": "skin_tone", "metric": "sensitivity"}
+    near = Estimate(0.03, 0.01, 0.045)
+    gaps = [
+        Gap(
+            group=group, reference="III-IV", difference=near, ratio=near, verdict=RULED_OUT, **names
+        )
+        for group in ("I-II", "V-VI")
+    ]
+    apart = Spread(value=0.06, best="I-II", worst="V-VI", verdict=SHOWN, **names)
+    whole = Gaps(0.95, 0.05, 30, 3, {}, tuple(gaps), (apart,))
+    criterion = Criterion(gap="sensitivity", column="skin_tone")
+    (found,) = judge([criterion], OVERALL_RESULT, [], whole)
+    assert found.answer == NOT_MET
+    assert "I-II against V-VI" in found.reason
+    (one,) = judge([criterion.model_copy(update={"group": "I-II"})], OVERALL_RESULT, [], whole)
+    assert one.answer == MET

@@ -22,7 +22,7 @@ SETTINGS = FairnessSettings.model_validate(
         "acceptance": [
             {"figure": "auroc", "at_least": 0.5},
             {"gap": "auroc", "column": "skin_tone"},
-            {"gap": "auroc", "column": "sex", "allow_cannot_tell": True},
+            {"figure": "auroc", "at_least": 0.92, "allow_cannot_tell": True},
         ],
     }
 )
