@@ -258,11 +258,19 @@ class Supervision:
             lasted = time.monotonic() - began
             failures = 1 if lasted >= self._backoff.calm_s else failures + 1
             ended = Ended(part.name, code, lasted, tail, failures)
-            known = self._wait_s(ended)
+            known = self._asked_wait_s(ended)
             wait = self._backoff.wait_s(ended) if known is None else known
             self._say(part.name, "ended", f"exit code {code} after {lasted:.0f} s")
             self._say(part.name, "waiting", f"starts again in {wait:g} s")
             self._stop.wait(wait)
+
+    def _asked_wait_s(self, ended: Ended) -> float | None:
+        """Ask how long to wait; where whoever knows fails, the usual back-off does."""
+        try:
+            return self._wait_s(ended)
+        except Exception as error:  # noqa: BLE001 a part that nobody starts again is worse
+            self._say(ended.part, "why", type(error).__name__)
+            return None
 
     def _run_once(self, part: Part) -> tuple[int, tuple[str, ...]]:
         with self._lock:

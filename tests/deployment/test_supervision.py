@@ -185,3 +185,16 @@ def test_nobodys_orphans_are_adopted_after_the_block(tmp_path: Path) -> None:
     with supervision(tmp_path, part("brief", "sleep 605", tmp_path)).running():
         assert adopts() == 1
     assert adopts() == 0
+
+
+def test_a_part_is_started_again_even_where_whoever_knows_the_wait_fails(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+
+    def fails(ended: Ended) -> float | None:
+        raise ValueError(ended.part)
+
+    script = f"echo once >> {runs}"
+    with supervision(tmp_path, part("brief", script, tmp_path), wait_s=fails).running():
+        wait_for(lambda: runs.exists() and len(runs.read_text().splitlines()) >= 3)
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert "ValueError" in [line.get("words") for line in lines]
