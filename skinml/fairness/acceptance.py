@@ -156,19 +156,21 @@ def _of_gap(criterion: Criterion, gaps: Gaps | None) -> Judged:
 def _answer(gap: Gap) -> tuple[str, str]:
     size = "undefined" if gap.difference.value is None else f"{_spread(gap.difference)}"
     reason = f"{gap.group} against {gap.reference}: {size}, {gap.verdict}"
-    if gap.verdict == RULED_OUT or (gap.verdict == SHOWN and gap.within_margin):
-        return MET, reason
-    if gap.verdict == SHOWN:
-        return NOT_MET, reason
-    if gap.detectable is not None:
+    answer = _of_verdict(gap.verdict, gap.within_margin)
+    if answer == CANNOT_TELL and gap.detectable is not None:
         reason += f" (could have shown {gap.detectable:.2f})"
-    return CANNOT_TELL, reason
+    return answer, reason
 
 
 def _answer_of_all(spread: Spread, level: float) -> tuple[str, str]:
     size = "undefined" if spread.value is None else f"{spread.value:.3f}"
     reason = f"{spread.best} against {spread.worst}, the farthest apart: {size}, {spread.verdict}"
     inside = spread.margin_p_adjusted is not None and spread.margin_p_adjusted <= 1 - level
-    if spread.verdict == RULED_OUT or (spread.verdict == SHOWN and inside):
-        return MET, reason
-    return (NOT_MET if spread.verdict == SHOWN else CANNOT_TELL), reason
+    return _of_verdict(spread.verdict, inside), reason
+
+
+def _of_verdict(verdict: str, inside: bool) -> str:
+    """Tell what a comparison's answer is worth where no gap beyond the margin is allowed."""
+    if verdict == RULED_OUT or (verdict == SHOWN and inside):
+        return MET
+    return NOT_MET if verdict == SHOWN else CANNOT_TELL

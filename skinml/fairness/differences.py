@@ -98,11 +98,6 @@ def compare_pair(
     else:
         difference = Estimate(value, *at_level, settings.level, METHOD)
     null = None if by_chance is None else null_of(abs(value), np.abs(by_chance[0] - by_chance[1]))
-    short = min(side.support, reference.support)
-    if not reason and short < settings.min_events:
-        reason = (
-            f"{short:.0f} effective patients behind one figure, fewer than {settings.min_events}"
-        )
     return Gap(
         *names,
         difference,
@@ -111,7 +106,7 @@ def compare_pair(
         detectable(side, reference, metric, settings.level),
         p_value=p_of_difference(limits, floor),
         margin_p=p_of_margin(limits, settings.margin, floor),
-        reason=reason,
+        reason=reason or _too_few((side, reference), settings),
     )
 
 
@@ -161,11 +156,6 @@ def compare_all(
     best, worst = used[int(np.argmin(ill))], used[int(np.argmax(ill))]
     spread = float(values.max() - values.min())
     reason = next((why for a, b in combinations(used, 2) if (why := comparable(a, b))), "")
-    short = min(side.support for side in used)
-    if not reason and short < settings.min_events:
-        reason = (
-            f"{short:.0f} effective patients behind one figure, fewer than {settings.min_events}"
-        )
     found = Spread(
         attribute,
         metric,
@@ -177,7 +167,7 @@ def compare_all(
         # Of a group without a figure nothing is ruled out.
         margin_p=None if left_out else _margin_of_all(used, settings, floor),
         left_out=left_out,
-        reason=reason,
+        reason=reason or _too_few(used, settings),
     )
     if by_chance is None:
         return found
@@ -193,6 +183,14 @@ def compare_all(
         worst_by_chance=float(finite.mean()) if finite.size else None,
         worst_by_chance_low=float(np.quantile(finite, tail)) if finite.size else None,
     )
+
+
+def _too_few(sides: Sequence[Side], settings: FairnessSettings) -> str:
+    """Say that too few patients stand behind one of the figures; empty where enough do."""
+    short = min(side.support for side in sides)
+    if short >= settings.min_events:
+        return ""
+    return f"{short:.0f} effective patients behind one figure, fewer than {settings.min_events}"
 
 
 def _margin_of_all(sides: Sequence[Side], settings: FairnessSettings, floor: float) -> float | None:

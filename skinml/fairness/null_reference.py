@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from skinml.fairness.catalogue import measures_of
-from skinml.fairness.cells import Cell
+from skinml.fairness.cells import Cell, part_of
 from skinml.fairness.groups import weighed
 from skinml.fairness.settings import FairnessSettings
 from skinml.records import FloatArray, IntArray
@@ -107,19 +107,8 @@ def _hands(everybody: Cell, groups: Sequence[Cell]) -> tuple[Cell, IntArray]:
         everybody.patients[rows].astype(np.int64) * len(groups) + group_of_item,
         return_inverse=True,
     )
-    pooled = replace(
-        everybody,
-        rows=rows,
-        weights=everybody.weights[rows],
-        num_patients=len(keys),
-        patients=hand.reshape(-1),
-        labels=everybody.labels[rows],
-        decisions=everybody.decisions[rows],
-        probabilities=everybody.probabilities[rows],
-        scores=everybody.scores[rows],
-        malignant=everybody.malignant[rows],
-        alarms=everybody.alarms[rows],
-    )
+    together = part_of(everybody, everybody.attribute, everybody.group, rows)
+    pooled = replace(together, num_patients=len(keys), patients=hand.reshape(-1))
     return pooled, np.asarray(keys % len(groups))
 
 

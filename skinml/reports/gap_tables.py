@@ -88,8 +88,7 @@ def _of_spreads(
             SHOWN: f"{size} A gap is shown.",
             RULED_OUT: f"{size} A gap of {gaps.margin:g} or more is ruled out.",
         }
-        open_ = f"No answer: {each.reason}." if each.reason else _could_show(each.detectable)
-        yield each.verdict, ends.get(each.verdict, f"{size} {open_}")
+        yield each.verdict, ends.get(each.verdict, f"{size} {_why_open(each)}")
 
 
 def _of_gaps(
@@ -129,12 +128,7 @@ def _of_gaps(
                 CANNOT_TELL,
                 (
                     f"Whether {title} differs between {by} {who}: the difference is "
-                    f"{_spread(each.difference)}."
-                    + (
-                        f" No answer: {each.reason}."
-                        if each.reason
-                        else f"{_alone(each.difference)} {_could_show(each.detectable)}"
-                    )
+                    f"{_spread(each.difference)}.{_alone(each)} {_why_open(each)}"
                 ),
             )
 
@@ -159,11 +153,17 @@ def _same_mix(gap: Gap, gaps: Gaps) -> str:
     return ""
 
 
-def _alone(difference: Estimate) -> str:
-    low, high = difference.low, difference.high
+def _alone(gap: Gap) -> str:
+    low, high = gap.difference.low, gap.difference.high
+    if gap.reason:
+        return ""
     if low is not None and high is not None and (low > 0 or high < 0):
         return " Alone this interval would show a gap; among so many comparisons it does not."
     return ""
+
+
+def _why_open(each: Gap | Spread) -> str:
+    return f"No answer: {each.reason}." if each.reason else _could_show(each.detectable)
 
 
 def _could_show(detectable: float | None) -> str:

@@ -20,7 +20,6 @@ from tests.deployment.real_federation import (
     real_federation,
     wait_for,
 )
-from tests.deployment.soundness import left_sound
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 NAMES = ("east", "north", "south")
@@ -62,13 +61,6 @@ time_t time(time_t *at) {
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
     with real_federation(tmp_path_factory.mktemp("side"), *NAMES) as net:
         yield net
-
-
-@pytest.fixture
-def net(world: Federation) -> Iterator[Federation]:
-    with left_sound(world):
-        world.ready()
-        yield world
 
 
 def end_clinic(net: Federation, name: str) -> None:

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 import pytest
 
 from tests.deployment.real_federation import LOCAL, Federation, real_federation, wait_for
-from tests.deployment.soundness import left_sound
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 NAMES = ("east", "north", "south")
@@ -18,13 +17,6 @@ SECURE = ("privacy.trust=distributed",)
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
     with real_federation(tmp_path_factory.mktemp("clinics"), *NAMES) as net:
         yield net
-
-
-@pytest.fixture
-def net(world: Federation) -> Iterator[Federation]:
-    with left_sound(world):
-        world.ready()
-        yield world
 
 
 @pytest.mark.parametrize("kind", ["query.propose", "query.prepare", "query.finish"])

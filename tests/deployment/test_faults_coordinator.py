@@ -21,7 +21,6 @@ from tests.deployment.real_federation import (
     wait_for,
     words_of,
 )
-from tests.deployment.soundness import left_sound
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 NAMES = ("north", "south")
@@ -32,13 +31,6 @@ POINTS = ["proposed", "preparing", "round", "evaluating", "finishing"]
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
     with real_federation(tmp_path_factory.mktemp("coordinator"), *NAMES) as net:
         yield net
-
-
-@pytest.fixture
-def net(world: Federation) -> Iterator[Federation]:
-    with left_sound(world):
-        world.ready()
-        yield world
 
 
 def at_point(net: Federation, run: str, point: str) -> None:

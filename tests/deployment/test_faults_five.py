@@ -7,7 +7,6 @@ from collections.abc import Iterator
 import pytest
 
 from tests.deployment.real_federation import Federation, real_federation, wait_for
-from tests.deployment.soundness import left_sound
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 NAMES = ("east", "middle", "north", "south", "west")
@@ -19,13 +18,6 @@ SECURE = ("privacy.trust=distributed", "federation.round_deadline_s=120")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
     with real_federation(tmp_path_factory.mktemp("five"), *NAMES) as net:
         yield net
-
-
-@pytest.fixture
-def net(world: Federation) -> Iterator[Federation]:
-    with left_sound(world):
-        world.ready()
-        yield world
 
 
 def masked(net: Federation, run: str) -> None:
