@@ -27,6 +27,7 @@ _JOURNALS = {
     "consent": "consent.journal",
     "audit": "audit.journal",
     "ledger": "ledger.jsonl",
+    "pictures": "pictures.journal",
 }
 _VAULT = ("keys.sealed", "patients.sealed")
 
@@ -172,6 +173,7 @@ def _remember(folder: ClinicFolder) -> dict[str, Mark]:
     folder.audit.entries()
     folder.ledger.entries()
     folder.consents.book()
+    folder.pictures.mark()
     folder.vault.require_intact()
     return marks
 

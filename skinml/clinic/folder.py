@@ -8,6 +8,7 @@ FOLDER/
   audit.journal          what happened
   ledger.jsonl           what was released, one line a release
   vault/                 a key a patient, and what is sealed under it
+  pictures.journal       the state of each imported picture
   erasure.sealed         an erasure that was begun and is not ended
   inspections.sealed     digests and perceptual hashes of its images
   features/VERSION.store what frozen networks made of its images
@@ -53,6 +54,7 @@ from skinml.stewardship.encryption import (
 )
 from skinml.stewardship.passphrases import SecretSource
 from skinml.stewardship.patient_keys import PatientKeys
+from skinml.stewardship.pictures import PictureRegister
 from skinml.stewardship.policy import Policy, parse_policy, policy_digest, policy_yaml
 from skinml.stewardship.roles import os_user
 from skinml.stewardship.unlocking import (
@@ -171,6 +173,17 @@ class ClinicFolder:
     def vault(self) -> Vault:
         """Images and the table of pseudonyms, under the patients' keys."""
         return Vault(self.path / "vault", self.patient_keys)
+
+    @cached_property
+    def pictures(self) -> PictureRegister:
+        """The register of imported pictures."""
+        journal = Journal(
+            self.path / "pictures.journal",
+            f"register of pictures of clinic {self.name}",
+            KeyedSeal(derive_key(self.key, "pictures journal")),
+            self.anchors.journal("pictures"),
+        )
+        return PictureRegister(journal, self.patient_keys, derive_key(self.key, "pictures"))
 
     @property
     def inspections(self) -> Path:
@@ -378,8 +391,8 @@ def open_folder(path: Path, source: SecretSource | None = None) -> ClinicFolder:
         IntegrityError: If anything in it was changed, or set back to an older copy.
 
     Guarantees:
-        Identity, locked key, policy, consent register, ledger, audit log and the vault's keys were
-        verified against the clinic's key and the anchor.
+        Identity, locked key, policy, registers of consents and pictures, ledger, audit log and the
+        vault's keys were verified against the clinic's key and the anchor.
     """
     identity, key = unlocked(path, source)
     folder = ClinicFolder(path, identity, key)
@@ -388,6 +401,7 @@ def open_folder(path: Path, source: SecretSource | None = None) -> ClinicFolder:
     folder.audit.mark()
     folder.ledger.mark()
     folder.consents.mark()
+    folder.pictures.mark()
     folder.vault.require_intact()
     return folder
 

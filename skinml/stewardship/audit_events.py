@@ -14,6 +14,8 @@ from typing import Any, Literal, get_args
 
 from skinml.errors import ConfigError
 from skinml.stewardship.consent_rules import GIVERS, HOWS, REASONS
+from skinml.stewardship.deidentification import REASONS as PICTURE_REASONS
+from skinml.stewardship.deidentification import STATES
 from skinml.stewardship.policy import Trust, Unit
 from skinml.stewardship.purposes import DATA_KINDS, PURPOSES
 from skinml.stewardship.roles import ACTIONS
@@ -40,6 +42,7 @@ Event = Literal[
     "export",
     "access",
     "import",
+    "pictures reviewed",
     "key rotated",
     "erasure",
     "anchor",
@@ -166,7 +169,7 @@ FIELDS: Mapping[str, Check] = {
     "given_by": _word(GIVERS),
     "head": _HEX_64,
     "how": _word(HOWS),
-    "journal": _word(("consent", "audit", "ledger")),
+    "journal": _word(("consent", "audit", "ledger", "pictures")),
     "key": _word(KEYS),
     "kind": _word(KINDS),
     "noise_multiplier": _number,
@@ -178,6 +181,8 @@ FIELDS: Mapping[str, Check] = {
     "public_key": _HEX_64,
     "purpose": _word(PURPOSES),
     "purposes": _several(_word(PURPOSES)),
+    "reasons": _counts(PICTURE_REASONS),
+    "states": _counts(STATES),
     "reason": _word((*REFUSAL_REASONS, *EXCLUSION_REASONS)),
     "refused": _counts(EXCLUSION_REASONS),
     "releases": _several(_A_NAME),
@@ -240,7 +245,9 @@ _TABLE: Mapping[Event, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "run ended": (("run", "outcome"), ("rounds", "entries", "head", "epsilon")),
     "export": (("kind",), (*_READ, "digest", "count", "head")),
     "access": (("kind",), _READ),
-    "import": (("kind",), (*_READ, "source")),
+    "import": (("kind",), (*_READ, "source", "states", "reasons")),
+    # A person changed the state of pictures: how many are in which now.
+    "pictures reviewed": (("states",), ("reasons",)),
     "key rotated": (("key",), ("count", "public_key")),
     "erasure": (("patients",), ("patient", "objects", "rows", "reason")),
     "anchor": (("journal", "count", "head"), ()),

@@ -18,8 +18,8 @@ from __future__ import annotations
 import io
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -287,6 +287,46 @@ class Vault:
         with self._locked():
             num_patients = self.keys.erase(patients)
             return Erasure(num_patients, self._sweep())
+
+    def listed(self, kinds: Collection[str]) -> set[str]:
+        """List all objects of some kinds, whosever they are.
+
+        Args:
+            kinds: The kinds; they stand in the clear, so that nothing is decrypted.
+
+        Returns:
+            The objects' ids; those that were erased too, until they are swept.
+
+        Raises:
+            EnvironmentProblem: If a file cannot be read.
+        """
+        heads = {_MAGIC + kind.encode() + b"\n" for kind in kinds}
+        found = set()
+        for path in self._files():
+            if _ID.fullmatch(path.name):
+                with suppress(FileNotFoundError), path.open("rb") as file:
+                    if file.readline(len(_MAGIC) + 40) in heads:
+                        found.add(path.name)
+        return found
+
+    def discard(self, object_ids: Collection[str]) -> int:
+        """Remove single objects; the keys of their patients stay.
+
+        Args:
+            object_ids: From `put`; what is not there is passed over.
+
+        Returns:
+            How many there were.
+
+        Raises:
+            EnvironmentProblem: If a file cannot be removed.
+        """
+        with self._locked():
+            paths = [self._place(each) for each in object_ids if _ID.fullmatch(each)]
+            there = [path for path in paths if path.exists()]
+            for path in there:
+                remove(path, _WHAT)
+            return len(there)
 
     def sweep(self) -> int:
         """Remove what no key opens any more, and what a crash left half-written.

@@ -123,6 +123,8 @@ GOOD: dict[str, Any] = {
     "purpose": "care",
     "purposes": ("care", "research"),
     "reason": "role",
+    "reasons": {"face": 2},
+    "states": {"accepted": 3, "to_review": 1},
     "refused": {"withdrawn": 1},
     "releases": ("gradient",),
     "rule": "bulk access",

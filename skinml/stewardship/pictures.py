@@ -1,0 +1,289 @@
+"""The register of a clinic's imported pictures: the state of each, and what is known beside it.
+
+One journal line a change. In the clear a line has only the picture's number and the id of its
+patient's key; the rest is sealed under that key, so that erasing the patient erases it. The state
+of a picture is what its last line says.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from datetime import date, datetime
+from typing import Any
+
+from skinml.errors import DataError, IntegrityError
+from skinml.journal import Body, Journal, Mark
+from skinml.stewardship.audit_events import checked_actor, written_time
+from skinml.stewardship.deidentification import USABLE, Box, Reason, State
+from skinml.stewardship.encryption import keyed_digest, seal, unseal
+from skinml.stewardship.patient_keys import PatientKeys
+
+PICTURE = "picture"
+"""Kind of the vault's objects that may be used: made safe, JPEG or PNG."""
+PENDING = "pending"
+"""Kind of those that a person has to look at first: without metadata, and with nothing masked."""
+
+NUMBER_DIGITS = 32
+
+
+@dataclass(frozen=True, repr=False)
+class Picture:
+    """An imported picture. Per patient: never log.
+
+    Attributes:
+        number: Its number, 32 hexadecimal digits, the same in each import of the same file name.
+        patient: The clinic's own id of the patient.
+        state: Whether it may be used.
+        reasons: Why, words of the closed list.
+        object: The vault's object with its pixels; None where nothing of it was kept.
+        source: Keyed digest of the file that it came from.
+        described: Keyed digest of the row that described it and of how that was read.
+        fields: What was kept beside it, by the manifest's column.
+        boxes: What was covered; where a person has to look, what the machine proposes to cover.
+        width: Pixels across; 0 where nothing of it was kept.
+        height: Pixels down.
+        imported: The day of the import that first kept it; retention counts from here.
+    """
+
+    number: str
+    patient: str
+    state: State
+    reasons: tuple[Reason, ...]
+    object: str | None
+    source: str
+    described: str
+    fields: Mapping[str, str] = field(default_factory=dict)
+    boxes: tuple[Box, ...] = ()
+    width: int = 0
+    height: int = 0
+    imported: date = date.min
+
+    @property
+    def usable(self) -> bool:
+        """Whether training, checks and reports may read it."""
+        return self.state in USABLE
+
+
+class PictureRegister:
+    """The register of one clinic.
+
+    Args:
+        journal: Its journal.
+        keys: The patients' keys.
+        key: The clinic's key, which numbers and digests are made with.
+
+    Guarantees:
+        A change is on the disk on return, whole or not at all. A changed line, one that was taken
+        out and an older file are an IntegrityError. What concerns an erased patient cannot be
+        read, and is as if it had never been.
+    """
+
+    def __init__(self, journal: Journal, keys: PatientKeys, key: bytes) -> None:
+        self._journal = journal
+        self._keys = keys
+        self._key = key
+        self._opened: dict[int, Picture] = {}
+
+    def number_of(self, patient: str, name: str) -> str:
+        """Number a picture, so that the same file is known in the next import.
+
+        Args:
+            patient: The clinic's own id.
+            name: What the list of pictures calls the file.
+
+        Returns:
+            32 hexadecimal digits that nobody can make without the clinic's key.
+        """
+        return self.digest_of(json.dumps([patient, name]).encode())[:NUMBER_DIGITS]
+
+    def digest_of(self, content: bytes) -> str:
+        """Make a digest that nobody can make or test without the clinic's key.
+
+        Args:
+            content: What is to be known again.
+
+        Returns:
+            64 hexadecimal digits.
+        """
+        return keyed_digest(self._key, b"skinml picture\n" + content)
+
+    def mark(self) -> Mark:
+        """Verify the journal.
+
+        Returns:
+            Where it ends.
+
+        Raises:
+            EnvironmentProblem: If it cannot be read.
+            IntegrityError: If it was changed.
+        """
+        return self._journal.mark()
+
+    def pictures(self) -> dict[str, Picture]:
+        """Read the state of every picture.
+
+        Returns:
+            By number, in the order of their first import; without those of erased patients.
+
+        Raises:
+            EnvironmentProblem: If a file cannot be read.
+            IntegrityError: If one was changed.
+        """
+        bodies = self._journal.read()
+        last: dict[str, int] = {}
+        for at, body in enumerate(bodies):
+            last[str(body["picture"])] = at
+        ids = {bytes.fromhex(str(bodies[at]["key"])) for at in last.values()}
+        keys = self._keys.find(ids)
+        found = {}
+        for number, at in last.items():
+            key_id = bytes.fromhex(str(bodies[at]["key"]))
+            if key_id not in keys:
+                self._opened.pop(at, None)
+            else:
+                found[number] = self._open(at, bodies[at], keys[key_id])
+        return found
+
+    def find(self, number: str) -> Picture:
+        """Look up one picture.
+
+        Args:
+            number: Its number.
+
+        Returns:
+            The picture.
+
+        Raises:
+            DataError: If there is no such picture, or its patient was erased.
+            IntegrityError: If the register was changed.
+        """
+        found = self.pictures().get(number)
+        if found is None:
+            raise DataError(
+                rule="the number of a picture in this clinic's register",
+                got="another one, or one of a patient who was erased",
+                do="Reload the list.",
+            )
+        return found
+
+    def of_patient(self, patient: str) -> list[Picture]:
+        """List a patient's pictures.
+
+        Args:
+            patient: The clinic's own id.
+
+        Returns:
+            The pictures in all states.
+
+        Raises:
+            IntegrityError: If the register was changed.
+        """
+        return [each for each in self.pictures().values() if each.patient == patient]
+
+    def objects(self) -> set[str]:
+        """List the vault's objects that a picture of the register has.
+
+        Returns:
+            Their ids; of erased patients none.
+
+        Raises:
+            IntegrityError: If the register was changed.
+        """
+        return {each.object for each in self.pictures().values() if each.object is not None}
+
+    def write(self, pictures: Iterable[Picture], *, now: datetime, actor: str) -> None:
+        """Put pictures on record, or say how they stand now.
+
+        Args:
+            pictures: The pictures; their patients get keys where they have none.
+            now: The time, with its zone.
+            actor: Who did it: a user of the operating system.
+
+        Raises:
+            EnvironmentProblem: If it cannot be written.
+            IntegrityError: If the register was changed.
+        """
+        chosen = list(pictures)
+        if not chosen:
+            return
+        keys = self._keys.issue([each.patient for each in chosen])
+        bodies = []
+        for each in chosen:
+            owner = keys[each.patient]
+            sealed = seal(owner.key, _packed(each), context=_context(each.number, owner.id))
+            bodies.append(
+                {
+                    "actor": checked_actor(actor),
+                    "at": written_time(now),
+                    "key": owner.id.hex(),
+                    "picture": each.number,
+                    "sealed": base64.b64encode(sealed).decode(),
+                }
+            )
+        self._journal.append(lambda _: bodies)
+
+    def _open(self, at: int, body: Body, key: bytes) -> Picture:
+        if at not in self._opened:
+            number, key_id = str(body["picture"]), bytes.fromhex(str(body["key"]))
+            try:
+                sealed = base64.b64decode(str(body["sealed"]), validate=True)
+                plain = unseal(key, sealed, context=_context(number, key_id))
+                self._opened[at] = _unpacked(number, json.loads(plain))
+            except (IntegrityError, ValueError, KeyError, TypeError):
+                raise IntegrityError(
+                    rule="a register of pictures as it was written, by this release of skinml",
+                    got=f"line {at + 1}, which does not open",
+                    do="Restore the folder and its anchors from one backup.",
+                ) from None
+        return self._opened[at]
+
+
+def reviewed(
+    picture: Picture, state: State, *, content: str | None, boxes: Sequence[Box] = ()
+) -> Picture:
+    """Say what a person made of a picture.
+
+    Args:
+        picture: The picture as it stood.
+        state: "accepted", "masked" or "rejected".
+        content: The vault's object with its pixels now; None where it is rejected.
+        boxes: What is covered now.
+
+    Returns:
+        The picture to put on record.
+    """
+    reasons: tuple[Reason, ...] = (*(r for r in picture.reasons if r != "by a person"),)
+    return replace(
+        picture,
+        state=state,
+        reasons=(*reasons, "by a person"),
+        object=content,
+        boxes=tuple(boxes),
+    )
+
+
+def _packed(picture: Picture) -> bytes:
+    values = asdict(picture)
+    del values["number"]
+    values["imported"] = picture.imported.isoformat()
+    return json.dumps(values).encode()
+
+
+def _unpacked(number: str, values: dict[str, Any]) -> Picture:
+    return Picture(
+        **{
+            **values,
+            "number": number,
+            "reasons": tuple(values["reasons"]),
+            "boxes": tuple(Box(**box) for box in values["boxes"]),
+            "imported": date.fromisoformat(values["imported"]),
+        }
+    )
+
+
+def _context(number: str, key_id: bytes) -> bytes:
+    """Bind what is sealed to its line."""
+    return b"skinml picture 1 " + number.encode() + b" " + key_id
