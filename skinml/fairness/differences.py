@@ -1,7 +1,6 @@
-"""Holding groups against one another: differences, spreads, and the answers to them all.
+"""Holding groups against one another: differences and spreads, not yet answered.
 
-What is compared is fixed in the config before the data are seen. One comparison is named in
-advance and stands alone; all others are one family, whose p-values are corrected together.
+What is compared is fixed in the config; `fairness/answers.py` corrects for how much is asked.
 """
 
 from __future__ import annotations
@@ -9,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 
+from skinml.fairness.answers import Asked, nothing
 from skinml.fairness.gaps import Gap, Reference, Spread
 from skinml.fairness.intervals import mover_ratio
 from skinml.fairness.null_reference import null_of
@@ -28,7 +27,13 @@ from skinml.fairness.sides import (
     groups_without_figure,
     has_ratio,
 )
-from skinml.fairness.verdicts import holm, p_of_difference, p_of_margin, verdict
+from skinml.fairness.verdicts import (
+    alpha_of_pair,
+    p_of_difference,
+    p_of_margin,
+    p_of_pairs,
+    z_of_difference,
+)
 from skinml.records import UNKNOWN_GROUP, Estimate, FloatArray
 
 METHOD = "the two groups' intervals joined (Zou and Donner 2008)"
@@ -36,7 +41,6 @@ RATIO_METHOD = "the two groups' intervals joined (Donner and Zou 2012)"
 NAMED = "named in the config"
 LARGEST = "the group with most patients"
 NO_RATIO = "a ratio of this figure means nothing"
-TWO_GROUPS = "two groups only: the same question as their difference"
 
 
 def choose_reference(
@@ -66,10 +70,10 @@ def compare_pair(
     metric: str,
     side: Side,
     reference: Side,
-    by_chance: tuple[FloatArray, FloatArray] | None,
+    by_chance: tuple[FloatArray, FloatArray],
     settings: FairnessSettings,
     floor: float,
-) -> Gap:
+) -> Asked[Gap]:
     """Hold a group against its reference; correction and answer come when the family is known.
 
     Args:
@@ -77,18 +81,18 @@ def compare_pair(
         metric: The figure.
         side: The group.
         reference: What it is held against.
-        by_chance: (d,) the group's and (d,) the reference's figure in chance draws; None: none.
-        settings: Level and margin.
+        by_chance: (d,) the group's and (d,) the reference's figure in chance draws.
+        settings: Level and margins.
         floor: The least p-value that can be told.
 
     Returns:
-        The gap without corrected p-values and answer.
+        The gap, to be answered.
     """
     names = (attribute, metric, side.group, reference.group)
     reason = comparable(side, reference)
     if reason or side.value is None or reference.value is None:
         missing = Estimate(None, level=settings.level, reason=reason)
-        return Gap(*names, missing, missing, reason=reason)
+        return Asked(Gap(*names, missing, missing, reason=reason), nothing)
     shared = correlation(side, reference)
     limits = difference_limits(side, reference, shared)
     value, at_level = side.value - reference.value, limits(settings.level)
@@ -97,17 +101,20 @@ def compare_pair(
         difference = Estimate(value, level=settings.level, reason=reason)
     else:
         difference = Estimate(value, *at_level, settings.level, METHOD)
-    null = None if by_chance is None else null_of(abs(value), np.abs(by_chance[0] - by_chance[1]))
-    return Gap(
+    reason, margin = reason or _too_few((side, reference), settings), settings.margin_of(metric)
+    found = Gap(
         *names,
         difference,
         _ratio(metric, side, reference, shared, settings.level),
-        null,
-        detectable(side, reference, metric, settings.level),
+        null_of(abs(value), np.abs(by_chance[0] - by_chance[1])),
         p_value=p_of_difference(limits, floor),
-        margin_p=p_of_margin(limits, settings.margin, floor),
-        reason=reason or _too_few((side, reference), settings),
+        margin_p=None if margin is None else p_of_margin(limits, margin, floor),
+        reason=reason,
+        margin=margin,
     )
+    if reason:
+        return Asked(found, nothing)
+    return Asked(found, lambda alpha: detectable(side, reference, metric, 1 - alpha))
 
 
 def _ratio(metric: str, side: Side, reference: Side, shared: float, level: float) -> Estimate:
@@ -128,61 +135,102 @@ def compare_all(
     attribute: str,
     metric: str,
     sides: Sequence[Side],
-    by_chance: FloatArray | None,
+    by_chance: FloatArray,
     settings: FairnessSettings,
     floor: float,
-) -> Spread:
+) -> Asked[Spread]:
     """Look at all groups of an attribute together; correction and answer come later.
+
+    Whether any two groups differ is asked of each pair's own interval, and corrected for the
+    number of pairs: a group counts by its own error, and only the figures are held equal.
 
     Args:
         attribute: What the groups are of.
         metric: The figure.
         sides: The groups, "unknown" left out.
-        by_chance: (g, d) their figures in chance draws; None: none.
-        settings: Level and margin.
+        by_chance: (g, d) their figures in chance draws.
+        settings: Level and margins.
         floor: The least p-value that can be told.
 
     Returns:
-        The spread without corrected p-values and answer.
+        The spread, to be answered.
     """
     left_out = groups_without_figure(sides)
     at = [place for place, side in enumerate(sides) if side.value is not None]
     used = [sides[place] for place in at]
     if len(used) < 2:
         reason = "fewer than two groups have this figure"
-        return Spread(attribute, metric, None, left_out=left_out, reason=reason)
+        return Asked(Spread(attribute, metric, None, left_out=left_out, reason=reason), nothing)
     values = np.array([side.value for side in used], dtype=float)
     ill = badness(metric, values)
     best, worst = used[int(np.argmin(ill))], used[int(np.argmax(ill))]
-    spread = float(values.max() - values.min())
+    spread, margin = float(values.max() - values.min()), settings.margin_of(metric)
     reason = next((why for a, b in combinations(used, 2) if (why := comparable(a, b))), "")
-    found = Spread(
-        attribute,
-        metric,
-        spread,
-        best=best.group,
-        worst=worst.group,
-        worst_value=worst.value,
-        detectable=detectable(worst, best, metric, settings.level),
-        # Of a group without a figure nothing is ruled out.
-        margin_p=None if left_out else _margin_of_all(used, settings, floor),
-        left_out=left_out,
-        reason=reason or _too_few(used, settings),
+    reason = reason or _too_few(used, settings)
+    p_value, clearest = _any_difference(metric, used, floor)
+    independent = _independent(used)
+    found = _beside_chance(
+        Spread(
+            attribute,
+            metric,
+            spread,
+            best=best.group,
+            worst=worst.group,
+            worst_value=worst.value,
+            p_value=p_value,
+            # Of a group without a figure nothing is ruled out.
+            margin_p=None if left_out or margin is None else _margin_of_all(used, margin, floor),
+            left_out=left_out,
+            reason=reason,
+            margin=margin,
+            clearest=clearest,
+        ),
+        by_chance[at],
     )
-    if by_chance is None:
-        return found
-    drawn = by_chance[at]
-    null = null_of(spread, np.ptp(drawn, axis=0))
-    worst_drawn = np.take_along_axis(drawn, np.argmax(badness(metric, drawn), axis=0)[None], axis=0)
-    finite = worst_drawn[np.isfinite(worst_drawn)]
+
+    def seen_at(alpha: float) -> float | None:
+        own = alpha_of_pair(alpha, len(used), independent=independent)
+        return detectable(worst, best, metric, 1 - own)
+
+    return Asked(found, nothing if reason else seen_at)
+
+
+def _beside_chance(found: Spread, drawn: FloatArray) -> Spread:
+    metric = found.metric
+    null = None if found.value is None else null_of(found.value, np.ptp(drawn, axis=0))
+    worst = np.take_along_axis(drawn, np.argmax(badness(metric, drawn), axis=0)[None], axis=0)
+    finite = worst[np.isfinite(worst)]
     tail = 0.95 if goodness(metric) <= 0 else 0.05
     return replace(
         found,
         null=null,
-        p_value=None if null is None else null.p_value,
         worst_by_chance=float(finite.mean()) if finite.size else None,
         worst_by_chance_low=float(np.quantile(finite, tail)) if finite.size else None,
     )
+
+
+def _any_difference(
+    metric: str, sides: Sequence[Side], floor: float
+) -> tuple[float | None, tuple[str, ...]]:
+    """The p-value of no difference between any two groups, and the two that differ most clearly."""
+    greatest: float | None = None
+    clearest: tuple[str, ...] = ()
+    for one, other in combinations(sides, 2):
+        if one.value is None or other.value is None or comparable(one, other):
+            continue
+        limits = difference_limits(one, other, correlation(one, other))
+        z = z_of_difference(one.value - other.value, limits, floor)
+        if z is not None and (greatest is None or z > greatest):
+            ill = badness(metric, np.array([one.value, other.value]))
+            pair = (one, other) if ill[0] <= ill[1] else (other, one)
+            greatest, clearest = z, (pair[0].group, pair[1].group)
+    if greatest is None:
+        return None, ()
+    return p_of_pairs(greatest, len(sides), independent=_independent(sides)), clearest
+
+
+def _independent(sides: Sequence[Side]) -> bool:
+    return not any(correlation(one, other) for one, other in combinations(sides, 2))
 
 
 def _too_few(sides: Sequence[Side], settings: FairnessSettings) -> str:
@@ -193,111 +241,15 @@ def _too_few(sides: Sequence[Side], settings: FairnessSettings) -> str:
     return f"{short:.0f} effective patients behind one figure, fewer than {settings.min_events}"
 
 
-def _margin_of_all(sides: Sequence[Side], settings: FairnessSettings, floor: float) -> float | None:
+def _margin_of_all(sides: Sequence[Side], margin: float, floor: float) -> float | None:
     """Two groups somewhere differ by the margin: ruled out only if every pair rules it out."""
     greatest = 0.0
     for side, reference in combinations(sides, 2):
         limits = difference_limits(side, reference, correlation(side, reference))
-        found = p_of_margin(limits, settings.margin, floor)
+        found = p_of_margin(limits, margin, floor)
         if found is None or comparable(side, reference):
             return None
         greatest = max(greatest, found)
         if greatest >= 1:
             break
     return greatest
-
-
-def answered(
-    gaps: Sequence[Gap], spreads: Sequence[Spread], settings: FairnessSettings
-) -> tuple[tuple[Gap, ...], tuple[Spread, ...], int]:
-    """Correct the family's p-values and give every comparison its answer.
-
-    Args:
-        gaps: Each group against its reference.
-        spreads: All groups of an attribute together.
-        settings: The primary comparison, level and floors.
-
-    Returns:
-        Both with their answers, and the size of the family. Of two groups alone the spread asks
-        what their difference asks: it takes that answer and is not in the family.
-    """
-    pairs = {(gap.attribute, gap.metric): gap for gap in gaps}
-    twins = [_only_pair(each, gaps) for each in spreads]
-    gaps = [replace(gap, primary=_is_primary_gap(gap, gaps, settings)) for gap in gaps]
-    spreads = [
-        replace(each, primary=twin is None and _is_primary_spread(each, settings))
-        for each, twin in zip(spreads, twins, strict=True)
-    ]
-    asked: list[Gap | Spread] = [gap for gap in gaps if not gap.primary]
-    asked += [s for s, t in zip(spreads, twins, strict=True) if t is None and not s.primary]
-    shown = dict(zip(map(id, asked), holm([each.p_value for each in asked]), strict=True))
-    inside = dict(zip(map(id, asked), holm([each.margin_p for each in asked]), strict=True))
-    done = [_answer(gap, shown, inside, settings) for gap in gaps]
-    by_name = {(gap.attribute, gap.metric): gap for gap in done if isinstance(gap, Gap)}
-    together = [
-        _like(each, by_name[each.attribute, each.metric])
-        if twin is not None and (each.attribute, each.metric) in pairs
-        else _answer(each, shown, inside, settings)
-        for each, twin in zip(spreads, twins, strict=True)
-    ]
-    family = sum(each.p_value is not None for each in asked)
-    return (
-        tuple(gap for gap in done if isinstance(gap, Gap)),
-        tuple(each for each in together if isinstance(each, Spread)),
-        family,
-    )
-
-
-def _only_pair(spread: Spread, gaps: Sequence[Gap]) -> Gap | None:
-    own = [g for g in gaps if (g.attribute, g.metric) == (spread.attribute, spread.metric)]
-    return own[0] if len(own) == 1 else None
-
-
-def _is_primary_gap(gap: Gap, gaps: Sequence[Gap], settings: FairnessSettings) -> bool:
-    named = settings.primary
-    if named is None or (named.attribute, named.metric) != (gap.attribute, gap.metric):
-        return False
-    if named.group is not None:
-        return named.group == gap.group
-    return sum((g.attribute, g.metric) == (gap.attribute, gap.metric) for g in gaps) == 1
-
-
-def _is_primary_spread(spread: Spread, settings: FairnessSettings) -> bool:
-    named = settings.primary
-    return (
-        named is not None
-        and named.group is None
-        and (named.attribute, named.metric) == (spread.attribute, spread.metric)
-    )
-
-
-def _answer(
-    each: Gap | Spread,
-    shown: Mapping[int, float | None],
-    inside: Mapping[int, float | None],
-    settings: FairnessSettings,
-) -> Gap | Spread:
-    p_adjusted = each.p_value if each.primary else shown[id(each)]
-    margin_p = each.margin_p if each.primary else inside[id(each)]
-    words, within = verdict(p_adjusted, margin_p, settings.level, enough=not each.reason)
-    changes: dict[str, Any] = {
-        "p_adjusted": p_adjusted,
-        "margin_p_adjusted": margin_p,
-        "verdict": words,
-    }
-    if isinstance(each, Gap):
-        changes["within_margin"] = within
-    return replace(each, **changes)
-
-
-def _like(spread: Spread, gap: Gap) -> Spread:
-    return replace(
-        spread,
-        p_value=gap.p_value,
-        p_adjusted=gap.p_adjusted,
-        margin_p=gap.margin_p,
-        margin_p_adjusted=gap.margin_p_adjusted,
-        verdict=gap.verdict,
-        primary=gap.primary,
-        reason=gap.reason or TWO_GROUPS,
-    )

@@ -8,17 +8,13 @@ from functools import partial
 
 import numpy as np
 
+from skinml.fairness.answers import Answered, Asked, answered
 from skinml.fairness.cells import Cell
-from skinml.fairness.differences import (
-    answered,
-    choose_reference,
-    compare_all,
-    compare_pair,
-)
+from skinml.fairness.differences import choose_reference, compare_all, compare_pair
 from skinml.fairness.gaps import Gap, Gaps, Reference, Spread
 from skinml.fairness.groups import Measured, measured_groups
 from skinml.fairness.label_error import LabelErrorCurve, label_error_curve
-from skinml.fairness.null_reference import dealt_figures
+from skinml.fairness.null_reference import chance_figures
 from skinml.fairness.settings import CROSS, FairnessSettings
 from skinml.fairness.sides import Side, side_of
 from skinml.fairness.standardised import StandardisedGap, cases_of, standardised_gaps
@@ -99,23 +95,21 @@ def find_gaps(
     not_compared = {name: "no such figure" for name in settings.metrics if name not in known}
     columns, references = _columns(measured[1:], settings, not_compared)
     floor = 2 / (settings.replicates + 1)
-    gaps: list[Gap] = []
-    spreads: list[Spread] = []
+    gaps: list[Asked[Gap]] = []
+    spreads: list[Asked[Spread]] = []
     curves: list[LabelErrorCurve] = []
     pairs: list[tuple[Measured, Measured]] = []
     for attribute, groups in columns.items():
-        by_chance = dealt_figures(everybody, [each.cell for each in groups], metrics, settings, rng)
         base = references.get(attribute)
         names = [each.cell.group for each in groups]
         for metric in metrics:
             sides = [side_of(each, metric, settings) for each in groups]
-            spreads.append(
-                compare_all(attribute, metric, sides, by_chance[metric], settings, floor)
-            )
+            by_chance = chance_figures(metric, sides, settings.null_draws, rng)
+            spreads.append(compare_all(attribute, metric, sides, by_chance, settings, floor))
             if base is not None:
                 at = names.index(base.group)
                 compare = partial(_against, attribute, metric, sides, at)
-                gaps += compare(by_chance[metric], settings, floor)
+                gaps += compare(by_chance, settings, floor)
                 counts = [_resting_on(each.cell, metric) for each in groups]
                 curves += _curves(attribute, metric, sides, counts, at, settings)
         if base is not None and CROSS not in attribute:
@@ -127,20 +121,22 @@ def find_gaps(
         standardised: tuple[StandardisedGap, ...] = ()
     else:
         standardised = standardised_gaps(everybody, pairs, cases, settings, rng)
-    done, together, family = answered(gaps, spreads, settings)
-    _say_if_no_primary(done, together, settings, not_compared)
-    _say_if_too_coarse(family, settings, not_compared)
+    told = answered(gaps, spreads, settings)
+    _say_if_no_primary(told, settings, not_compared)
+    _say_if_too_coarse(told.family, settings, not_compared)
     return Gaps(
         settings.level,
         settings.margin,
         settings.min_events,
-        family,
+        told.family,
         references,
-        done,
-        together,
+        told.gaps,
+        told.spreads,
         standardised,
         tuple(curves),
         not_compared,
+        told.alone_alpha,
+        told.family_alpha,
     )
 
 
@@ -182,7 +178,7 @@ def _against(
     by_chance: FloatArray,
     settings: FairnessSettings,
     floor: float,
-) -> list[Gap]:
+) -> list[Asked[Gap]]:
     return [
         compare_pair(
             attribute,
@@ -226,13 +222,11 @@ def _resting_on(cell: Cell, metric: str) -> float:
 
 
 def _say_if_no_primary(
-    gaps: Sequence[Gap],
-    spreads: Sequence[Spread],
-    settings: FairnessSettings,
-    not_compared: dict[str, str],
+    told: Answered, settings: FairnessSettings, not_compared: dict[str, str]
 ) -> None:
     named = settings.primary
-    if named is not None and not any([*(g.primary for g in gaps), *(s.primary for s in spreads)]):
+    every: list[Gap | Spread] = [*told.gaps, *told.spreads]
+    if named is not None and not any(each.primary for each in every):
         against = f" of {named.group}" if named.group else ""
         what = f"primary comparison: {named.metric}{against} by {named.attribute}"
         not_compared[what] = "not among what could be compared"
@@ -242,9 +236,8 @@ def _say_if_too_coarse(
     family: int, settings: FairnessSettings, not_compared: dict[str, str]
 ) -> None:
     """Resamples tell no p-value below their number's inverse: a great family then shows nothing."""
-    least = max(2 / (settings.replicates + 1), 1 / (settings.null_draws + 1))
-    if family * least > 1 - settings.level:
+    if family * 2 / (settings.replicates + 1) > 1 - settings.level:
         not_compared["findings in so great a family"] = (
-            f"{family} comparisons need more than {settings.replicates} fairness.replicates and "
-            f"{settings.null_draws} fairness.null_draws, or fewer fairness.groups and metrics"
+            f"{family} comparisons need more than {settings.replicates} fairness.replicates, or "
+            "fewer fairness.groups and metrics"
         )

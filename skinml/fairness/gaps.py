@@ -27,8 +27,9 @@ class Gap:
         difference: The group's figure less the reference's.
         ratio: The group's figure over the reference's.
         null: The size of the difference beside what it is by chance.
-        detectable: The smallest true gap that would have been shown four times in five; None:
-            not even the greatest one.
+        detectable: The smallest true gap that would have been shown four times in five, at the
+            level that the answer needs (`Gaps.alone_alpha`, `Gaps.family_alpha`); None: not even
+            the greatest one, be it because too few patients are behind a figure.
         p_value: Of no difference; agrees with the interval.
         p_adjusted: The same, corrected over the family; of the primary comparison the same.
         margin_p: Of a difference as large as the margin.
@@ -37,6 +38,8 @@ class Gap:
         within_margin: Whether a gap that is shown also lies inside the margin.
         primary: Whether it was named in advance.
         reason: Why the answer is "cannot tell" for another cause than the interval.
+        margin: Greatest difference in this figure that counts as none; None: nobody set one, so
+            that nothing is ruled out.
     """
 
     attribute: str
@@ -55,6 +58,7 @@ class Gap:
     within_margin: bool = False
     primary: bool = False
     reason: str = ""
+    margin: float | None = None
 
 
 @dataclass(frozen=True)
@@ -74,8 +78,10 @@ class Spread:
         worst_by_chance_low: The value that the worst group's figure is worse than in one chance
             draw of twenty.
         detectable: The smallest true gap between the best and the worst group that would have
-            been shown four times in five.
-        p_value: Of no gap anywhere, from the chance draws.
+            been shown four times in five, at the level that the answer needs, all pairs counted.
+        p_value: Of no gap between any two groups, each pair's difference over its own error.
+        clearest: The two groups whose difference is the greatest beside its error, the better one
+            first; empty where there is none. They need not be those that lie farthest apart.
         p_adjusted: The same, corrected over the family.
         margin_p: Of two groups somewhere that differ by the margin.
         margin_p_adjusted: The same, corrected over the family.
@@ -83,6 +89,7 @@ class Spread:
         primary: Whether it was named in advance.
         left_out: Groups that are not part of it, each with the reason.
         reason: Why the answer is "cannot tell" for another cause than the interval.
+        margin: As for `Gap`.
     """
 
     attribute: str
@@ -103,6 +110,8 @@ class Spread:
     primary: bool = False
     left_out: Mapping[str, str] = field(default_factory=dict)
     reason: str = ""
+    margin: float | None = None
+    clearest: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -124,7 +133,8 @@ class Gaps:
 
     Attributes:
         level: One less this is what corrected p-values are held against.
-        margin: Greatest difference that counts as none, fixed in the config.
+        margin: Greatest difference that counts as none in figures of ranking and finding, fixed
+            in the config; each comparison has its own.
         min_events: Effective patients below which there is no answer.
         family: Comparisons that were corrected together.
         references: For each attribute, its reference group.
@@ -133,6 +143,9 @@ class Gaps:
         standardised: Gaps at the same mix of cases.
         label_error: How gaps would grow with error of the labels. Correction by assumption.
         not_compared: What the config asks for and the data do not allow, each with the reason.
+        alone_alpha: The p-value that the comparison named in advance has to reach to be shown.
+        family_alpha: The p-value that any other one is sure to be shown with, whatever the rest
+            of the family says: the first step of the correction. None without a family.
     """
 
     level: float
@@ -145,6 +158,8 @@ class Gaps:
     standardised: tuple[StandardisedGap, ...] = ()
     label_error: tuple[LabelErrorCurve, ...] = ()
     not_compared: Mapping[str, str] = field(default_factory=dict)
+    alone_alpha: float | None = None
+    family_alpha: float | None = None
 
     def values(self) -> dict[str, Any]:
         """Give plain values for JSON; an undefined number is None, never 0."""

@@ -1,28 +1,23 @@
-"""How large a gap is by chance: the same figures when groups are dealt out to patients anew.
+"""How large a gap is by chance: what sampling alone makes of groups that truly have one figure.
 
 A gap between the greatest and the least of several groups is never 0, and is large where groups
-are small. What it would be with no true gap is found by dealing: patients of the same truth
-exchange their groups, so that each group keeps its size, its events and its images of a patient
-together, and only the link between group and performance is cut.
-Shapes: n items, f hands (a patient's items in one group), g groups, d draws.
+are small. What it would be with no true gap is found by drawing each group's figure around one
+common value, with the sampling error that this very group would have there: its own number of
+patients, its images of a patient, and how its own scores lie. Only the figures are taken to be
+equal, not how scores or truths are distributed: two groups may have one AUROC and other scores, or
+one net benefit at another prevalence.
+Shapes: g groups, d draws.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from skinml.fairness.catalogue import measures_of
-from skinml.fairness.cells import Cell, part_of
-from skinml.fairness.groups import weighed
-from skinml.fairness.settings import FairnessSettings
-from skinml.records import FloatArray, IntArray
-
-# Weights of hands that are held at once.
-_BLOCK = 6_000_000
-_MOST_AT_ONCE = 64
+from skinml.fairness.sides import Side, correlation, is_bounded
+from skinml.records import FloatArray
 
 
 @dataclass(frozen=True)
@@ -33,14 +28,12 @@ class Null:
         mean: Its mean with no true gap.
         high: Its 95th percentile with no true gap.
         excess: What was found less that mean.
-        p_value: The share of chance draws, the one found among them, that are as large.
-        draws: Random divisions of the patients.
+        draws: Draws of all groups' figures.
     """
 
     mean: float
     high: float
     excess: float
-    p_value: float
     draws: int
 
 
@@ -57,99 +50,58 @@ def null_of(found: float, by_chance: FloatArray) -> Null | None:
     drawn = by_chance[np.isfinite(by_chance)]
     if drawn.size * 2 <= by_chance.size:
         return None
-    # Rounding must not make a draw that is the same count as smaller.
-    as_large = int((drawn >= found - 1e-12).sum())
     return Null(
         mean=float(drawn.mean()),
         high=float(np.quantile(drawn, 0.95)),
         excess=found - float(drawn.mean()),
-        p_value=(1 + as_large) / (1 + drawn.size),
         draws=int(drawn.size),
     )
 
 
-def dealt_figures(
-    everybody: Cell,
-    groups: Sequence[Cell],
-    figures: Collection[str],
-    settings: FairnessSettings,
-    rng: np.random.Generator,
-) -> Mapping[str, FloatArray]:
-    """Compute figures of groups that were dealt out to patients anew.
+def chance_figures(
+    metric: str, sides: Sequence[Side], draws: int, rng: np.random.Generator
+) -> FloatArray:
+    """Draw what groups' figures would be, were the true figure the same in all.
 
     Args:
-        everybody: All items.
-        groups: The groups that are compared, no item in two of them.
-        figures: Names of the figures.
-        settings: The number of draws.
-        rng: The stream that groups are dealt from.
+        metric: The figure.
+        sides: The groups.
+        draws: Draws d.
+        rng: The stream to draw from.
 
     Returns:
-        For each figure (g, d); NaN where it is undefined.
+        (g, d); NaN for a group whose figure or error is not known. Draws are normal, cut to the
+        figure's range, and correlated as far as groups share patients.
     """
-    pooled, group_of = _hands(everybody, groups)
-    by_class = _by_class(pooled, figures)
-    found: dict[str, FloatArray] = {}
-    for names, strata in (
-        ([name for name in figures if name not in by_class], pooled.malignant.astype(np.int64)),
-        ([name for name in figures if name in by_class], pooled.labels),
-    ):
-        if names:
-            found |= _dealt(pooled, group_of, len(groups), names, strata, settings, rng)
+    found = np.full((len(sides), draws), np.nan)
+    told = [at for at, side in enumerate(sides) if side.value is not None]
+    if not told:
+        return found
+    values = np.array([sides[at].value for at in told], dtype=float)
+    # The errors at one value of all groups: a group that is all right is not without error.
+    first = np.array([sides[at].error_at(float(values.mean())) for at in told])
+    weights = np.where(np.isfinite(first) & (first > 0), 1 / np.maximum(first, 1e-12) ** 2, 0.0)
+    if weights.sum() <= 0:
+        return found
+    common = float(weights @ values / weights.sum())
+    errors = np.array([sides[at].error_at(common) for at in told])
+    errors = np.where(np.isfinite(errors), errors, np.nan)
+    drawn = common + errors[:, None] * _normal([sides[at] for at in told], draws, rng)
+    found[told] = np.clip(drawn, 0.0, 1.0) if is_bounded(metric) else drawn
     return found
 
 
-def _hands(everybody: Cell, groups: Sequence[Cell]) -> tuple[Cell, IntArray]:
-    """The items of all groups as one cell whose patients are the hands, and each hand's group."""
-    rows = np.concatenate([group.rows for group in groups])
-    group_of_item = np.repeat(np.arange(len(groups)), [len(group.rows) for group in groups])
-    keys, hand = np.unique(
-        everybody.patients[rows].astype(np.int64) * len(groups) + group_of_item,
-        return_inverse=True,
-    )
-    together = part_of(everybody, everybody.attribute, everybody.group, rows)
-    pooled = replace(together, num_patients=len(keys), patients=hand.reshape(-1))
-    return pooled, np.asarray(keys % len(groups))
-
-
-def _by_class(pooled: Cell, figures: Collection[str]) -> set[str]:
-    """Figures that look at each class: only patients of the same classes exchange groups."""
-    if len(pooled.names) == 2:
-        return set()
-    whole = ("auroc", "balanced_accuracy", "ece")
-    return {name for name in figures if name in whole or name.startswith(("top_", "auroc_of_"))}
-
-
-def _dealt(
-    pooled: Cell,
-    group_of: IntArray,
-    num_groups: int,
-    figures: Sequence[str],
-    kinds: IntArray,
-    settings: FairnessSettings,
-    rng: np.random.Generator,
-) -> dict[str, FloatArray]:
-    measures = measures_of(pooled, settings, figures)
-    found = np.full((len(measures), num_groups, settings.null_draws), np.nan)
-    strata = _strata(pooled, kinds)
-    size = max(1, min(_MOST_AT_ONCE, _BLOCK // len(group_of)))
-    for start in range(0, settings.null_draws, size):
-        count = min(size, settings.null_draws - start)
-        dealt = np.tile(group_of, (count, 1))
-        for hands in strata:
-            dealt[:, hands] = rng.permuted(dealt[:, hands], axis=1)
-        for group in range(num_groups):
-            weights = np.ascontiguousarray((dealt == group).T, dtype=np.float64)
-            found[:, group, start : start + count] = weighed(measures, weights)
-    floors = np.array([each.floor for each in measures])
-    found = np.maximum(found, floors[:, None, None])
-    return {each.name: values for each, values in zip(measures, found, strict=True)}
-
-
-def _strata(pooled: Cell, kinds: IntArray) -> list[IntArray]:
-    """The hands that hold items of the same kinds, some benign and some malignant, say."""
-    has = np.zeros((pooled.num_patients, int(kinds.max()) + 1), dtype=bool)
-    has[pooled.patients, kinds] = True
-    _, stratum = np.unique(has, axis=0, return_inverse=True)
-    stratum = stratum.reshape(-1)
-    return [np.flatnonzero(stratum == at) for at in range(int(stratum.max()) + 1)]
+def _normal(sides: Sequence[Side], draws: int, rng: np.random.Generator) -> FloatArray:
+    """(g, d) standard normal numbers, correlated as the groups' figures are."""
+    ties = np.eye(len(sides))
+    for one in range(len(sides)):
+        for other in range(one):
+            ties[one, other] = ties[other, one] = correlation(sides[one], sides[other])
+    plain = rng.normal(size=(len(sides), draws))
+    if np.array_equal(ties, np.eye(len(sides))):
+        return plain
+    # Correlations were estimated one by one: together they need not be possible.
+    sizes, vectors = np.linalg.eigh(ties)
+    root = vectors * np.sqrt(np.maximum(sizes, 0.0))
+    scale = np.sqrt((root**2).sum(axis=1, keepdims=True))
+    return np.asarray((root / scale) @ plain)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -91,12 +92,19 @@ class FairnessSettings(BaseModel):
         0.05,
         gt=0,
         lt=1,
-        description="Greatest difference between groups that counts as none, set in advance.",
+        description="Greatest difference between groups that counts as none, set in advance, in "
+        "figures of ranking and of finding: AUROC, sensitivity, specificity, balanced accuracy, "
+        "top-k. In other figures nothing is ruled out unless margins names them.",
+    )
+    margins: dict[str, float] = Field(
+        default_factory=dict,
+        description="For a figure, a margin of its own on its own scale, such as brier: 0.02; it "
+        "goes before margin.",
     )
     null_draws: int = Field(
         1000,
         ge=100,
-        description="Random divisions of the patients that show how large a gap is by chance.",
+        description="Draws that show how large a gap is by chance where no true one is.",
     )
     case_mix: str = Field(
         "diagnosis",
@@ -111,9 +119,19 @@ class FairnessSettings(BaseModel):
     label_error: dict[str, tuple[tuple[float, ...], ...]] = Field(
         default_factory=dict,
         description="For an ordered attribute, the share of each true group (a row) that is "
-        "labelled as each group (a column); skin_tone without an entry has the published one.",
+        "labelled as each group (a column); an attribute on the Fitzpatrick scale without an entry "
+        "has the published one.",
     )
-
+    scale: dict[str, str] = Field(
+        default_factory=dict,
+        description="For an attribute, the scale that its groups are on, such as fitzpatrick; a "
+        "run takes that of skin_tone from data.tone_scale.",
+    )
+    expected: dict[str, tuple[str, ...]] = Field(
+        default_factory=dict,
+        description="For an attribute, the groups that an evaluation has to have: a criterion of "
+        "every group is not met where one is absent. Without an entry its order, if there is one.",
+    )
     acceptance: tuple[Criterion, ...] = Field(
         (),
         description="What a model has to show before it may be approved, see `skinml report "
@@ -124,6 +142,8 @@ class FairnessSettings(BaseModel):
     def _make_sense(self) -> Self:
         if not all(0 < risk < 1 for risk in self.net_benefit_at):
             raise ValueError("net_benefit_at must hold risks between 0 and 1")
+        if not all(0 < margin < inf for margin in self.margins.values()):
+            raise ValueError("margins must hold numbers above 0")
         if not all(k >= 1 for k in self.top):
             raise ValueError("top must hold numbers from 1")
         for crossing in self.crossings:
@@ -138,6 +158,43 @@ class FairnessSettings(BaseModel):
                 )
         return self
 
+    def margin_of(self, metric: str) -> float | None:
+        """Look up the greatest difference in a figure that counts as none.
 
+        Args:
+            metric: The figure.
+
+        Returns:
+            Its own margin, or the general one where the figure is of ranking or of finding; None
+            where nobody set one, so that nothing can be ruled out.
+
+        >>> FairnessSettings().margin_of("sensitivity"), FairnessSettings().margin_of("brier")
+        (0.05, None)
+        """
+        if metric in self.margins:
+            return self.margins[metric]
+        return self.margin if metric.startswith(_OF_FINDING) else None
+
+    def expected_groups(self, attribute: str) -> tuple[str, ...]:
+        """Name the groups that an evaluation has to have.
+
+        Args:
+            attribute: What the groups are of.
+
+        Returns:
+            Their names; empty where nobody named any.
+        """
+        return self.expected.get(attribute, self.order.get(attribute, ()))
+
+
+# Figures that the general margin is meant for; of others its size means something else.
+_OF_FINDING = (
+    "auroc",
+    "malignancy_auroc",
+    "sensitivity",
+    "specificity",
+    "balanced_accuracy",
+    "top_",
+)
 # Shares that a person typed with two or three digits.
 _ROUNDING = 5e-3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from math import inf, sqrt
 
 import numpy as np
@@ -65,12 +66,18 @@ def side_of(measured: Measured, metric: str, settings: FairnessSettings) -> Side
         measured.measures[at],
         np.maximum(measured.replicates[at], measured.measures[at].floor),
     )
+
+    # Every pair of groups asks for the same few levels.
+    @cache
+    def limits(level: float) -> Interval | None:
+        return limits_of(made, drawn, level)[0]
+
     return Side(
         group=measured.cell.group,
         value=made.value,
         reason=made.reason,
         support=made.support,
-        limits=lambda level: limits_of(made, drawn, level)[0],
+        limits=limits,
         error_at=_error_of(made, drawn, settings),
         patients=np.unique(measured.cell.patients),
         replicates=drawn,
@@ -186,8 +193,7 @@ def detectable(side: Side, reference: Side, metric: str, level: float) -> float 
     if reference.value is None:
         return None
     sign = 1.0 if goodness(metric) < 0 or metric in TARGETS else -1.0
-    bounded = metric not in TARGETS
-    room = (reference.value if sign < 0 else 1 - reference.value) if bounded else inf
+    room = (reference.value if sign < 0 else 1 - reference.value) if is_bounded(metric) else inf
     return smallest_seen(
         reference.value,
         reference.error_at,
@@ -196,6 +202,11 @@ def detectable(side: Side, reference: Side, metric: str, level: float) -> float 
         room=room,
         level=level,
     )
+
+
+def is_bounded(metric: str) -> bool:
+    """Whether a figure lies between 0 and 1."""
+    return metric not in TARGETS and not metric.startswith("net_benefit")
 
 
 def goodness(metric: str) -> int:
