@@ -25,6 +25,7 @@ from skinml.fairness.cells import overall_cell
 from skinml.fairness.settings import FairnessSettings, PrimaryComparison
 from skinml.records import CohortCell, CohortStage, Guarantee, Predictions, RunRecord
 from skinml.reports.report import ReportFiles, write_report
+from skinml.reports.wording import GIVEN_THRESHOLD
 from skinml.seeding import Seeds
 
 KIND = "predictions"
@@ -34,7 +35,6 @@ NOT_KNOWN = "not known"
 _DECIDED = ("sensitivity", "specificity", "ppv", "npv", "balanced_accuracy")
 _ALARMS = _DECIDED[:4]
 NO_THRESHOLD = "none was given, so that figures of alarms are left out"
-GIVEN = "given with the predictions; this page cannot know which patients it was chosen on"
 OWN_DECISIONS = "none: alarms are the model's own decisions, as the file has them"
 
 
@@ -214,7 +214,7 @@ def _wanted(read: FilePredictions, settings: FairnessSettings) -> list[str] | No
 def _source(settings: PredictionsSettings, words: str) -> str:
     if settings.prediction is not None:
         return OWN_DECISIONS
-    return NO_THRESHOLD if settings.threshold is None else (words or GIVEN)
+    return NO_THRESHOLD if settings.threshold is None else (words or GIVEN_THRESHOLD)
 
 
 def _no_guarantee() -> Guarantee:

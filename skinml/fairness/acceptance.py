@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from skinml.fairness.criteria import EVERY, LOWER, OVERALL, UPPER, Criterion
+from skinml.fairness.criteria import EVERY, LOWER, OVERALL, UPPER, VALUE, Criterion
 from skinml.fairness.gaps import Gap, Gaps, Spread
+from skinml.fairness.measures import FEW_EVENTS
 from skinml.fairness.verdicts import CANNOT_TELL, RULED_OUT, SHOWN
 from skinml.records import UNKNOWN_GROUP, Estimate, GroupResult
 
 MET, NOT_MET = "met", "not met"
+PRESENT_ONLY = "of the groups that these data have; which there should be, nobody named"
+_NOBODY: Mapping[str, Sequence[str]] = {}
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,7 @@ def judge(
     overall: GroupResult,
     groups: Sequence[GroupResult],
     gaps: Gaps | None,
+    expected: Mapping[str, Sequence[str]] = _NOBODY,
 ) -> tuple[Judged, ...]:
     """Hold figures and gaps against criteria.
 
@@ -43,14 +47,39 @@ def judge(
         overall: Everybody's figures.
         groups: Each group's.
         gaps: The comparisons of groups; None: none were made.
+        expected: For an attribute, the groups that there have to be, as far as they were named: a
+            criterion of every group is not met where one of them has no patient.
 
     Returns:
         A judgement a criterion; what is undefined or was not compared is "cannot tell".
     """
-    return tuple(
-        _of_gap(each, gaps) if each.gap is not None else _of_figure(each, overall, groups)
-        for each in criteria
-    )
+    return tuple(_judge(each, overall, groups, gaps, expected) for each in criteria)
+
+
+def _judge(
+    criterion: Criterion,
+    overall: GroupResult,
+    groups: Sequence[GroupResult],
+    gaps: Gaps | None,
+    expected: Mapping[str, Sequence[str]],
+) -> Judged:
+    if criterion.gap is not None:
+        found = _of_gap(criterion, gaps)
+    else:
+        found = _of_figure(criterion, overall, groups)
+    column = criterion.column
+    if column is None or not criterion.is_of_all:
+        return found
+    named = expected.get(column, ())
+    if not named:
+        return replace(found, reason=f"{found.reason} ({PRESENT_ONLY})")
+    present = {each.group for each in groups if each.attribute == column}
+    absent = [name for name in named if name not in present]
+    if not absent:
+        return found
+    missing = (CANNOT_TELL, f"no patient of {column} {', '.join(absent)} is in these data")
+    own = [(found.answer, found.reason)] if found.answer == NOT_MET else []
+    return _judged(criterion, [*own, missing], measured=False)
 
 
 def _judged(
@@ -105,6 +134,9 @@ def _held(criterion: Criterion, estimate: Estimate | None) -> tuple[str, str]:
         return CANNOT_TELL, f"{criterion.figure} is undefined: {estimate.reason}"
     read = {LOWER: estimate.low, UPPER: estimate.high}.get(criterion.read_at, estimate.value)
     spread = _spread(estimate)
+    if criterion.read_at == VALUE and FEW_EVENTS in estimate.method:
+        # The limits carry what is not known; a bare value of few patients carries nothing.
+        return CANNOT_TELL, f"{spread}, too few patients for its value alone"
     if read is None:
         return CANNOT_TELL, f"{estimate.value:.3f} has no {criterion.read_at}"
     if _meets(criterion, read):

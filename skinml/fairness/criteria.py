@@ -23,15 +23,15 @@ class Criterion(BaseModel):
     column: str | None = Field(None, description="The attribute whose groups are meant.")
     group: str = Field(
         OVERALL,
-        description='A group of the column; "every" for each known one; "overall" for everybody, '
-        "and of a gap for each group against the reference.",
+        description='A group of the column; "every" for each known one, and for those that '
+        'fairness.expected names; "overall" for everybody, and of a gap for each two groups.',
     )
     at_least: float | None = Field(None, description="The least that the figure may be.")
     at_most: float | None = Field(None, description="The most that the figure may be.")
     by: Literal["value", "lower limit", "upper limit"] | None = Field(
         None,
         description="What is held against the bound; without an entry the limit of the interval on "
-        "the bad side.",
+        "the bad side. A value is never enough below fairness.min_events.",
     )
     verdict: Literal["ruled out within the margin"] = Field(
         "ruled out within the margin", description="What the comparison has to end in."
@@ -56,7 +56,10 @@ class Criterion(BaseModel):
                 "by names the limit on the good side, which fewer data pass more easily"
             )
         if self.gap is not None and (bounds or self.by):
-            raise ValueError("a criterion of a gap takes no bound: fairness.margin is its bound")
+            raise ValueError(
+                "a criterion of a gap takes no bound: fairness.margin, or the figure's own in "
+                "fairness.margins, is its bound"
+            )
         if self.gap is not None and self.column is None:
             raise ValueError("a criterion of a gap needs the column whose groups are compared")
         if self.figure is not None and self.column is None and self.group != OVERALL:
@@ -79,6 +82,13 @@ class Criterion(BaseModel):
             bound = self.at_least if self.at_least is not None else self.at_most
             found = f"{self.figure} of {whose} {side} {bound:g} by its {self.read_at}"
         return f"{found}, or cannot tell" if self.allow_cannot_tell else found
+
+    @property
+    def is_of_all(self) -> bool:
+        """Whether all groups of the column are meant."""
+        return self.column is not None and (
+            self.group == EVERY or (self.gap is not None and self.group == OVERALL)
+        )
 
     @property
     def read_at(self) -> str:

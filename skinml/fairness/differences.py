@@ -162,7 +162,8 @@ def compare_all(
         reason = "fewer than two groups have this figure"
         return Asked(Spread(attribute, metric, None, left_out=left_out, reason=reason), nothing)
     values = np.array([side.value for side in used], dtype=float)
-    ill = badness(metric, values)
+    # The two that lie farthest apart: of a figure that is best in between, its two ends.
+    ill = badness(metric, values) if goodness(metric) else -values
     best, worst = used[int(np.argmin(ill))], used[int(np.argmax(ill))]
     spread, margin = float(values.max() - values.min()), settings.margin_of(metric)
     reason = next((why for a, b in combinations(used, 2) if (why := comparable(a, b))), "")
@@ -197,10 +198,12 @@ def compare_all(
 
 def _beside_chance(found: Spread, drawn: FloatArray) -> Spread:
     metric = found.metric
+    if not goodness(metric):
+        return replace(found, null=null_of(found.value or 0.0, np.ptp(drawn, axis=0)))
     null = None if found.value is None else null_of(found.value, np.ptp(drawn, axis=0))
     worst = np.take_along_axis(drawn, np.argmax(badness(metric, drawn), axis=0)[None], axis=0)
     finite = worst[np.isfinite(worst)]
-    tail = 0.95 if goodness(metric) <= 0 else 0.05
+    tail = 0.95 if goodness(metric) < 0 else 0.05
     return replace(
         found,
         null=null,

@@ -18,6 +18,7 @@ from skinml.fairness.null_reference import chance_figures
 from skinml.fairness.settings import CROSS, FairnessSettings
 from skinml.fairness.sides import Side, side_of
 from skinml.fairness.standardised import StandardisedGap, cases_of, standardised_gaps
+from skinml.fairness.unknown import unknown_shares
 from skinml.records import UNKNOWN_GROUP, FloatArray, GroupResult, Predictions
 
 UNKNOWN = "nobody knows which group these patients are of"
@@ -137,6 +138,7 @@ def find_gaps(
         not_compared,
         told.alone_alpha,
         told.family_alpha,
+        unknown_shares(predictions, everybody, settings),
     )
 
 

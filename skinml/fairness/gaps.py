@@ -11,6 +11,7 @@ from pydantic import TypeAdapter
 from skinml.fairness.label_error import LabelErrorCurve
 from skinml.fairness.null_reference import Null
 from skinml.fairness.standardised import StandardisedGap
+from skinml.fairness.unknown import UnknownShare
 from skinml.fairness.verdicts import CANNOT_TELL
 from skinml.records import Estimate
 
@@ -71,8 +72,9 @@ class Spread:
         value: The greatest figure less the least; None where fewer than two groups have one. It
             has no interval: it is positive even where nothing differs.
         null: The spread beside what it is by chance.
-        best: The group with the best figure.
-        worst: The group with the worst figure.
+        best: The group with the best figure; where a figure is best at a value of its own, such as
+            a calibration slope, the group with the greatest.
+        worst: The group with the worst figure, or with the least.
         worst_value: That figure.
         worst_by_chance: The mean of the worst group's figure by chance.
         worst_by_chance_low: The value that the worst group's figure is worse than in one chance
@@ -146,6 +148,7 @@ class Gaps:
         alone_alpha: The p-value that the comparison named in advance has to reach to be shown.
         family_alpha: The p-value that any other one is sure to be shown with, whatever the rest
             of the family says: the first step of the correction. None without a family.
+        unknown: How often a compared attribute is unknown, by clinic and by the other groups.
     """
 
     level: float
@@ -160,6 +163,7 @@ class Gaps:
     not_compared: Mapping[str, str] = field(default_factory=dict)
     alone_alpha: float | None = None
     family_alpha: float | None = None
+    unknown: tuple[UnknownShare, ...] = ()
 
     def values(self) -> dict[str, Any]:
         """Give plain values for JSON; an undefined number is None, never 0."""

@@ -1,8 +1,10 @@
 """How a gap would grow if some patients were put into the wrong group: correction by assumption.
 
-An item whose group was misread takes its performance into another group, so that errors of the
-labels make gaps smaller. Given the share of each true group that is labelled as each other one, and
-that a misreading has nothing to do with performance, the figures of the true groups follow.
+An item whose group was misread takes its performance into another group. Given the share of each
+true group that is labelled as each other one, and that a misreading has nothing to do with
+performance, the figures of the true groups follow: such errors make gaps smaller. Where images are
+misread because they are hard, in poor light say, the error is tied to performance, gaps may have
+been made larger, and this correction says nothing.
 """
 
 from __future__ import annotations
@@ -32,6 +34,9 @@ SCALES = (0.0, 0.25, 0.5, 0.75, 1.0)
 # agree in 47.9% and lie within one in 91.0%, three bins of two types agree in 76.8%.
 _SIX = (0.479, 0.431, 0.090)
 _THREE = (0.768, 0.232)
+FITZPATRICK = "fitzpatrick"
+"""The scale whose label error was published."""
+_TONES = ("skin_tone", FITZPATRICK, "monk", "ita_bin")
 _ROMAN = ("I", "II", "III", "IV", "V", "VI")
 # Beyond this, figures of true groups hang on the last digit of what was found.
 _MOST_ILL = 1e3
@@ -153,11 +158,17 @@ def label_error_curve(
         settings: The order of the groups and the table.
 
     Returns:
-        The curve; None where the attribute has no table. A curve without points says why.
+        The curve; None for an attribute that is no skin tone and has no table. A curve without
+        points says why: above all, no other scale than Fitzpatrick's has a published table.
     """
-    if attribute not in settings.label_error and attribute != "skin_tone":
+    if attribute not in settings.label_error and attribute not in _TONES:
         return None
     named = tuple(side.group for side in sides)
+    if attribute not in settings.label_error and not _is_fitzpatrick(attribute, settings):
+        scale = settings.scale.get(attribute, "")
+        of = f"the scale {scale}" if scale else "these groups, whose scale nobody named"
+        do = f"give one in fairness.label_error.{attribute}"
+        return _none(attribute, metric, pair, named, f"no table is published for {of}: {do}")
     order = scale_order(attribute, named, settings)
     if order is None:
         do = f"name all groups in fairness.order.{attribute}"
@@ -191,6 +202,11 @@ def label_error_curve(
         source,
         tuple(points),
     )
+
+
+def _is_fitzpatrick(attribute: str, settings: FairnessSettings) -> bool:
+    scale = settings.scale.get(attribute, attribute)
+    return scale.casefold().startswith(FITZPATRICK)
 
 
 def _none(

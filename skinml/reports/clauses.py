@@ -1,7 +1,8 @@
 """What guidelines ask a report for, and whether this one has it: data, not prose.
 
-Three states: *addressed* is in this report; *conditional* would be, if the data or the config
-carried it, and says so; *for the user* no report can know.
+Three states: *addressed* is in this very report, made from its own figures and not from a setting
+that nobody touched; *conditional* would be, if the data or the config carried it, and says so; *for
+the user* no report can know.
 """
 
 from __future__ import annotations
@@ -9,7 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from skinml.records import UNKNOWN_GROUP, RunRecord
+from skinml.fairness.gaps import Gap, Spread
+from skinml.records import UNKNOWN_GROUP, GroupResult, RunRecord
+from skinml.reports.heterogeneity import heterogeneity
+from skinml.reports.kept import expected_groups, gaps_of
+from skinml.reports.wording import GIVEN_THRESHOLD, PREDICTIONS
 
 ADDRESSED, CONDITIONAL, USER = "addressed", "conditional", "for the user"
 
@@ -46,22 +51,28 @@ OWN = "skinml"
 # and no part: for the user.
 _ASKED: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
     (TRIPOD, "3b", "Intended use, users and place in care", "decision", ()),
-    (TRIPOD, "3c", "Known inequalities between groups, named in advance", "gaps", ("primary",)),
+    (TRIPOD, "3c", "Known inequalities in health between groups", "", ()),
     (TRIPOD, "5a, 5b", "Source and dates of the data, and whom they represent", "", ()),
     (TRIPOD, "6a, 6b", "Places of care", "cohort", ("clinics",)),
     (TRIPOD, "6b", "Who was eligible", "cohort", ("flow",)),
     (TRIPOD, "7", "Preparation and quality checks alike across groups", "", ()),
     (TRIPOD, "8a, 8b", "The outcome, how and by whom it was found", "", ()),
     (TRIPOD, "9c", "Who judged skin tone, and how", "", ()),
-    (TRIPOD, "10", "Sample size: what each comparison could have shown", "gaps", ("gaps",)),
-    (TRIPOD, "11", "Groups that nobody knows", "measurement", ("groups",)),
-    (TRIPOD, "12d, 23b", "Differences between places of care", "clinics", ("clinics",)),
+    (TRIPOD, "10", "Sample size: what each comparison could have shown", "gaps", ("seen",)),
+    (TRIPOD, "11", "Patients whose group nobody knows", "measurement", ("groups",)),
+    (TRIPOD, "12d, 23b", "Differences between places of care", "clinics", ("between",)),
     (TRIPOD, "12e", "Discrimination and calibration", "overall", ("calibration",)),
     (TRIPOD, "12e", "Use at different risks", "curves", ("curves",)),
-    (TRIPOD, "12f, 14", "Approach to fairness: margin, references, family", "gaps", ("gaps",)),
+    (
+        TRIPOD,
+        "12f, 14",
+        "Approach to fairness: margin, references, family",
+        "gaps",
+        ("references",),
+    ),
     (TRIPOD, "12f, 14", "The reason for that approach", "decision", ()),
     (TRIPOD, "13", "Recalibration or other changes by group", "", ()),
-    (TRIPOD, "15", "The threshold and where it comes from", "short", ("threshold",)),
+    (TRIPOD, "15", "The threshold and where it comes from", "short", ("threshold", "source")),
     (TRIPOD, "16", "Differences between development and evaluation data", "cohort", ("splits",)),
     (TRIPOD, "17", "Approval by an ethics board", "", ()),
     (TRIPOD, "18a to 18d", "Funding, interests, protocol, registration", "", ()),
@@ -69,31 +80,56 @@ _ASKED: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
     (TRIPOD, "19", "Patients' part in the study", "", ()),
     (TRIPOD, "20a", "Flow of patients", "cohort", ("flow",)),
     (TRIPOD, "20b, 20c", "Patients by group, with outcomes", "cohort", ("table",)),
-    (TRIPOD, "21", "Numbers of patients and outcomes in each analysis", "overall", ("groups",)),
-    (TRIPOD, "23a", "Each figure with its interval, by group", "overall", ("groups",)),
-    (TRIPOD, "25, 26", "Interpretation with fairness, limits", "limitations", ("always",)),
+    (TRIPOD, "21", "Numbers of patients and outcomes in each analysis", "overall", ("measured",)),
+    (TRIPOD, "23a", "Each figure with its interval, by group", "overall", ("measured",)),
+    (TRIPOD, "25", "Interpretation with fairness", "decision", ()),
+    (TRIPOD, "26", "Limits that all such figures have", "limitations", ("always",)),
+    (TRIPOD, "26", "Limits of these data", "", ()),
     (TRIPOD, "27a", "How poor or missing input is dealt with in use", "", ()),
-    (CLAIM, "partitions", "Patients, not images, are resampled", "overall", ("always",)),
+    (CLAIM, "partitions", "Patients, not images, are resampled", "overall", ("patients",)),
     (CLAIM, "reference standard", "Its source, and who annotated", "", ()),
-    (CLAIM, "uncertainty", "Intervals and how they were made", "overall", ("always",)),
+    (CLAIM, "uncertainty", "Intervals of the figures", "overall", ("intervals",)),
     (CLAIM, "failures", "Examples and causes of wrong answers", "", ()),
-    (AI_ACT, "2(g)", "Dated test logs", "versions", ("code",)),
+    (
+        AI_ACT,
+        "2(g)",
+        "When, with which code and on which data this test ran",
+        "versions",
+        ("code", "digest"),
+    ),
     (AI_ACT, "2(g)", "The signature of who is responsible", "decision", ()),
-    (AI_ACT, "3", "Accuracy for groups beside the whole", "overall", ("groups",)),
-    (AI_ACT, "3", "Differences between groups that can be foreseen", "gaps", ("gaps",)),
+    (AI_ACT, "3", "Accuracy for groups beside the whole", "overall", ("measured",)),
+    (AI_ACT, "3", "Differences between these groups in this test", "gaps", ("gaps",)),
+    (AI_ACT, "3", "Unintended outcomes and risks that can be foreseen", "", ()),
     (AI_ACT, "9", "Watching over it after it is in use", "", ()),
-    (GMLP, "principle 8", "Performance in important subgroups", "overall", ("groups",)),
+    (
+        GMLP,
+        "principle 8",
+        "Performance in the subgroups that the data name",
+        "overall",
+        ("measured",),
+    ),
     (GMLP, "principle 8", "The clinical setting and equipment of use", "", ()),
-    (STANDING, "groups at risk", "Groups named before looking", "gaps", ("primary",)),
-    (STANDING, "missing groups", "Groups that are absent or too few", "short", ("groups",)),
+    (STANDING, "groups at risk", "A comparison named before looking", "gaps", ("primary",)),
+    (STANDING, "missing groups", "Groups that are too few", "short", ("measured",)),
+    (STANDING, "missing groups", "Groups that are absent", "short", ("expected",)),
     (STANDING, "attributes", "How group labels were collected", "", ()),
-    (OWN, "criteria", "Acceptance criteria fixed in advance", "criteria", ("criteria",)),
+    (OWN, "criteria", "Acceptance criteria fixed in advance", "criteria", ("criteria", "advance")),
     (OWN, "privacy", "Epsilon, unit, trust and what was noised", "privacy", ("promise",)),
     (OWN, "trace", "Each number leads to its data and code", "versions", ("code", "digest")),
 )
 # What is missing where a fact is not there.
 _MISSING = {
-    "primary": "no comparison was named in advance",
+    "primary": "no comparison that was made was named in advance, as far as this page can know",
+    "seen": "no comparison had patients enough to show any gap",
+    "references": "no group was held against another",
+    "between": "fewer than two clinics have a figure with an interval",
+    "measured": "no named group has a figure with an interval",
+    "intervals": "no figure has one",
+    "patients": "the data do not say which images belong to one person",
+    "source": "where the threshold comes from was not told",
+    "expected": "nobody named the groups that there should be",
+    "advance": "this page cannot know when they were set",
     "clinics": "fewer than two clinics are named",
     "flow": "who was left out before is not known here",
     "table": "numbers of patients by group stay at the clinics",
@@ -136,18 +172,30 @@ def clauses(record: RunRecord) -> tuple[Clause, ...]:
 def _facts(record: RunRecord) -> Iterator[str]:
     yield "always"
     named = [each for each in record.groups if each.group != UNKNOWN_GROUP]
+    gaps = gaps_of(record)
+    compared: list[Gap | Spread] = [] if gaps is None else [*gaps.gaps, *gaps.spreads]
+    from_file = record.kind == PREDICTIONS
     facts = {
         "groups": bool(named),
+        "measured": any(map(_has_interval, named)),
+        "intervals": _has_interval(record.overall),
+        "patients": record.data.get("unit", "patient") == "patient",
         "clinics": sum(each.attribute == "clinic" for each in named) >= 2,
+        "between": bool(heterogeneity(record)),
         "flow": len(record.cohort_flow) > 1,
         "table": bool(record.cohort_table),
         "curves": bool(record.curves),
         "splits": any("train" in cell.num_patients for cell in record.cohort_table),
-        "gaps": record.gaps is not None,
-        "primary": record.gaps is not None and _names_primary(record),
-        "calibration": "calibration_slope" in record.overall.estimates,
+        "gaps": any(_value(each) is not None for each in compared),
+        "seen": any(each.detectable is not None for each in compared),
+        "references": gaps is not None and bool(gaps.gaps) and bool(gaps.references),
+        "primary": not from_file and any(e.primary and _value(e) is not None for e in compared),
+        "expected": bool(expected_groups(record)),
+        "calibration": _defined(record.overall, "calibration_slope"),
         "threshold": record.threshold is not None,
+        "source": bool(record.threshold_source) and record.threshold_source != GIVEN_THRESHOLD,
         "criteria": bool(_fairness(record).get("acceptance")),
+        "advance": not from_file,
         "promise": record.guarantee.private,
         "code": "skinml" in record.versions,
         "digest": record.data.get("digest", "").startswith(("sha256", "hmac")),
@@ -155,10 +203,18 @@ def _facts(record: RunRecord) -> Iterator[str]:
     yield from (name for name, holds in facts.items() if holds)
 
 
+def _value(each: Gap | Spread) -> float | None:
+    return each.difference.value if isinstance(each, Gap) else each.value
+
+
+def _has_interval(group: GroupResult) -> bool:
+    return any(each.low is not None for each in group.estimates.values())
+
+
+def _defined(group: GroupResult, metric: str) -> bool:
+    return metric in group.estimates and group.estimates[metric].value is not None
+
+
 def _fairness(record: RunRecord) -> dict[str, object]:
     found = record.config.get("fairness")
     return dict(found) if isinstance(found, dict) else {}
-
-
-def _names_primary(record: RunRecord) -> bool:
-    return _fairness(record).get("primary") is not None

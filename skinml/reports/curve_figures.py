@@ -115,12 +115,23 @@ def _decision(number: int, curves: GroupCurves) -> Plot:
 
 
 def _best(points: Sequence[NetBenefitPoint]) -> str:
-    better = [each.risk for each in points if each.model > max(each.everybody, 0.0)]
-    if not better:
-        return "at no risk is the model better than alarms for everybody or for nobody"
+    looked = f"Of the risks from {figure(points[0].risk, 2)} to {figure(points[-1].risk, 2)}, "
+    stretches: list[list[float]] = []
+    before = False
+    for each in points:
+        better = each.model > max(each.everybody, 0.0)
+        if better and not before:
+            stretches.append([])
+        if better:
+            stretches[-1].append(each.risk)
+        before = better
+    words = [
+        figure(each[0], 2) if len(each) == 1 else f"{figure(each[0], 2)} to {figure(each[-1], 2)}"
+        for each in stretches
+    ]
     return (
-        "the model is better than alarms for everybody and for nobody at risks between "
-        f"{figure(min(better), 2)} and {figure(max(better), 2)}"
+        f"{looked}the model's line lies above those of alarms for everybody and for nobody at "
+        f"{', '.join(words) or 'none'}, without a test whether by more than chance"
     )
 
 

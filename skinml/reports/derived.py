@@ -14,8 +14,9 @@ from skinml.records import Estimate, GroupResult, Participation, RunRecord, last
 from skinml.reports.attendance import Stretch, SumNoise, stretches, sum_noise
 from skinml.reports.clauses import Clause, clauses
 from skinml.reports.heterogeneity import Heterogeneity, heterogeneity
-from skinml.reports.kept import judged
+from skinml.reports.kept import expected_groups, judged
 from skinml.reports.measurement import NoiseShare, Unknown, noise_shares, unknown_groups
+from skinml.reports.wording import PREDICTIONS
 
 # Below this many malignant, or not malignant, items a group shows its interval and no finding.
 # Used where the config has no `fairness.min_events`.
@@ -23,9 +24,6 @@ DEFAULT_MIN_EVENTS = 30
 
 # What an estimate's method says where few patients stand behind it, however many images do.
 FEW_EVENTS = "few events"
-
-# What a record is called that comes from a predictions file.
-PREDICTIONS = "predictions"
 
 # The attribute of the first page, in this order of preference.
 HEADLINE_ATTRIBUTES = ("skin_tone", "sex", "age_band", "clinic")
@@ -117,6 +115,7 @@ class Derived:
         noise_shares: For each group, from noised counts, the noise's standard deviation as a share
             of its malignant, and of its other, patients; empty where counts are exact.
         clauses: What guidelines ask for, and whether this report has it.
+        absent: For each attribute, the groups that there should be and that no patient is of.
     """
 
     stamps: tuple[Stamp, ...]
@@ -152,6 +151,7 @@ class Derived:
     unknown: tuple[Unknown, ...]
     noise_shares: tuple[NoiseShare, ...]
     clauses: tuple[Clause, ...]
+    absent: Mapping[str, tuple[str, ...]]
 
 
 def derive(record: RunRecord) -> Derived:
@@ -212,7 +212,19 @@ def derive(record: RunRecord) -> Derived:
         unknown=unknown_groups(record),
         noise_shares=noise_shares(record),
         clauses=clauses(record),
+        absent=_absent(record),
     )
+
+
+def _absent(record: RunRecord) -> dict[str, tuple[str, ...]]:
+    found = {}
+    for attribute, names in expected_groups(record).items():
+        present = {each.group for each in record.groups if each.attribute == attribute}
+        missing = tuple(name for name in names if name not in present)
+        # An attribute that was not looked at at all is told elsewhere.
+        if present and missing:
+            found[attribute] = missing
+    return found
 
 
 def min_events(config: Mapping[str, Any]) -> int:

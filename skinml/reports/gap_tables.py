@@ -16,6 +16,8 @@ from skinml.reports.numbers import figure, interval
 from skinml.reports.view import Cell, Row, Table
 from skinml.reports.wording import attribute_title, metric_words
 
+NAMED = "named in advance"
+"""How the primary comparison was named, unless the page cannot know that."""
 _DECIMALS = 2
 _MOST_FOUND, _MOST_OPEN = 8, 5
 # What figures are called where a reader meets them first.
@@ -41,18 +43,24 @@ class Findings:
     more: int
 
 
-def findings(gaps: Gaps, headline: str, *, several: bool = False) -> Findings:
+def findings(gaps: Gaps, headline: str, *, several: bool = False, named: str = NAMED) -> Findings:
     """Tell what comparisons found, in words for the first page.
 
     Args:
         gaps: The comparisons.
         headline: The attribute that the first page goes into; of others only shown gaps are told.
         several: Whether the model tells more than two classes apart.
+        named: How the primary comparison was named.
 
     Returns:
-        The sentences; the primary comparison first.
+        The sentences; the primary comparison first, then all groups together, then pairs.
     """
-    spreads = [each for each in gaps.spreads if each.primary]
+    # Of two groups the spread is their difference, which has a sentence of its own.
+    spreads = [
+        each
+        for each in sorted(gaps.spreads, key=lambda each: not each.primary)
+        if (each.primary or each.verdict == SHOWN) and not _is_one_pair(each, gaps)
+    ]
     chosen = [
         each
         for each in sorted(gaps.gaps, key=lambda each: not each.primary)
@@ -60,15 +68,25 @@ def findings(gaps: Gaps, headline: str, *, several: bool = False) -> Findings:
     ]
     apart = "the diagnoses apart" if several else "malignant from other images"
     plain = {"auroc": f"telling {apart} (AUROC)", **_PLAIN}
-    found = [*_of_spreads(spreads, gaps, plain), *_of_gaps(chosen, gaps, plain)]
+    found = [*_of_spreads(spreads, gaps, plain, named), *_of_gaps(chosen, gaps, plain)]
     told = [words for verdict, words in found if verdict != CANNOT_TELL]
     left = [words for verdict, words in found if verdict == CANNOT_TELL]
     more = max(0, len(told) - _MOST_FOUND) + max(0, len(left) - _MOST_OPEN)
     return Findings(tuple(told[:_MOST_FOUND]), tuple(left[:_MOST_OPEN]), more)
 
 
+def _is_one_pair(spread: Spread, gaps: Gaps) -> bool:
+    own = [g for g in gaps.gaps if (g.attribute, g.metric) == (spread.attribute, spread.metric)]
+    return len(own) == 1
+
+
+def _margin(each: Gap | Spread, gaps: Gaps) -> str:
+    """The comparison's margin; an older report has one for all."""
+    return f"{gaps.margin if each.margin is None else each.margin:g}"
+
+
 def _of_spreads(
-    spreads: Sequence[Spread], gaps: Gaps, plain: Mapping[str, str]
+    spreads: Sequence[Spread], gaps: Gaps, plain: Mapping[str, str], named: str
 ) -> Iterator[tuple[str, str]]:
     for each in spreads:
         title, by = _title(each.metric, plain), attribute_title(each.attribute).lower()
@@ -76,19 +94,29 @@ def _of_spreads(
             yield CANNOT_TELL, f"Whether {title} differs by {by}: {each.reason or 'undefined'}."
             continue
         chance = (
-            "" if each.null is None else f"; by chance alone it would be {_two(each.null.mean)}"
+            ""
+            if each.null is None
+            else f"; by chance alone it would be about {_two(each.null.mean)}, in 95 of 100 cases "
+            f"at most {_two(each.null.high)}"
         )
+        what = f", the comparison {named}" if each.primary else ""
         size = (
-            f"{_capital(title)} by {by}, the comparison named in advance: groups "
+            f"{_capital(title)} by {by}{what}: groups "
             f"{_name(each.best)} and {_name(each.worst)} differ by {_two(each.value)}{chance}."
         )
         for group, why in each.left_out.items():
             size += f" Nothing is said of {_name(group)}: {why}."
         ends = {
-            SHOWN: f"{size} A gap is shown.",
-            RULED_OUT: f"{size} A gap of {gaps.margin:g} or more is ruled out.",
+            SHOWN: f"{size} A gap is shown.{_clearest(each)}",
+            RULED_OUT: f"{size} A gap of {_margin(each, gaps)} or more is ruled out.",
         }
         yield each.verdict, ends.get(each.verdict, f"{size} {_why_open(each)}")
+
+
+def _clearest(each: Spread) -> str:
+    if len(each.clearest) < 2 or set(each.clearest) == {each.best, each.worst}:
+        return ""
+    return f" It is clearest between {_name(each.clearest[0])} and {_name(each.clearest[1])}."
 
 
 def _of_gaps(
@@ -106,7 +134,9 @@ def _of_gaps(
             )
         elif each.verdict == SHOWN:
             side = "below" if value < 0 else "above"
-            inside = f", though smaller than the margin of {gaps.margin:g}" * each.within_margin
+            inside = (
+                f", though smaller than the margin of {_margin(each, gaps)}" * each.within_margin
+            )
             yield (
                 SHOWN,
                 (
@@ -119,8 +149,8 @@ def _of_gaps(
             yield (
                 RULED_OUT,
                 (
-                    f"{_capital(title)}: between {by} {who} a gap of {gaps.margin:g} or more is "
-                    f"ruled out (difference {_spread(each.difference)})."
+                    f"{_capital(title)}: between {by} {who} a gap of {_margin(each, gaps)} or more "
+                    f"is ruled out (difference {_spread(each.difference)})."
                 ),
             )
         else:
@@ -149,8 +179,20 @@ def _same_mix(gap: Gap, gaps: Gaps) -> str:
             if each.difference.value is None:
                 return ""
             case = attribute_title(each.within).lower()
-            return f" If both had the same mix by {case}, it would be {_spread(each.difference)}."
+            return (
+                f" If both had the same mix by {case}, it would be {_spread(each.difference)}"
+                f"{_covered(each)}."
+            )
     return ""
+
+
+def _covered(each: StandardisedGap) -> str:
+    if not each.left_out:
+        return ""
+    return (
+        f", over a share of {_two(each.covered)} of their images (left out for want of patients: "
+        f"{', '.join(each.left_out)})"
+    )
 
 
 def _alone(gap: Gap) -> str:
@@ -163,13 +205,13 @@ def _alone(gap: Gap) -> str:
 
 
 def _why_open(each: Gap | Spread) -> str:
-    return f"No answer: {each.reason}." if each.reason else _could_show(each.detectable)
-
-
-def _could_show(detectable: float | None) -> str:
-    if detectable is None:
-        return "With so few patients no gap could have been shown for sure."
-    return f"These data could have shown a gap of about {_two(detectable)} or more."
+    if each.reason:
+        return f"No answer: {each.reason}."
+    if each.detectable is None:
+        return "With so few patients no gap would have been shown, however great."
+    seen = f"These data could have shown a gap of about {_two(each.detectable)} or more."
+    unset = " No margin was set for this figure, so that none is ruled out."
+    return seen + unset * (each.margin is None and each.p_value is not None)
 
 
 def _two(value: float | None) -> str:
@@ -184,11 +226,30 @@ def _name(group: str) -> str:
     return CROSS.join("not known" if part == "unknown" else part for part in group.split(CROSS))
 
 
-def gap_tables(gaps: Gaps) -> list[Table]:
+def margin_words(gaps: Gaps) -> str:
+    """Say within which differences groups count as alike, figure by figure.
+
+    Args:
+        gaps: The comparisons.
+
+    Returns:
+        A line; empty where nothing was compared.
+    """
+    every: list[Gap | Spread] = [*gaps.gaps, *gaps.spreads]
+    told = {each.metric: each.margin for each in every}
+    words = [
+        f"{metric_words(name).title} {'none' if margin is None else f'{margin:g}'}"
+        for name, margin in told.items()
+    ]
+    return ", ".join(words)
+
+
+def gap_tables(gaps: Gaps, named: str = NAMED) -> list[Table]:
     """Make the tables of groups held against their reference, an attribute each.
 
     Args:
         gaps: The comparisons.
+        named: How the primary comparison was named.
 
     Returns:
         A table an attribute, with a line for each figure and group.
@@ -204,15 +265,15 @@ def gap_tables(gaps: Gaps) -> list[Table]:
     )
     tables = []
     for attribute in dict.fromkeys(each.attribute for each in gaps.gaps):
-        rows = tuple(_gap_row(each) for each in gaps.gaps if each.attribute == attribute)
+        rows = tuple(_gap_row(each, named) for each in gaps.gaps if each.attribute == attribute)
         base = gaps.references.get(attribute)
         whom = f" against {base.group}" if base is not None else ""
         tables.append(Table(f"Gaps: {attribute_title(attribute).lower()}{whom}", columns, rows))
     return tables
 
 
-def _gap_row(each: Gap) -> Row:
-    note = "named in advance" if each.primary else ""
+def _gap_row(each: Gap, named: str) -> Row:
+    note = named if each.primary else ""
     return Row(
         f"{metric_words(each.metric).title}: {_name(each.group)}",
         (
@@ -220,23 +281,31 @@ def _gap_row(each: Gap) -> Row:
             _estimate(each.difference),
             _estimate(each.ratio),
             _chance(each.null),
-            Cell("no gap" if each.detectable is None else _two(each.detectable)),
+            _seen(each),
             _p(each.p_adjusted),
         ),
         note,
     )
 
 
-def spread_table(gaps: Gaps) -> Table:
+def _seen(each: Gap | Spread) -> Cell:
+    value = each.difference.value if isinstance(each, Gap) else each.value
+    if value is None:
+        return Cell("not told")
+    return Cell("none at all" if each.detectable is None else _two(each.detectable))
+
+
+def spread_table(gaps: Gaps, named: str = NAMED) -> Table:
     """Make the table of the greatest difference between any two groups.
 
     Args:
         gaps: The comparisons.
+        named: How the primary comparison was named.
 
     Returns:
         A table with a line for each attribute and figure.
     """
-    rows = tuple(_spread_row(each) for each in gaps.spreads)
+    rows = tuple(_spread_row(each, named) for each in gaps.spreads)
     columns = (
         "Figure",
         "Answer",
@@ -249,7 +318,7 @@ def spread_table(gaps: Gaps) -> Table:
     return Table("The greatest difference between any two groups", columns, rows)
 
 
-def _spread_row(each: Spread) -> Row:
+def _spread_row(each: Spread, named: str) -> Row:
     by = attribute_title(each.attribute).lower()
     left = "; ".join(f"without {group}: {why}" for group, why in each.left_out.items())
     worst = "" if each.worst_value is None else f"worst {_two(each.worst_value)}"
@@ -260,10 +329,10 @@ def _spread_row(each: Spread) -> Row:
             Cell(_two(each.value)),
             _chance(each.null),
             Cell(f"{_name(each.best)}; {_name(each.worst)}" if each.best else "none", worst),
-            Cell("no gap" if each.detectable is None else _two(each.detectable)),
+            _seen(each),
             _p(each.p_adjusted),
         ),
-        "; ".join(part for part in ("named in advance" if each.primary else "", left) if part),
+        "; ".join(part for part in (named if each.primary else "", left) if part),
     )
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import exp, log, sqrt
+from math import exp, log, log1p, sqrt
 
 import numpy as np
 from scipy.stats import norm, t
 
-from skinml.records import Estimate, FloatArray, RunRecord
+from skinml.records import Estimate, RunRecord
 
 CLINIC = "clinic"
 METRICS = ("auroc", "sensitivity", "specificity")
@@ -45,7 +45,8 @@ class Heterogeneity:
 def heterogeneity(record: RunRecord) -> tuple[Heterogeneity, ...]:
     """Work out how figures differ between clinics.
 
-    Each figure is taken to log odds, its standard error from its interval.
+    Each figure is taken to log odds, its standard error from its interval. A clinic whose figure is
+    0 or 1 counts too, as of so many patients who were all alike.
 
     Args:
         record: What the run may show.
@@ -55,7 +56,8 @@ def heterogeneity(record: RunRecord) -> tuple[Heterogeneity, ...]:
 
     Source:
         DerSimonian and Laird 1986; Higgins and Thompson 2002 for I squared; Higgins, Thompson and
-        Spiegelhalter 2009 for the interval of another clinic.
+        Spiegelhalter 2009 for the interval of another clinic; the half added at 0 or 1 as in
+        Haldane 1956.
     """
     groups = [each for each in record.groups if each.attribute == CLINIC]
     found = []
@@ -73,15 +75,13 @@ def _usable(estimates: Mapping[str, Estimate], metric: str) -> bool:
     each = estimates.get(metric)
     if each is None or each.value is None or each.low is None or each.high is None:
         return False
-    return 0 < each.low < each.high < 1 and 0 < each.value < 1
+    inside = 0 <= each.low <= each.value <= each.high <= 1 and each.low < each.high
+    return inside and (each.low > 0 or each.high < 1) and _odds(each)[1] > 0
 
 
 def _of(metric: str, told: Sequence[Estimate], left_out: tuple[str, ...]) -> Heterogeneity:
     values = np.array([each.value for each in told], dtype=float)
-    limits = np.array([(each.low, each.high) for each in told], dtype=float)
-    z = float(norm.ppf((1 + told[0].level) / 2))
-    odds, spans = _logit(values), np.diff(_logit(limits), axis=1).reshape(-1)
-    variance = (spans / (2 * z)) ** 2
+    odds, variance = np.array([_odds(each) for each in told]).T
     weight = 1 / variance
     mean, num = float(weight @ odds / weight.sum()), len(odds)
     q = float(weight @ (odds - mean) ** 2)
@@ -106,8 +106,32 @@ def _of(metric: str, told: Sequence[Estimate], left_out: tuple[str, ...]) -> Het
     )
 
 
-def _logit(shares: FloatArray) -> FloatArray:
-    return np.asarray(np.log(shares) - np.log1p(-shares))
+def _odds(each: Estimate) -> tuple[float, float]:
+    """A figure's log odds and their variance, from its interval.
+
+    At 0 or 1, or where a limit is, log odds have no end. A figure of 0 or 1 is taken for that of as
+    many patients as its interval tells, all alike, half of one added to either side; a limit at the
+    edge is left, and the other one tells the spread.
+    """
+    value, low, high = float(each.value or 0.0), float(each.low or 0.0), float(each.high or 0.0)
+    z = float(norm.ppf((1 + each.level) / 2))
+    if value in (0.0, 1.0):
+        known = low if value == 1 else 1 - high
+        size = log((1 - each.level) / 2) / log(known)
+        centre = log((size + 0.5) / 0.5)
+        return (centre if value else -centre), 1 / (size + 0.5) + 2.0
+    centre = _logit(value)
+    if low <= 0:
+        spread = (_logit(high) - centre) / z
+    elif high >= 1:
+        spread = (centre - _logit(low)) / z
+    else:
+        spread = (_logit(high) - _logit(low)) / (2 * z)
+    return centre, spread**2
+
+
+def _logit(share: float) -> float:
+    return log(share) - log1p(-share)
 
 
 def _share(odds: float) -> float:

@@ -70,7 +70,27 @@ def judged(record: RunRecord) -> tuple[Judged, ...]:
         criteria = _CRITERIA.validate_python(plain)
     except ValidationError as error:
         raise _strange("acceptance", error) from None
-    return judge(criteria, record.overall, record.groups, gaps_of(record))
+    return judge(criteria, record.overall, record.groups, gaps_of(record), expected_groups(record))
+
+
+def expected_groups(record: RunRecord) -> dict[str, tuple[str, ...]]:
+    """Find the groups that the config of a record says there are.
+
+    Args:
+        record: What the run may show.
+
+    Returns:
+        For each attribute their names: `fairness.expected`, else `fairness.order`, else the names
+        of `data.bins`. An attribute that none of them has is not there.
+    """
+    data, fairness = (record.config.get(name) for name in ("data", "fairness"))
+    places = (data, "bins"), (fairness, "order"), (fairness, "expected")
+    found: dict[str, tuple[str, ...]] = {}
+    for section, name in places:
+        plain = section.get(name) if isinstance(section, dict) else None
+        if isinstance(plain, dict):
+            found |= {str(key): tuple(map(str, values)) for key, values in plain.items()}
+    return found
 
 
 def _strange(what: str, error: ValidationError) -> DataError:

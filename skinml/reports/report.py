@@ -16,7 +16,7 @@ from skinml.errors import EnvironmentProblem
 from skinml.records import RunRecord
 from skinml.reports import numbers, view
 from skinml.reports.admissions import admission_tables
-from skinml.reports.derived import PREDICTIONS, Derived, derive
+from skinml.reports.derived import Derived, derive
 from skinml.reports.document import record_to_json
 from skinml.reports.participation import (
     attendance_table,
@@ -32,6 +32,7 @@ from skinml.reports.wording import (
     FAMILIES,
     FROM_FILE,
     METRICS,
+    PREDICTIONS,
     MetricWords,
     attribute_title,
     collusion_words,

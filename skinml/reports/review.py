@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
-from skinml.records import RunRecord
+from skinml.fairness.gaps import Gaps
+from skinml.records import Estimate, RunRecord
 from skinml.reports.clauses import Clause
 from skinml.reports.curve_figures import curves_part
-from skinml.reports.derived import PREDICTIONS, Derived
+from skinml.reports.derived import Derived
 from skinml.reports.gap_tables import (
+    NAMED,
     Findings,
     findings,
     gap_tables,
     label_error_table,
+    margin_words,
     spread_table,
     standardised_table,
 )
 from skinml.reports.heterogeneity import Heterogeneity
 from skinml.reports.kept import gaps_of
-from skinml.reports.numbers import about, count, figure
+from skinml.reports.numbers import about, count, figure, interval
 from skinml.reports.sections import tone_scale
 from skinml.reports.view import Cell, Row, Table, group_title
-from skinml.reports.wording import attribute_title, metric_words
+from skinml.reports.wording import (
+    FIXED,
+    FIXED_BY_WHOEVER,
+    NAMED_BY_WHOEVER,
+    PREDICTIONS,
+    attribute_title,
+    metric_words,
+)
 
 _NOBODY = Findings((), (), 0)
 # The titles of the page's parts by their anchors.
@@ -52,22 +63,32 @@ def review_parts(record: RunRecord, derived: Derived) -> dict[str, Any]:
         By the templates' names.
     """
     gaps = gaps_of(record)
+    named = NAMED_BY_WHOEVER if record.kind == PREDICTIONS else NAMED
     told = [] if gaps is None else [each for each in gaps.label_error if each.points]
     silent = [] if gaps is None else [each for each in gaps.label_error if not each.points]
     empty, several = Table("", (), ()), len(record.classes.names) > 2
     return {
         "from_file": record.kind == PREDICTIONS,
         "gaps": gaps,
-        "findings": _NOBODY if gaps is None else findings(gaps, derived.headline, several=several),
+        "findings": _NOBODY
+        if gaps is None
+        else findings(gaps, derived.headline, several=several, named=named),
         "references": []
         if gaps is None
         else [(attribute_title(name), base) for name, base in gaps.references.items()],
-        "spread_table": empty if gaps is None else spread_table(gaps),
-        "gap_tables": [] if gaps is None else gap_tables(gaps),
+        "spread_table": empty if gaps is None else spread_table(gaps, named),
+        "gap_tables": [] if gaps is None else gap_tables(gaps, named),
         "standardised": empty if gaps is None else standardised_table(gaps.standardised),
         "label_error": empty if gaps is None else label_error_table(gaps.label_error),
         "label_source": "; ".join(dict.fromkeys(each.source for each in told)),
         "label_reason": silent[0].reason if silent else "",
+        "margins": "" if gaps is None else margin_words(gaps),
+        "absent": [
+            (attribute_title(name).lower(), ", ".join(map(group_title, groups)))
+            for name, groups in derived.absent.items()
+        ],
+        "unknown_shares": [] if gaps is None else _unknown_shares(gaps),
+        "fixed": FIXED_BY_WHOEVER if record.kind == PREDICTIONS else FIXED,
         "curves": curves_part(record, derived),
         "unknown": _unknown(derived),
         "tone_scale": tone_scale(record, "skin_tone"),
@@ -92,6 +113,36 @@ def _unknown(derived: Derived) -> Table:
     )
     columns = ("What groups are of", "Patients not known", "Patients in all", "Not known, of 100")
     return Table("Patients whose group nobody knows", columns, rows)
+
+
+def _unknown_shares(gaps: Gaps) -> list[Table]:
+    columns = ("Group", "Patients", "Not known, of 100")
+    tables = []
+    for attribute in dict.fromkeys(each.attribute for each in gaps.unknown):
+        rows = tuple(
+            Row(
+                f"{attribute_title(each.by)}: {group_title(each.group)}",
+                (
+                    Cell(count(each.num_patients)),
+                    Cell(*(_in_100(each.share))),
+                ),
+            )
+            for each in gaps.unknown
+            if each.attribute == attribute
+        )
+        title = attribute_title(attribute).lower()
+        tables.append(Table(f"Where {title} is not known", columns, rows))
+    return tables
+
+
+def _in_100(share: Estimate) -> tuple[str, str]:
+    def percent(value: float | None) -> float | None:
+        return None if value is None else 100 * value
+
+    scaled = replace(
+        share, value=percent(share.value), low=percent(share.low), high=percent(share.high)
+    )
+    return figure(scaled.value, 0), interval(scaled, 0)
 
 
 def _heterogeneity(derived: Derived) -> Table:

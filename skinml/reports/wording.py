@@ -139,6 +139,15 @@ COUNTED = {
         3,
     ),
 }
+# What a record is called that comes from a predictions file.
+PREDICTIONS = "predictions"
+# When criteria and margins were set, as far as the page can know.
+FIXED = "before the data were seen"
+FIXED_BY_WHOEVER = "before this report was made, by whoever ran it"
+NAMED_BY_WHOEVER = "named by whoever ran this report"
+GIVEN_THRESHOLD = (
+    "given with the predictions; this page cannot know which patients it was chosen on"
+)
 FOREST = ("auroc", "sensitivity", "specificity")
 
 SCALES = {

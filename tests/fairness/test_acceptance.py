@@ -159,6 +159,51 @@ def test_the_limit_on_the_good_side_cannot_be_asked_for(asked):
         Criterion(figure="auroc", **asked)
 
 
+FEW = Estimate(0.95, 0.7, 1.0, method="Clopper-Pearson on patients, few events")
+
+
+def test_the_bare_value_of_few_patients_meets_nothing():
+    asked = {"figure": "auroc", "at_least": 0.8, "by": "value"}
+    assert (answers(asked, FEW).answer, answers(asked, FEW).accepted) == (CANNOT_TELL, False)
+    assert "too few patients" in answers(asked, FEW).reason
+    failed = replace(FEW, value=0.5, low=0.3, high=0.7)
+    assert answers(asked, failed).answer == CANNOT_TELL
+    assert answers(asked, replace(FEW, method="patient bootstrap")).answer == MET
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"figure": "auroc", "column": "skin_tone", "group": "every", "at_least": 0.8},
+        {"gap": "auroc", "column": "skin_tone"},
+        {"gap": "auroc", "column": "skin_tone", "group": "every"},
+    ],
+)
+def test_every_group_is_each_one_that_has_to_be_there(asked):
+    good = Estimate(0.9, 0.85, 0.95)
+    groups = [group(name, good) for name in ("light", "brown")]
+    criterion = Criterion(**asked, allow_cannot_tell=True)
+
+    def found(*names):
+        expected = {"skin_tone": names} if names else {}
+        return judge([criterion], OVERALL_RESULT, groups, gaps(RULED_OUT), expected)[0]
+
+    assert found("light", "brown").accepted
+    assert found("light", "brown").reason == found("light").reason
+    absent = found("light", "brown", "dark")
+    assert (absent.answer, absent.accepted) == (CANNOT_TELL, False)
+    assert "no patient of skin_tone dark" in absent.reason
+    assert found().accepted
+    assert "which there should be, nobody named" in found().reason
+
+
+def test_a_failure_stays_a_failure_where_a_group_is_absent_too():
+    asked = Criterion(figure="auroc", column="skin_tone", group="every", at_least=0.8)
+    groups = [group("light", Estimate(0.5, 0.4, 0.6))]
+    (found,) = judge([asked], OVERALL_RESULT, groups, None, {"skin_tone": ("light", "dark")})
+    assert found.answer == NOT_MET
+
+
 def test_groups_on_either_side_of_the_reference_may_not_differ_either():
     names = {"attribute": "skin_tone", "metric": "sensitivity"}
     near = Estimate(0.03, 0.01, 0.045)

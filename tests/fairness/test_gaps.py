@@ -8,7 +8,7 @@ import json
 import numpy as np
 import pytest
 from fairlearn.metrics import MetricFrame
-from scipy.stats import norm
+from scipy.stats import norm, tukey_hsd
 from sklearn.metrics import recall_score
 from statsmodels.stats.multitest import multipletests
 
@@ -22,10 +22,13 @@ from skinml.fairness.verdicts import (
     CANNOT_TELL,
     RULED_OUT,
     SHOWN,
+    alpha_of_pair,
     holm,
     p_of_difference,
     p_of_margin,
+    p_of_pairs,
     verdict,
+    z_of_difference,
 )
 
 QUICK = FairnessSettings(replicates=400, null_draws=200, groups=("skin_tone",))
@@ -285,7 +288,155 @@ def test_chance_is_what_the_note_measured_at_the_sizes_of_ddi(make):
     assert np.mean(means) == pytest.approx(0.099, abs=0.008)
 
 
-def test_dealing_keeps_a_patients_images_together(make):
+def other_laws(make, rng, sizes):
+    """One AUROC of .85 in all groups; in the last one the scores lie otherwise."""
+    tone = np.repeat(list(sizes), [num for num, _ in sizes.values()])
+    malignant = np.concatenate([np.arange(num) < events for num, events in sizes.values()])
+    latent = rng.normal(size=len(tone)) + np.sqrt(2) * norm.ppf(0.85) * malignant
+    odd = malignant & (tone == list(sizes)[-1])
+    alike = np.flatnonzero(odd)
+    latent[alike] = np.where(np.arange(len(alike)) < 0.85 * len(alike), 9.0, -9.0)
+    return make.binary(1 / (1 + np.exp(-latent)), malignant, groups={"skin_tone": tone})
+
+
+def test_chance_is_that_of_each_groups_own_scores(make):
+    """Two groups of one size and one AUROC: the one whose scores are lumped errs far more."""
+    rng = np.random.default_rng(19)
+    sizes = {"1": (400, 120), "2": (400, 120), "3": (400, 120)}
+    found = gaps_of(other_laws(make, rng, sizes), metrics=("auroc",), null_draws=2000)
+    usual, lumped = (each.null.high for each in found.gaps)
+    assert lumped > 1.3 * usual
+    assert found.spreads[0].verdict != SHOWN
+
+
+def test_chance_holds_no_gap_that_prevalence_makes(make):
+    """PPV of one law of scores at prevalences of .6 and .1 differs: that is found, not chance."""
+    rng = np.random.default_rng(20)
+    malignant = np.concatenate([np.arange(600) < 360, np.arange(600) < 60])
+    tone = np.repeat(["a", "b"], 600)
+    made = make.binary(
+        np.where(rng.random(1200) < np.where(malignant, 0.8, 0.2), 0.9, 0.1),
+        malignant,
+        groups={"skin_tone": tone},
+    )
+    (gap,) = gaps_of(made, metrics=("ppv",), primary=None).gaps
+    assert abs(gap.difference.value) > 0.3
+    assert gap.null.high < 0.15
+    assert gap.verdict == SHOWN
+    same = gaps_of(made, metrics=("sensitivity",), primary=None).gaps[0]
+    assert abs(same.difference.value) < same.null.high
+
+
+def test_chance_agrees_with_counting_it_out_at_the_sizes_of_fitzpatrick17k(make):
+    """Six types, 91 to 12 malignant, sensitivity .75: a spread of .181 by chance alone."""
+    sizes, rng = [91, 148, 91, 60, 29, 12], np.random.default_rng(21)
+    shares = rng.binomial(sizes, 0.75, size=(20_000, 6)) / sizes
+    counted = np.ptp(shares, axis=1)
+    tone = np.repeat([str(at) for at in range(6)], sizes)
+    hit = np.concatenate([np.arange(size) < round(0.75 * size) for size in sizes])
+    made = make.binary(np.where(hit, 0.9, 0.1), np.ones(len(hit)), groups={"skin_tone": tone})
+    (spread,) = gaps_of(made, metrics=("sensitivity",), null_draws=4000).spreads
+    assert spread.null.mean == pytest.approx(counted.mean(), abs=0.012)
+    assert spread.null.high == pytest.approx(np.quantile(counted, 0.95), abs=0.025)
+
+
+def test_of_two_groups_all_pairs_ask_what_one_pair_asks():
+    for z in (0.3, 1.96, 4.0):
+        assert p_of_pairs(z, 2, independent=True) == pytest.approx(2 * norm.sf(z), rel=1e-6)
+
+
+@pytest.mark.parametrize("sizes", [(20, 20, 20), (5, 60, 60, 200)])
+def test_all_pairs_together_are_asked_as_tukey_and_kramer_do(sizes):
+    """Held against scipy's test of means, whose errors are nearly known at so many items."""
+    rng = np.random.default_rng(22)
+    means = rng.normal(0, 0.3, len(sizes))
+    many = [rng.normal(size=100 * size) for size in sizes]
+    many = [each - each.mean() + mean / 10 for each, mean in zip(many, means, strict=True)]
+    result = tukey_hsd(*many)
+    error = np.sqrt(
+        sum(((each - each.mean()) ** 2).sum() for each in many) / (sum(map(len, many)) - len(many))
+    )
+    pairs = [
+        (one, other, abs(many[one].mean() - many[other].mean()))
+        for one in range(len(sizes))
+        for other in range(one)
+    ]
+    for one, other, apart in pairs:
+        z = apart / (error * np.sqrt(1 / len(many[one]) + 1 / len(many[other])))
+        found = p_of_pairs(z, len(sizes), independent=True)
+        assert found == pytest.approx(result.pvalue[one, other], rel=0.05, abs=1e-4)
+
+
+@pytest.mark.parametrize("independent", [True, False])
+def test_the_level_of_a_pair_is_that_at_which_all_pairs_hold_theirs(independent):
+    for groups in (2, 3, 6):
+        own = alpha_of_pair(0.05, groups, independent=independent)
+        again = p_of_pairs(norm.isf(own / 2), groups, independent=independent)
+        assert again == pytest.approx(0.05, rel=1e-4)
+
+
+def test_beyond_what_resamples_tell_the_normal_law_goes_on():
+    def limits(level):
+        half = norm.ppf((1 + level) / 2) * 0.02
+        return 0.2 - half, 0.2 + half
+
+    assert z_of_difference(0.2, limits, 0.001) == pytest.approx(10.0)
+    assert z_of_difference(0.2, lambda level: None) is None
+
+
+def test_what_could_be_shown_is_told_at_the_level_that_an_answer_needs(make):
+    rng = np.random.default_rng(23)
+    sizes = dict.fromkeys("abcd", 300)
+    made = toned(make, sizes, dict.fromkeys(sizes, 0.85), rng)
+    named = PrimaryComparison(metric="specificity", group="b")
+    found = gaps_of(made, metrics=("specificity",), primary=named)
+    assert found.family == 3
+    assert found.alone_alpha == pytest.approx(0.05)
+    assert found.family_alpha == pytest.approx(0.05 / 3)
+    first, second, _ = found.gaps
+    apart = (norm.isf(0.05 / 6) + norm.ppf(0.8)) / (norm.isf(0.025) + norm.ppf(0.8))
+    assert second.detectable / first.detectable == pytest.approx(apart, rel=0.06)
+    assert found.spreads[0].detectable > second.detectable
+
+
+def test_below_the_floor_of_events_no_gap_could_be_shown(make):
+    rng = np.random.default_rng(24)
+    made = toned(make, {"a": 400, "b": 60}, {"a": 0.9, "b": 0.9}, rng)
+    found = {each.metric: each for each in gaps_of(made, metrics=SHARES).gaps}
+    assert found["sensitivity"].detectable is None
+    assert found["specificity"].detectable > 0
+
+
+def test_nothing_is_ruled_out_in_a_figure_that_nobody_set_a_margin_for(make):
+    rng = np.random.default_rng(25)
+    made = toned(make, {"a": 4000, "b": 4000}, {"a": 0.95, "b": 0.95}, rng)
+    asked = ("brier", "net_benefit_at_0.2", "ppv", "specificity")
+    found = {each.metric: each for each in gaps_of(made, metrics=asked, primary=None).gaps}
+    assert found["specificity"].verdict == RULED_OUT
+    for name in asked[:3]:
+        assert (found[name].margin, found[name].margin_p) == (None, None)
+        assert found[name].verdict != RULED_OUT
+    named = gaps_of(made, metrics=("brier",), primary=None, margins={"brier": 0.05})
+    assert named.gaps[0].verdict == RULED_OUT
+    assert named.spreads[0].margin == 0.05
+
+
+def test_the_two_groups_that_a_spread_rests_on_need_not_be_the_farthest_apart(make):
+    rng = np.random.default_rng(26)
+    sizes = {"a": 3000, "b": 3000, "tiny": 50}
+    made = toned(make, sizes, {"a": 0.9, "b": 0.8, "tiny": 0.82}, rng)
+    benign = made.labels == 0
+    tiny = np.flatnonzero((made.groups["skin_tone"] == "tiny") & benign)
+    scores = made.malignancy_scores.copy()
+    scores[tiny] = np.where(np.arange(len(tiny)) < 0.75 * len(tiny), 0.2, 0.8)
+    made = make.binary(scores, made.labels, groups=dict(made.groups))
+    (spread,) = gaps_of(made, metrics=("specificity",)).spreads
+    assert (spread.best, spread.worst) == ("a", "tiny")
+    assert spread.clearest == ("a", "b")
+    assert spread.verdict == SHOWN
+
+
+def test_errors_keep_a_patients_images_together(make):
     rng = np.random.default_rng(16)
     made = toned(make, {"a": 60, "b": 60}, {"a": 0.7, "b": 0.7}, rng)
     once = gaps_of(made, metrics=("specificity",)).spreads[0].null

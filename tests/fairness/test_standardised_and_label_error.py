@@ -142,8 +142,8 @@ def side(group, value, half):
     return Side(group, value, "", 100.0, lambda level: (value - half, value + half), lambda v: half)
 
 
-def curve(values, counts, **changes):
-    options = OPTIONS.model_copy(update=changes)
+def curve(values, counts, scale="fitzpatrick", **changes):
+    options = OPTIONS.model_copy(update={"scale": {"skin_tone": scale}, **changes})
     sides = [side(name, value, 0.05) for name, value in values.items()]
     names = list(values)
     return label_error_curve(
@@ -187,9 +187,22 @@ def test_where_there_is_no_curve_it_says_why():
     assert "no published table" in curve({"1": 0.9, "2": 0.8}, [9, 9]).reason
     lacking = [side("1", 0.9, 0.1), side("2", None, 0.1), side("3", 0.8, 0.1)]
     lacking[1] = dataclasses.replace(lacking[1], limits=lambda level: None)
-    found = label_error_curve("skin_tone", "auroc", lacking, [9, 9, 9], ("1", "3"), OPTIONS)
+    toned = OPTIONS.model_copy(update={"scale": {"skin_tone": "fitzpatrick"}})
+    found = label_error_curve("skin_tone", "auroc", lacking, [9, 9, 9], ("1", "3"), toned)
     assert found.reason == "no figure for 2"
     assert label_error_curve("sex", "auroc", lacking, [9, 9, 9], ("1", "3"), OPTIONS) is None
+
+
+@pytest.mark.parametrize("scale", ["milk", "monk", "ita_apparent_groh_2021", ""])
+def test_the_published_error_of_one_scale_is_not_taken_for_another(scale):
+    values = {"0-1": 0.9, "2-3": 0.85, "4-5": 0.7}
+    found = curve(values, [500, 400, 150], scale=scale)
+    assert found.points == ()
+    assert f"no table is published for {f'the scale {scale}' if scale else 'these'}" in found.reason
+    assert "fairness.label_error.skin_tone" in found.reason
+    assert curve(values, [500, 400, 150]).points
+    given = {"skin_tone": published_confusion(3)[0].tolist()}
+    assert curve(values, [500, 400, 150], scale=scale, label_error=given).points
 
 
 @pytest.mark.parametrize(

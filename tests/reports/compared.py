@@ -19,6 +19,7 @@ SETTINGS = FairnessSettings.model_validate(
         "metrics": ["auroc", "specificity"],
         "primary": PrimaryComparison(),
         "order": {"skin_tone": ("I-II", "III-IV", "V-VI")},
+        "scale": {"skin_tone": "fitzpatrick"},
         "acceptance": [
             {"figure": "auroc", "at_least": 0.5},
             {"gap": "auroc", "column": "skin_tone"},
