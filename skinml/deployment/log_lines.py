@@ -12,7 +12,7 @@ import logging
 from pathlib import Path
 from typing import TypedDict
 
-from skinml.errors import SkinmlError
+from skinml.errors import DataError, SkinmlError
 
 MARK = "skinml-line "
 _LONGEST_WORDS = 1000
@@ -92,9 +92,11 @@ def said_of(error: BaseException | None) -> str:
         error: What was raised.
 
     Returns:
-        The words of an error of skinml; of any other its class and where it came from.
+        The words of an error of skinml, but not of one about data, which may quote a list; of any
+        other its class and where it came from.
     """
-    if error is None or isinstance(error, SkinmlError):
+    spoken = isinstance(error, SkinmlError) and not isinstance(error, DataError)
+    if error is None or spoken:
         return str(error)
     places, trace = [], error.__traceback__
     while trace is not None:

@@ -166,7 +166,8 @@ def decide(
         IntegrityError: If the folder was changed.
 
     Guarantees:
-        No answer holds that is not in the audit log.
+        No answer holds that is not in the audit log. After a no the clinic keeps no sample of the
+        run.
     """
     at = now or datetime.now(UTC)
     found = proposed(folder, run, now=at)
@@ -188,6 +189,10 @@ def decide(
         answer: Answer = "yes" if yes else "no"
         index[run] = _answered(folder, found.proposal, record, answer, actor, terms, at)
         _write(folder, index)
+        if not yes:
+            from skinml.experiments.site_run import close_site  # heavy: not for a mere look
+
+            close_site(folder, run, "refused")
         return index[run].state(at)
 
 
@@ -226,6 +231,23 @@ def state(folder: ClinicFolder, run: str, *, now: datetime | None = None) -> Sta
         IntegrityError: If the folder was changed.
     """
     return _record(folder, run).state(now or datetime.now(UTC))
+
+
+def states(folder: ClinicFolder, *, now: datetime | None = None) -> dict[str, State]:
+    """Tell where all runs stand that somebody ever asked for.
+
+    Args:
+        folder: The clinic's folder.
+        now: The time, with its zone; by default the clock's.
+
+    Returns:
+        Each run's state.
+
+    Raises:
+        IntegrityError: If the folder was changed.
+    """
+    at = now or datetime.now(UTC)
+    return {run: record.state(at) for run, record in _index(folder).items()}
 
 
 def approved_config(folder: ClinicFolder, run: str, *, now: datetime | None = None) -> str:

@@ -15,9 +15,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from math import inf
 from pathlib import Path
 
 import httpx
@@ -36,6 +34,7 @@ from skinml.deployment.invitations import parse_time, split_address
 from skinml.deployment.superlink import FLOWER_QUIET, LOOPBACK, SPOKEN, control, register
 from skinml.deployment.supervision import Part
 from skinml.deployment.tied import tied
+from skinml.deployment.traffic import MOST_ANSWER_BYTES, Pace, TooMuch, Traffic
 from skinml.durable import read_whole
 from skinml.errors import ConfigError, RefusedError, SkinmlError
 
@@ -54,6 +53,7 @@ CALLS = frozenset(
     }
 )
 """What a node says to a SuperLink. Registering is /enrol's, unregistering the coordinator's."""
+_SENDING = frozenset({"push-messages", "push-object"})
 KEY_HEADER = "flwr-public-key"
 TIME_HEADER = "flwr-timestamp"
 MOST_BYTES = 64 * 2**20  # Flower sends arrays in pieces of 5 MB
@@ -61,7 +61,6 @@ _MOST_ENROL_BYTES = 16 * 1024
 _MOST_MESSAGE_BYTES = 4 * 2**20  # a message names its arrays; they travel beside it
 _MOST_PULL_BYTES = 16 * 1024
 _BEHIND_S, _AHEAD_S = 305.0, 5.0  # what Flower's node authentication lets clocks differ by
-_NODES_OWN_S = 3.0  # what a SuperNode sleeps when it heard of no message
 _NOT_ACTIVATED = 2004  # Flower's code, which makes a SuperNode print what comes with it
 _TIMEOUT = httpx.Timeout(60.0, connect=5.0)
 # RFC 9110 section 7.6.1: what belongs to one connection.
@@ -69,58 +68,6 @@ _OWN = {"connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgra
 _OWN |= {"proxy-authenticate", "proxy-authorization", "proxy-connection"}
 
 Handler = Callable[[Request], Awaitable[Response]]
-
-
-class _TooMuch(Exception):
-    """A body over the limit."""
-
-
-@dataclass(frozen=True)
-class Pace:
-    """How long a node that asks for messages in the middle of a run is kept waiting for one.
-
-    A SuperNode that hears that there is none sleeps for three seconds, whatever it is told, and a
-    secure sum has four messages: most of a round would be such sleep.
-
-    Attributes:
-        hold_s: Seconds at most; a SuperNode gives a request up after 30.
-        busy_s: For how long after its last message a node is taken to be in a run; at other
-            times it is answered at once.
-        poll_s: Seconds between two looks at the SuperLink soon after some node has answered: the
-            next message is near.
-        slow_s: Seconds between two looks at other times.
-        soon_s: How long that is soon.
-        most_per_s: Looks a second for all nodes together: with many each waits longer.
-    """
-
-    hold_s: float = 20.0
-    busy_s: float = 120.0
-    poll_s: float = 0.25
-    slow_s: float = 1.0
-    soon_s: float = 3.0
-    most_per_s: float = 25.0
-
-
-@dataclass
-class _Traffic:
-    """Which nodes have lately had a message, and how many are waiting for one."""
-
-    pace: Pace
-    last: dict[int, float] = field(default_factory=dict)
-    answered: float = -inf
-    held: int = 0
-
-    def note(self, node: int) -> None:
-        self.last[node] = time.monotonic()
-
-    def busy(self, node: int) -> bool:
-        return time.monotonic() - self.last.get(node, -inf) < self.pace.busy_s
-
-    def wait_s(self) -> float:
-        """Say how long to wait before the next look."""
-        soon = time.monotonic() - self.answered < self.pace.soon_s
-        alone = self.pace.poll_s if soon else self.pace.slow_s
-        return min(max(alone, self.held / self.pace.most_per_s), _NODES_OWN_S)
 
 
 class JoinedKeys:
@@ -164,7 +111,11 @@ class JoinedKeys:
 
 
 def make_app(
-    folder: FederationFolder, upstream: str, known: Register, pace: Pace | None = None
+    folder: FederationFolder,
+    upstream: str,
+    known: Register,
+    pace: Pace | None = None,
+    most: int = MOST_ANSWER_BYTES,
 ) -> Starlette:
     """Make the proxy's application.
 
@@ -173,6 +124,7 @@ def make_app(
         upstream: The SuperLink, https://host:port, with the federation's own certificate.
         known: Makes an enrolled node's key known to the SuperLink.
         pace: How long a node that asks for messages in a run is kept waiting for one.
+        most: Bytes that a node may send in all for each message that it was handed.
 
     Returns:
         The application: POST on the nodes' paths and on /enrol; 404 or 405 for all else.
@@ -192,7 +144,7 @@ def make_app(
         yield
         await client.aclose()
 
-    passing = _passing(JoinedKeys(folder), client, _Traffic(pace or Pace()))
+    passing = _passing(JoinedKeys(folder), client, Traffic(pace or Pace(), most=most))
     routes = [
         Route("/enrol", _enrolling(folder, known), methods=["POST"]),
         Route("/v1/fleet/{call}", passing, methods=["POST"]),
@@ -254,7 +206,7 @@ def _enrolling(folder: FederationFolder, known: Register) -> Handler:
     async def enrol(request: Request) -> Response:
         try:
             content = json.loads(await _whole(request, _MOST_ENROL_BYTES))
-        except (_TooMuch, ValueError, RecursionError, ClientDisconnect):
+        except (TooMuch, ValueError, RecursionError, ClientDisconnect):
             return _words(
                 400,
                 ConfigError(
@@ -278,7 +230,7 @@ def _enrolling(folder: FederationFolder, known: Register) -> Handler:
     return enrol
 
 
-def _passing(joined: JoinedKeys, client: httpx.AsyncClient, traffic: _Traffic) -> Handler:
+def _passing(joined: JoinedKeys, client: httpx.AsyncClient, traffic: Traffic) -> Handler:
     async def fleet(request: Request) -> Response:
         call = request.path_params["call"]
         if call not in CALLS:
@@ -286,66 +238,83 @@ def _passing(joined: JoinedKeys, client: httpx.AsyncClient, traffic: _Traffic) -
         node = joined.node_of(request.headers.get(KEY_HEADER, ""))
         if node is None or (call == "activate-node" and _about_clock(request)):
             return _turned_away(request, call, known=node is not None)
-        content = await _content_of(request, call, node)
-        if isinstance(content, Response):
-            return content
-        headers = [(k, v) for k, v in request.headers.items() if k not in _OWN]
-
-        async def send() -> httpx.Response:
-            outgoing = client.build_request(
-                "POST", f"/v1/fleet/{call}", headers=headers, content=content
-            )
-            return await client.send(outgoing, stream=True)
-
         try:
-            answer = await send()
-            if call == "pull-messages":
-                answer = await _held(request, joined, node, traffic, answer, send)
-            elif call in ("push-messages", "push-object"):
-                traffic.note(node)
-                traffic.answered = time.monotonic()
-        except _TooMuch:
-            return Response(status_code=413)
+            return await _passed(request, call, node, joined, client, traffic)
+        except TooMuch:
+            return _too_much(traffic, node)
         except ClientDisconnect:
             return Response(status_code=400)
         except httpx.TimeoutException:
             return Response(status_code=504)
         except httpx.HTTPError:
             return Response(status_code=503)  # nodes try again, until the SuperLink is back
-        kept = {k: v for k, v in answer.headers.items() if k not in _OWN | {"server", "date"}}
-        return StreamingResponse(_closing(answer), status_code=answer.status_code, headers=kept)
 
     return fleet
+
+
+async def _passed(
+    request: Request,
+    call: str,
+    node: int,
+    joined: JoinedKeys,
+    client: httpx.AsyncClient,
+    traffic: Traffic,
+) -> Response:
+    """Pass on what a joined node says, and what it is answered."""
+    content = await _content_of(request, call, node, traffic)
+    if isinstance(content, Response):
+        return content
+    headers = [(k, v) for k, v in request.headers.items() if k not in _OWN]
+
+    async def send() -> httpx.Response:
+        outgoing = client.build_request(
+            "POST", f"/v1/fleet/{call}", headers=headers, content=content
+        )
+        return await client.send(outgoing, stream=True)
+
+    answer = await send()
+    if call == "pull-messages":
+        answer = await _held(request, joined, node, traffic, answer, send)
+    elif call in _SENDING and answer.is_success:
+        traffic.note(node)
+        traffic.answered = time.monotonic()
+    kept = {k: v for k, v in answer.headers.items() if k not in _OWN | {"server", "date"}}
+    if answer.is_closed:
+        return Response(answer.content, answer.status_code, kept)
+    return StreamingResponse(_closing(answer), answer.status_code, kept)
 
 
 async def _held(
     request: Request,
     joined: JoinedKeys,
     node: int,
-    traffic: _Traffic,
+    traffic: Traffic,
     answer: httpx.Response,
     send: Callable[[], Awaitable[httpx.Response]],
 ) -> httpx.Response:
     """Look for a message again and again, while the node waits that a run keeps busy.
 
-    A message is asked for only while the node is there to take it, and its key is joined.
+    A message is asked for only while the node is there to take it, and its key is joined. A node
+    that asks anew has given the question before up, whose line may be dead without a word.
     """
-    until = time.monotonic() + traffic.pace.hold_s
-    traffic.held += 1
+    until, mine = time.monotonic() + traffic.pace.hold_s, object()
+    traffic.held[node] = mine
     try:
         while _is_empty(answer) and traffic.busy(node) and time.monotonic() < until:
+            await answer.aread()  # whole: its connection is for others while this node waits
             await asyncio.sleep(traffic.wait_s())
             if await request.is_disconnected():
-                await answer.aclose()
                 raise ClientDisconnect
             if joined.node_of(request.headers.get(KEY_HEADER, "")) != node:
                 break
-            await answer.aclose()
+            if traffic.held.get(node) is not mine:
+                break
             answer = await send()
     finally:
-        traffic.held -= 1
+        if traffic.held.get(node) is mine:
+            del traffic.held[node]
     if answer.is_success and not _is_empty(answer):
-        traffic.note(node)
+        traffic.handed(node)
     return answer
 
 
@@ -355,22 +324,22 @@ def _is_empty(answer: httpx.Response) -> bool:
 
 
 async def _content_of(
-    request: Request, call: str, node: int
+    request: Request, call: str, node: int, traffic: Traffic
 ) -> bytes | AsyncIterator[bytes] | Response:
     """Take what a node sends, or say why not; pieces of arrays pass without being kept."""
     length = request.headers.get("content-length", "0")
     if not length.isdigit() or int(length) > MOST_BYTES:
         return Response(status_code=413)
-    whole = {"push-messages": _MOST_MESSAGE_BYTES, "pull-messages": _MOST_PULL_BYTES}
-    if call not in whole:
+    if call == "push-object":
+        traffic.took(node, 0)
+        return _counted(_limited(request, MOST_BYTES), node, traffic)
+    if call == "pull-messages":
+        return await _whole(request, _MOST_PULL_BYTES)
+    if call != "push-messages":
         return _limited(request, MOST_BYTES)
-    try:
-        content = await _whole(request, whole[call])
-    except _TooMuch:
-        return Response(status_code=413)
-    except ClientDisconnect:
-        return Response(status_code=400)
-    if call == "pull-messages" or _speaks_for_itself(content, node):
+    content = await _whole(request, _MOST_MESSAGE_BYTES)
+    if _speaks_for_itself(content, node):
+        traffic.took(node, len(content))
         return content
     print("a message in another node's name was refused", flush=True)  # noqa: T201 goes to the log
     return JSONResponse({"detail": "Not this node's message"}, status_code=400)
@@ -387,6 +356,14 @@ def _speaks_for_itself(content: bytes, node: int) -> bool:
         return False
     named = {each.metadata.src_node_id for each in request.messages_list}
     return request.node.node_id == node and named <= {node}
+
+
+def _too_much(traffic: Traffic, node: int) -> Response:
+    if traffic.left(node) >= 0:
+        return Response(status_code=413)
+    told = f"At most {traffic.most / 2**20:,.0f} MB for each message that this node was handed"
+    print("a node that sent more than an answer was refused", flush=True)  # noqa: T201 goes to the log
+    return JSONResponse({"detail": told}, status_code=413)
 
 
 def _turned_away(request: Request, call: str, *, known: bool) -> Response:
@@ -437,7 +414,15 @@ async def _limited(request: Request, most: int) -> AsyncIterator[bytes]:
     async for piece in request.stream():
         seen += len(piece)
         if seen > most:
-            raise _TooMuch
+            raise TooMuch
+        yield piece
+
+
+async def _counted(
+    pieces: AsyncIterator[bytes], node: int, traffic: Traffic
+) -> AsyncIterator[bytes]:
+    async for piece in pieces:
+        traffic.took(node, len(piece))
         yield piece
 
 

@@ -48,6 +48,7 @@ USUAL_LIMIT_S = 3600.0
 _POLL_S = 0.1
 _BEAT_S = 10.0
 _LOOK_S = 0.5
+_TIDY_S = 3600.0
 _ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
 _KIND = "flwr-clientapp"
 _log = logging.getLogger("skinml.runner")
@@ -65,12 +66,14 @@ class Desk:
         approved: Which bundles may ask for it.
         refused: Told of each bundle that may not, by its SHA-256.
         limit_s: Seconds that one task may take.
+        tidy: Called between tasks, once an hour.
     """
 
     app: ClientApp
     approved: Approved
     refused: Callable[[str], None] = lambda digest: None
     limit_s: float = USUAL_LIMIT_S
+    tidy: Callable[[], object] = lambda: None
 
 
 def require_tested_flower() -> str:
@@ -140,8 +143,11 @@ def serve(desk: Desk, address: str, secret: bytes) -> None:
     # One thread for all tasks: what a thread keeps warm stays warm.
     worker = ThreadPoolExecutor(1, thread_name_prefix="task")
     _log.info("ready: Flower %s, tested with %s", release, ", ".join(TESTED))
-    heard = True
+    heard, tidied = True, -_TIDY_S
     while True:
+        if time.monotonic() - tidied > _TIDY_S:
+            tidied = time.monotonic()
+            _tidied(desk)
         task = _next_task(tasks)
         if task is None:
             if heard:
@@ -154,6 +160,13 @@ def serve(desk: Desk, address: str, secret: bytes) -> None:
         else:
             heard = True
             time.sleep(_POLL_S)
+
+
+def _tidied(desk: Desk) -> None:
+    try:
+        desk.tidy()
+    except SkinmlError as error:  # the same stands in the way of the next task, which tells it
+        _log.warning("what ended runs left could not be removed: %s", type(error).__name__)
 
 
 def _next_task(tasks: RuntimeHttpClient) -> Any:
@@ -364,6 +377,7 @@ def desk_of(folder: Path, limit_s: float) -> Desk:
     from datetime import UTC, datetime
 
     from skinml.clinic.opening import open_at_screen
+    from skinml.deployment.leftovers import tidy
     from skinml.deployment.proposals import approved_bundles
     from skinml.deployment.site_app import site_app
     from skinml.stewardship.roles import os_user
@@ -377,7 +391,8 @@ def desk_of(folder: Path, limit_s: float) -> Desk:
             now = datetime.now(UTC)
             opened.audit.write("bundle refused", os_user(), now=now, digest=digest)
 
-    return Desk(site_app(folder), lambda: approved_bundles(opened), refused, limit_s)
+    app = site_app(folder)
+    return Desk(app, lambda: approved_bundles(opened), refused, limit_s, lambda: tidy(opened))
 
 
 def main(words: Sequence[str] | None = None) -> int:

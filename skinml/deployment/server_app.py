@@ -11,7 +11,8 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -22,9 +23,12 @@ from flwr.serverapp import Grid, ServerApp
 from skinml.config import RunConfig, parse_config
 from skinml.deployment.federation_folder import FederationFolder, open_federation
 from skinml.deployment.gathering import POLL_S, Gathering, quorum_of
+from skinml.deployment.kept_adverts import ADVERTS, AdvertFile
+from skinml.deployment.log_lines import said_of
 from skinml.deployment.patience import patient
-from skinml.deployment.run_watch import RunWatch, log_event
-from skinml.deployment.standing import Standing, take_up, write_standing
+from skinml.deployment.run_watch import LOG, RunWatch, log_event
+from skinml.deployment.setup_messages import NOT_READY
+from skinml.deployment.standing import Standing, read_standing, take_up, write_standing
 from skinml.deployment.submission import CONFIG, find_submitted, read_proposal
 from skinml.durable import read_whole
 from skinml.errors import SkinmlError
@@ -44,14 +48,16 @@ from skinml.experiments.run import SERVED_MODEL, write_result, write_run
 from skinml.experiments.sites import Terms
 from skinml.experiments.workspace import Workspace, run_folder, run_of
 from skinml.federated.coordinator import places_asker
-from skinml.federated.messages import Request
+from skinml.federated.messages import Reply, Request
 from skinml.federated.roll_call import Answered, Ask, Record, RunTerms
+from skinml.federated.unblocked_grid import UnblockedGrid
 from skinml.privacy.planner import require_honest_clinics
 from skinml.records import RunRecord
 from skinml.tracking.content import clinic_rounds
 from skinml.tracking.tracker import Tracker, make_tracker
 
 VARIABLE = "SKINML_FEDERATION"
+Keys = Mapping[str, str]
 
 app = ServerApp()
 
@@ -81,25 +87,26 @@ def conduct(folder: FederationFolder, run: str, grid: Grid) -> None:
     draft, final = find_submitted(folder, run), Workspace(folder.path).runs / run
     config = parse_config(json.loads(read_whole(draft / CONFIG, "config of the run")))
     tracker = make_tracker(config.tracking, folder.path, SERVED_MODEL)
-    gathering = Gathering(folder, read_proposal(draft), draft, grid, quorum_of(config))
-    with turn(draft) as life:
-        if draft == final:  # an earlier process died between the report and its last words
-            record = read_record(final)
-            tracker.start(run, config.name, _told(config), [], kept_history(final))
-            enrolled = folder.enrolments()
-            nodes = {name: enrolled[name].node_id for name in read_proposal(final).clinics}
-            gathering.ready |= {name: node for name, node in nodes.items() if node is not None}
-        else:
-            with run_folder(Workspace(folder.path), run, lambda _: True):
-                record = _conducted(folder, config, draft, gathering, life, tracker, grid)
-        gathering.finish()
-        report = final / "report.html"
-        mlflow_run = tracker.finish(record, report, final / "report.json", final / "model")
-        write_result(final, record, report, mlflow_run)
-        last, states = record.participation[-1].round, record.participation[-1].expected
-        write_standing(final, Standing("finished", dict.fromkeys(states, "done"), last, last))
-        log_event(final, run, "finished", life.number)
-        strip_notes(final)
+    grid = UnblockedGrid(grid)
+    gathering = Gathering(folder, read_proposal(draft), draft, grid, quorum_of(config, draft))
+    with closing(grid), turn(draft) as life:
+        try:
+            if draft == final:  # an earlier process died between the report and its last words
+                record = read_record(final)
+                tracker.start(run, config.name, _told(config), [], kept_history(final))
+                gathering.expect_everybody()
+            else:
+                with run_folder(Workspace(folder.path), run, lambda _: True):
+                    record = _conducted(folder, config, draft, gathering, life, tracker, grid)
+            gathering.finish("completed")
+            _close(final, record, tracker, life)
+        except Exception as error:
+            place = final if final.is_dir() else draft
+            _failed(place, run, error, life)
+            tracker.fail(type(error).__name__)
+            if place == draft:  # whoever resumes it has the clinics make ready once more
+                gathering.finish("failed")
+            raise
 
 
 def _conducted(
@@ -112,26 +119,52 @@ def _conducted(
     grid: Grid,
 ) -> RunRecord:
     """Drive a run to its report, in its draft folder."""
-    run, clock, standing = run_of(draft), time.monotonic() - life.before_s, Standing("proposed")
+    run, clock = run_of(draft), time.monotonic() - life.before_s
     take_up(draft, life.number)
     log_event(draft, run, "taken up", life.number)
-    try:
-        clinics = gathering.settle()
-        width, inputs = public_width(config)
-        terms = _terms(folder, config, run, clinics, width)
-        standing = Standing("preparing", dict.fromkeys(clinics, "preparing"))
-        gathering.prepare(terms, standing)
-        outcome = _work(config, terms, inputs, gathering, draft, life, grid, tracker)
-        record = published_record(config, clinics, terms.classes, outcome, life.began, clock)
-        bundle = run_bundle(config, public_origin(config), outcome, record)
-        write_run(draft, record, bundle)
-    except SkinmlError as error:
-        words = "; ".join([str(error), *error.details])
-        write_standing(draft, Standing("failed", standing.clinics, problem=words))
-        log_event(draft, run, "failed", life.number, words)
-        tracker.fail(type(error).__name__)
-        raise
+    clinics = gathering.settle()
+    width, inputs = public_width(config)
+    terms = _terms(folder.name, config, run, clinics, gathering.keys, width)
+    gathering.prepare(terms, Standing("preparing", dict.fromkeys(clinics, "preparing")))
+    outcome = _work(config, terms, inputs, gathering, draft, life, grid, tracker)
+    record = published_record(config, clinics, terms.classes, outcome, life.began, clock)
+    bundle = run_bundle(config, public_origin(config), outcome, record)
+    write_run(draft, record, bundle)
     return record
+
+
+def _close(final: Path, record: RunRecord, tracker: Tracker, life: Life) -> None:
+    """Say the last words of a run whose report is there."""
+    report = final / "report.html"
+    mlflow_run = tracker.finish(record, report, final / "report.json", final / "model")
+    write_result(final, record, report, mlflow_run)
+    last, states = record.participation[-1].round, record.participation[-1].expected
+    write_standing(final, Standing("finished", dict.fromkeys(states, "done"), last, last))
+    log_event(final, final.name, "finished", life.number)
+    (final / ADVERTS).unlink(missing_ok=True)
+    strip_notes(final)
+
+
+def _failed(place: Path, run: str, error: Exception, life: Life) -> None:
+    """Write down why a run ended, in one line; where a defect came from is in the log alone."""
+    if isinstance(error, SkinmlError):
+        told = words = "; ".join([str(error), *error.details])
+    else:
+        words = (
+            f"Expected the coordinator's own code to finish the run; got {type(error).__name__}. "
+            f"See {LOG} in its folder, then: skinml federation resume {run}"
+        )
+        told = said_of(error)
+    write_standing(place, Standing("failed", read_standing(place).clinics, problem=words))
+    log_event(place, run, "failed", life.number, told)
+
+
+def _hearing(answered: Answered, gathering: Gathering) -> Iterator[tuple[str, Reply | str]]:
+    """Have whoever says in a round that its data are not ready make them ready for the next."""
+    for clinic, reply in answered.items() if isinstance(answered, Mapping) else answered:
+        if isinstance(reply, Reply) and reply.problem.get("rule") == NOT_READY:
+            gathering.unready(clinic)
+        yield clinic, reply
 
 
 def _told(config: RunConfig) -> dict[str, Any]:
@@ -139,11 +172,9 @@ def _told(config: RunConfig) -> dict[str, Any]:
 
 
 def _terms(
-    folder: FederationFolder, config: RunConfig, run: str, clinics: tuple[str, ...], width: int
+    name: str, config: RunConfig, run: str, clinics: tuple[str, ...], keys: Keys, width: int
 ) -> Terms:
     require_honest_clinics(config.privacy, len(clinics))
-    enrolled = folder.enrolments()
-    keys = tuple((name, str(enrolled[name].signing_key)) for name in clinics)
     masked = config.privacy.trust == "distributed" and len(clinics) > 1
     return Terms(
         run=run,
@@ -152,8 +183,8 @@ def _terms(
         clinics_root="",
         classes=public_classes(config),
         num_features=width,
-        registered=keys if masked else (),
-        coordinator=folder.name,
+        registered=tuple((name, keys[name]) for name in clinics) if masked else (),
+        coordinator=name,
         simulated=False,
     )
 
@@ -190,7 +221,7 @@ def _work(
 
         def ask_whoever_is_there(requests: Mapping[str, Request]) -> Answered:
             gathering.look(terms.clinics)
-            return ask(requests)
+            return _hearing(ask(requests), gathering)
 
         def expected() -> dict[str, bool]:
             gathering.look(terms.clinics)
@@ -209,6 +240,7 @@ def _work(
         first_attempt=life.first_attempt,
         reach=reach,
         watch=watch.stopwatch,
+        kept=AdvertFile(draft),
     )
     watch.round_done(checkpoints.record.participation[-1])
     return Outcome(

@@ -12,14 +12,14 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 
 from flwr.app import ConfigRecord, Message, RecordDict
 
-from skinml.errors import IntegrityError, SkinmlError
+from skinml.errors import IntegrityError, RefusedError, SkinmlError
 from skinml.experiments.sites import Terms
 from skinml.federated.coordinator import words_of_flower
-from skinml.federated.problems import Problem, problem_of, require_problem
+from skinml.federated.problems import Problem, problem_of, require_problem, told_of
 from skinml.records import Labels
 
 STATES: Mapping[str, frozenset[str]] = {
@@ -30,9 +30,28 @@ STATES: Mapping[str, frozenset[str]] = {
 """What a clinic may answer to each kind of message, where nothing went wrong."""
 
 OUTCOMES = frozenset({"completed", "failed"})
+
+NOT_READY = "a run that this clinic made ready for"
+"""The rule by which a clinic says in a round that it must be asked to make ready once more."""
+
 _LONGEST = 1 << 20
 _log = logging.getLogger("skinml.runner")
 _KEYS = {"clinic", "state"}
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What a clinic answered to a message of the setup.
+
+    Attributes:
+        state: Where it stands; empty where something went wrong.
+        why: What went wrong, in words; empty where nothing did.
+        refused: Whether its policy or its budget said no.
+    """
+
+    state: str
+    why: str = ""
+    refused: bool = False
 
 
 def pack_content(content: bytes) -> RecordDict:
@@ -168,14 +187,16 @@ def answer_setup(message: Message, clinic: str, answer: Callable[[bytes], str]) 
         The reply: a state, or a problem in words.
 
     Guarantees:
-        Of what went wrong at the clinic leaves what `problem_of` says, and no more.
+        Of what went wrong at the clinic leaves what `problem_of` says, and no more; the log of the
+        node holds no other words either, for many people may read it.
     """
     kind = message.metadata.message_type
     try:
         records = pack_standing(clinic, kind, answer(unpack_content(message.content)))
     except SkinmlError as error:
-        _log.warning("%s ended with: %s", kind, error)  # stays here
-        records = pack_standing(clinic, kind, "", problem_of(error))
+        problem = problem_of(error)
+        _log.warning("%s ended with: %s", kind, told_of(problem))
+        records = pack_standing(clinic, kind, "", problem)
     # The process edge of a clinic: whatever it is, only its class may cross.
     except Exception as error:  # noqa: BLE001
         _log.exception("%s failed at this clinic", kind)
@@ -213,10 +234,24 @@ def read_standing(message: Message | None, clinic: str) -> tuple[str, str]:
     Returns:
         The state, and what went wrong in words; one of them is empty.
     """
+    heard = heard_of(message, clinic)
+    return heard.state, heard.why
+
+
+def heard_of(message: Message | None, clinic: str) -> Heard:
+    """Read a clinic's answer.
+
+    Args:
+        message: The reply; None where none came.
+        clinic: Whose it is.
+
+    Returns:
+        What it says.
+    """
     if message is None:
-        return "", "no answer"
+        return Heard("", "no answer")
     if message.has_error():
-        return "", words_of_flower(message.error.code)
+        return Heard("", words_of_flower(message.error.code))
     records = message.content
     try:
         told = dict(records.config_records["standing"])
@@ -225,11 +260,12 @@ def read_standing(message: Message | None, clinic: str) -> tuple[str, str]:
         problem = dict(records.config_records["problem"])
         _require_standing(told, problem, clinic, message.metadata.message_type)
     except (KeyError, IntegrityError):
-        return "", "an answer of another form"
+        return Heard("", "an answer of another form")
     if problem:
         words = {key: str(word) for key, word in problem.items()}
-        return "", f"expected {words['rule']}; got {words['got']}. {words['do']}"
-    return str(told["state"]), ""
+        why = f"expected {words['rule']}; got {words['got']}. {words['do']}"
+        return Heard("", why, problem["code"] == RefusedError.exit_code)
+    return Heard(str(told["state"]))
 
 
 def _require_standing(

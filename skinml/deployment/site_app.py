@@ -16,10 +16,11 @@ from flwr.clientapp import ClientApp
 from skinml.clinic.folder import ClinicFolder
 from skinml.clinic.opening import open_at_screen
 from skinml.deployment.joining import require_membership
+from skinml.deployment.leftovers import tidy
 from skinml.deployment.peers import require_known_keys
 from skinml.deployment.proposals import approved_config, proposed, receive
 from skinml.deployment.run_proposal import parse_proposal
-from skinml.deployment.setup_messages import answer_setup, read_end, read_terms
+from skinml.deployment.setup_messages import NOT_READY, answer_setup, read_end, read_terms
 from skinml.errors import ConfigError, IntegrityError, PolicyError
 from skinml.experiments.site_run import close_site, find_terms, prepare_site
 from skinml.experiments.sites import Terms, open_site
@@ -40,6 +41,9 @@ def site_app(path: Path, open_run: OpenRun = open_site) -> ClientApp:
     Returns:
         The app, with the handlers "query.propose", "query.prepare", "query.finish" and "train".
 
+    Raises:
+        ConfigError, EnvironmentProblem, IntegrityError: As `open_at_screen`.
+
     Guarantees:
         A sum is computed only in a run that is approved at that moment, for the clinics that it
         was prepared for. Of an error that nobody foresaw nothing but its class leaves the clinic.
@@ -51,9 +55,7 @@ def site_app(path: Path, open_run: OpenRun = open_site) -> ClientApp:
     @app.query("propose")
     def propose(message: Message, context: Context) -> Message:
         del context
-        return answer_setup(
-            message, folder.name, lambda content: receive(folder, parse_proposal(content))
-        )
+        return answer_setup(message, folder.name, lambda content: _proposed(folder, content))
 
     @app.query("prepare")
     def prepare(message: Message, context: Context) -> Message:
@@ -75,6 +77,11 @@ def site_app(path: Path, open_run: OpenRun = open_site) -> ClientApp:
     return app
 
 
+def _proposed(folder: ClinicFolder, content: bytes) -> str:
+    tidy(folder)
+    return receive(folder, parse_proposal(content))
+
+
 def _prepared(folder: ClinicFolder, content: bytes) -> str:
     """Make ready for a run whose terms came; what they name must be what was approved."""
     run = str(_object(content).get("run"))
@@ -94,6 +101,7 @@ def _prepared(folder: ClinicFolder, content: bytes) -> str:
             got="none",
             do="At the clinic: skinml clinic join ... --data FOLDER",
         )
+    tidy(folder, beginning=run)
     taxonomy = Path(membership.taxonomy) if membership.taxonomy else None
     prepare_site(folder, terms, Path(membership.data), membership.manifest, taxonomy)
     return "ready"
@@ -110,11 +118,17 @@ def _finished(folder: ClinicFolder, content: bytes, ready: dict[str, Clinic]) ->
 def _reply(
     folder: ClinicFolder, request: Request, ready: dict[str, Clinic], open_run: OpenRun
 ) -> Reply:
-    config = approved_config(folder, request.run)  # also after a no in the middle of a run
+    try:
+        config = approved_config(folder, request.run)  # also after a no in the middle of a run
+    except PolicyError:
+        ready.pop(request.run, None)
+        tidy(folder)
+        raise
     terms = find_terms(folder, request.run)
     if terms is None or terms.config != config:
+        ready.pop(request.run, None)
         raise PolicyError(
-            rule=f"a run that clinic {folder.name} made ready for",
+            rule=NOT_READY,
             got=f"run={request.run}",
             do="Ask it to prepare first.",
         )

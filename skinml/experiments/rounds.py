@@ -19,6 +19,7 @@ from skinml.federated.clinic import Clinic, schedule
 from skinml.federated.coordinator import Grid, exchanger, grid_asker
 from skinml.federated.messages import Reply, Request
 from skinml.federated.roll_call import Ask, RunTerms
+from skinml.federated.secure_rounds import KeptAdverts
 from skinml.federated.simulation import simulate
 from skinml.federated.strategies import combiner
 from skinml.privacy.plan import Release, admissions_release
@@ -59,6 +60,7 @@ def train(
     first_attempt: int = 1,
     reach: Callable[[RunTerms], Ask] | None = None,
     watch: Stopwatch | None = None,
+    kept: KeptAdverts | None = None,
 ) -> Trained:
     """Run all rounds of a run that are still to be done, evaluation included.
 
@@ -73,6 +75,7 @@ def train(
         first_attempt: Number of the first attempt at each round.
         reach: Finds the way to real clinics; None: they are virtual.
         watch: Takes the time of the clinics' answers.
+        kept: Where clinics' public keys outlive this process; None: nowhere.
 
     Returns:
         The model, the released validation scores and counts.
@@ -88,7 +91,7 @@ def train(
     def through(ask: Ask) -> Trained:
         if watch is not None:
             ask = watch.timed(ask, held_to.deadline_s / (held_to.resends + 1))
-        exchange = exchanger(ask, held_to, checkpoints.record)
+        exchange = exchanger(ask, held_to, checkpoints.record, kept)
         fitted = fit(learner, exchange, on_round, resume=done, keep=checkpoints.keep)
         last = schedule(learner, validation, admissions, tested)[-1]
         total = exchange(last, fitted.arrays).total

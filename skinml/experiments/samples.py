@@ -281,6 +281,19 @@ def still_admitted(folder: ClinicFolder, run: str, purpose: str) -> dict[str, Sa
     return kept
 
 
+def has_samples(folder: ClinicFolder, run: str) -> bool:
+    """Tell whether a clinic keeps samples of a run.
+
+    Args:
+        folder: The clinic's folder.
+        run: The run's id.
+
+    Returns:
+        Whether there is one at least.
+    """
+    return any(_samples_file(folder.run(run), split).exists() for split in SPLITS)
+
+
 def drop_samples(folder: ClinicFolder, run: str) -> None:
     """Remove a clinic's samples of a run; its caches and predictions stay.
 

@@ -70,6 +70,11 @@ class SealedBook:
         with locked(self._lock, "answers of a secure sum", patience_s=PATIENCE_S):
             yield
 
+    @property
+    def exists(self) -> bool:
+        """Whether something is kept."""
+        return self._path.exists()
+
     def drop(self) -> None:
         """Remove it once the run is over; the ledger still knows which sums were computed."""
         for path in (self._path, self._lock):

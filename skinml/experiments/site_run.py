@@ -20,6 +20,7 @@ from skinml.experiments.progress import Progress, Silence
 from skinml.experiments.samples import (
     drop_samples,
     grounds_by_split,
+    has_samples,
     prepare_samples,
     require_one_view,
     store_samples,
@@ -127,13 +128,41 @@ def close_site(folder: ClinicFolder, run: str, outcome: str) -> None:
     Raises:
         EnvironmentProblem: If the log cannot be written.
     """
-    if find_terms(folder, run) is None:
-        return
-    log_end([folder], run, outcome)
-    (folder.run(run) / TERMS).unlink(missing_ok=True)
+    if find_terms(folder, run) is not None:
+        log_end([folder], run, outcome)
+        (folder.run(run) / TERMS).unlink(missing_ok=True)
     SealedBook(folder, run).drop()
-    with suppress(OSError):
+    with suppress(OSError):  # also those of a run that never was ready
         drop_samples(folder, run)
+
+
+def holds_samples(folder: ClinicFolder, run: str) -> bool:
+    """Tell whether a clinic keeps for a run what only a run that goes on needs.
+
+    Args:
+        folder: The clinic's folder.
+        run: The run's id.
+
+    Returns:
+        Whether `close_site` has something to remove.
+    """
+    place = folder.run(run)
+    return (place / TERMS).exists() or has_samples(folder, run) or SealedBook(folder, run).exists
+
+
+def last_used(folder: ClinicFolder, run: str) -> float:
+    """Tell when a clinic last did something for a run.
+
+    Args:
+        folder: The clinic's folder.
+        run: The run's id.
+
+    Returns:
+        Seconds since 1970; 0 where it never did.
+    """
+    place = folder.run(run)
+    times = [path.stat().st_mtime for path in place.glob("*")] if place.is_dir() else []
+    return max(times, default=0.0)
 
 
 def _own_config(terms: Terms, data: Path, manifest: str, taxonomy: Path | None) -> RunConfig:

@@ -15,7 +15,7 @@ from flwr.clientapp import ClientApp
 from skinml.errors import SkinmlError
 from skinml.federated.clinic import Clinic
 from skinml.federated.messages import SUMS, Reply, Request, pack_reply, unpack_request
-from skinml.federated.problems import Problem, problem_of
+from skinml.federated.problems import Problem, problem_of, told_of
 from skinml.federated.secure_session import packed
 
 OpenClinic = Callable[[Mapping[str, object]], Clinic]
@@ -101,8 +101,9 @@ def guarded(message: Message, answer: Callable[[], Reply]) -> Message:
     try:
         content = pack_reply(answer())
     except SkinmlError as error:
-        _LOG.info("a round was refused at this clinic: %s", error)
-        content = _problem(problem_of(error))
+        problem = problem_of(error)
+        _LOG.info("a round was refused at this clinic: %s", told_of(problem))
+        content = _problem(problem)
     # The process edge of a clinic: whatever it is, only its class may cross.
     except Exception as error:  # noqa: BLE001
         _LOG.exception("a round failed at this clinic")

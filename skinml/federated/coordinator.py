@@ -21,7 +21,7 @@ from skinml.federated.grid_check import require_on_grid
 from skinml.federated.messages import Reply, Request, pack_requests, require_sums, unpack_reply
 from skinml.federated.plain_sums import PlainSum
 from skinml.federated.roll_call import DIED, Ask, Record, RollCall, RunTerms
-from skinml.federated.secure_rounds import SecureRounds
+from skinml.federated.secure_rounds import KeptAdverts, SecureRounds
 from skinml.federated.strategies import add_up, require_short
 from skinml.records import Arrays
 from skinml.training.fit import Exchange, Exchanged
@@ -95,13 +95,16 @@ def exchange_with(
     return Exchanged(summed, len(took_part))
 
 
-def exchanger(ask: Ask, terms: RunTerms, record: Record) -> Exchange:
+def exchanger(
+    ask: Ask, terms: RunTerms, record: Record, kept: KeptAdverts | None = None
+) -> Exchange:
     """Choose how the rounds of a run are summed.
 
     Args:
         ask: Sends requests to the clinics and brings back their replies.
         terms: What the run is held to.
         record: Where each round's participation is written.
+        kept: Where clinics' public keys outlive this process.
 
     Returns:
         Secure sums where the terms have a session, plain ones otherwise; an attempt that too few
@@ -111,7 +114,7 @@ def exchanger(ask: Ask, terms: RunTerms, record: Record) -> Exchange:
         Attempts of one round have different numbers, so that no clinic answers one with what it
         computed for another.
     """
-    secure = SecureRounds(ask, terms, terms.session, record) if terms.session else None
+    secure = SecureRounds(ask, terms, terms.session, record, kept) if terms.session else None
 
     def attempted(round_: Round, query: Arrays, number: int) -> Exchanged:
         if secure is not None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from math import prod
+from typing import Protocol
 
 from skinml.errors import IncompleteRunError, SkinmlError
 from skinml.federated.messages import Reply, Request
@@ -31,6 +32,16 @@ _Whole = Callable[[bytes], bool]
 """Tells of a verified payload whether it has the form of its step: else its sender is missing."""
 
 
+class KeptAdverts(Protocol):
+    """Where what clinics advertised outlives the coordinator's process."""
+
+    def load(self) -> Mapping[str, Signed]:
+        """Give what was saved, by clinic; none where nothing was."""
+
+    def save(self, adverts: Mapping[str, Signed]) -> None:
+        """Keep what every clinic advertised."""
+
+
 @dataclass
 class SecureRounds:
     """Runs the rounds of one run.
@@ -40,12 +51,14 @@ class SecureRounds:
         terms: What the run is held to.
         session: The terms of its secure sums.
         record: Where each round's participation is written, before anything is raised.
+        kept: Where advertised keys are kept; None: nowhere, so that all clinics must be there.
     """
 
     ask: Ask
     terms: RunTerms
     session: Session
     record: Record
+    kept: KeptAdverts | None = None
     _adverts: list[Signed] = field(default_factory=list)
 
     def exchange(self, round_: Round, query: Arrays, number: int = 1) -> Exchanged:
@@ -84,7 +97,10 @@ class SecureRounds:
         return Exchanged(_sums(words, round_), len(total.survivors))
 
     def adverts(self, roll: RollCall) -> list[Signed]:
-        """Fetch everybody's public keys, once a run.
+        """Fetch everybody's public keys, once in the life of the process.
+
+        For a clinic that is away stand the keys that it advertised in this run before: it sends no
+        shares, and so is in no sum.
 
         Args:
             roll: Hears who did not send them.
@@ -97,11 +113,15 @@ class SecureRounds:
             request = Request(self.terms.run, 0, 1, self.terms.clinics, {}, "keys")
             requests = dict.fromkeys(self.session.participants, request)
             replies = start.call(self.ask, requests, _no_sums)
-            if len(replies) < len(requests):
+            before = dict(self.kept.load()) if self.kept is not None and replies else {}
+            fresh = {name: unpacked(reply.signed) for name, reply in replies.items()}
+            found = {name: (before | fresh)[name] for name in requests if name in before | fresh}
+            if len(found) < len(requests) or len(start.missing) > self.terms.allowed_missing:
                 raise roll.why()
-            found = [unpacked(reply.signed) for reply in replies.values()]
-            roster_of(self.session, found)
-            self._adverts = found
+            self._adverts = [*found.values()]
+            roster_of(self.session, self._adverts)
+            if self.kept is not None and not start.missing:
+                self.kept.save(found)
         return self._adverts
 
 

@@ -72,7 +72,8 @@ class LocalFederation:
         for number, (name, images) in enumerate(data.items(), start=2):
             self.clinics[name] = folder = make_clinic(place, name, rule, policy)
             _join(self.folder, folder, number, images)
-            self._apps[number] = site_app(folder.path, open_run)
+            app = site_app(folder.path, open_run)
+            self._apps |= {number: app, number + len(data): app}
         self.heard: list[tuple[str, str]] = []
         self.before: Callable[[str, str], None] = lambda clinic, kind: None
 
@@ -81,8 +82,8 @@ class LocalFederation:
         conduct(self.folder, run, self.grid())
 
     def grid(self) -> LocalGrid:
-        """Make a grid that brings each node's messages to its clinic."""
-        names = dict(enumerate(self.clinics, start=2))
+        """Make a grid that brings each node's messages to its clinic, which may join twice."""
+        names = dict(enumerate([*self.clinics, *self.clinics], start=2))
 
         class Router(ClientApp):
             def __call__(app, message: Message, context: Context) -> Message:  # noqa: N805 ours is self
@@ -91,7 +92,7 @@ class LocalFederation:
                 self.heard.append((names[node], message.metadata.message_type))
                 return self._apps[node](message, context)
 
-        return LocalGrid(Router(), [{} for _ in self.clinics])
+        return LocalGrid(Router(), [{} for _ in names])
 
 
 def open_with_fixed_noise(terms: Terms, folder: ClinicFolder) -> Clinic:

@@ -6,6 +6,7 @@ import base64
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -26,8 +27,9 @@ from starlette.routing import Route
 
 from skinml.deployment.enrolment import invite, node_key_pem, redeem, revoke
 from skinml.deployment.federation_folder import FederationFolder, make_federation
-from skinml.deployment.proxy import KEY_HEADER, Pace, _Traffic, make_app
+from skinml.deployment.proxy import KEY_HEADER, make_app
 from skinml.deployment.superlink import free_port
+from skinml.deployment.traffic import Pace, Traffic
 
 NOW = datetime.now(UTC)
 NODE = 7
@@ -50,11 +52,15 @@ class SuperLink:
     messages: list[bytes] = field(default_factory=list)
     pulls: int = 0
     ready_at: int = 0
+    lines: set[int] = field(default_factory=set)
+    broken: bool = False
 
     async def answer(self, request: Request) -> Response:
         await request.body()
+        assert request.client is not None
+        self.lines.add(request.client.port)
         if request.url.path != PULL:
-            return Response(b"taken")
+            return Response(b"taken", status_code=503 if self.broken else 200)
         self.pulls += 1
         return Response(
             self.messages.pop() if self.messages and self.pulls > self.ready_at else b""
@@ -85,7 +91,9 @@ def folder(tmp_path: Path) -> FederationFolder:
 
 
 @contextmanager
-def proxied(folder: FederationFolder, superlink: SuperLink, pace: Pace) -> Iterator[httpx.Client]:
+def proxied(
+    folder: FederationFolder, superlink: SuperLink, pace: Pace, most: int = 10**6
+) -> Iterator[httpx.Client]:
     """A node's client of a proxy before a SuperLink, all over sockets: a node can hang up."""
     tls = {
         "ssl_certfile": str(folder.server_certificate),
@@ -94,7 +102,9 @@ def proxied(folder: FederationFolder, superlink: SuperLink, pace: Pace) -> Itera
     behind = Starlette(routes=[Route("/{rest:path}", superlink.answer, methods=["POST"])])
     with (
         listening(behind, **tls) as inside,
-        listening(make_app(folder, f"https://127.0.0.1:{inside}", lambda *_: NODE, pace)) as port,
+        listening(
+            make_app(folder, f"https://127.0.0.1:{inside}", lambda *_: NODE, pace, most)
+        ) as port,
         httpx.Client(
             base_url=f"http://127.0.0.1:{port}", headers=OWN_KEY, trust_env=False, timeout=20
         ) as client,
@@ -129,13 +139,13 @@ def test_it_waits_no_longer_than_it_may(folder: FederationFolder) -> None:
 
 
 def test_looks_are_quick_after_somebodys_answer_and_never_too_many_together() -> None:
-    traffic = _Traffic(Pace(poll_s=0.25, slow_s=1.0, most_per_s=25.0))
+    traffic = Traffic(Pace(poll_s=0.25, slow_s=1.0, most_per_s=25.0))
     assert traffic.wait_s() == 1.0
     traffic.answered = time.monotonic()
     assert traffic.wait_s() == 0.25
-    traffic.held = 20
+    traffic.held = dict.fromkeys(range(20), object())
     assert traffic.wait_s() == 0.8  # 20 nodes, 25 looks a second
-    traffic.held = 1000
+    traffic.held = dict.fromkeys(range(1000), object())
     assert traffic.wait_s() == 3.0  # never later than the node would have asked by itself
 
 
@@ -192,3 +202,62 @@ def test_an_error_of_the_superlink_is_passed_on(folder: FederationFolder) -> Non
         node.post(PUSH, content=PUSHED)
         assert node.post(PULL).status_code == 503
     assert superlink.pulls == 2
+
+
+def test_a_held_question_keeps_no_line_to_the_superlink(folder: FederationFolder) -> None:
+    superlink = SuperLink()
+    with proxied(folder, superlink, Pace(hold_s=2.0, poll_s=1.0, slow_s=1.0)) as node:
+        node.post(PUSH, content=PUSHED)
+        with ThreadPoolExecutor(1) as other:
+            held = other.submit(node.post, PULL)
+            while not superlink.pulls:
+                time.sleep(0.01)
+            time.sleep(0.2)
+            assert node.post(PUSH, content=PUSHED).content == b"taken"
+            assert len(superlink.lines) == 1
+            assert held.result().content == b""
+
+
+def test_a_node_that_asks_anew_gives_its_first_question_up(folder: FederationFolder) -> None:
+    superlink = SuperLink()
+    with proxied(folder, superlink, Pace(hold_s=15.0, poll_s=0.3, slow_s=0.3)) as node:
+        node.post(PUSH, content=PUSHED)
+        with ThreadPoolExecutor(2) as others:
+            first = others.submit(node.post, PULL)  # its line may be dead by now
+            while superlink.pulls < 1:
+                time.sleep(0.01)
+            second = others.submit(node.post, PULL)
+            while superlink.pulls < 2:
+                time.sleep(0.01)
+            assert first.result(timeout=5).content == b""
+            superlink.messages.append(b"for the living line")
+            assert second.result(timeout=5).content == b"for the living line"
+
+
+def test_what_the_superlink_did_not_take_is_no_sign_of_a_run(folder: FederationFolder) -> None:
+    superlink = SuperLink(broken=True)
+    with proxied(folder, superlink, QUICK) as node:
+        assert node.post(PUSH, content=PUSHED).status_code == 503
+        assert node.post(PULL).content == b""
+    assert superlink.pulls == 1
+
+
+@pytest.mark.parametrize("chunked", [True, False])
+def test_a_node_sends_no_more_than_an_answer_for_each_message(
+    folder: FederationFolder, chunked: bool
+) -> None:
+    superlink, piece = SuperLink(), bytes(600)
+    with proxied(folder, superlink, QUICK, most=1000) as node:
+
+        def sent() -> httpx.Response:
+            content = iter([piece[:300], piece[300:]]) if chunked else piece
+            return node.post("/v1/fleet/push-object", content=content)
+
+        assert sent().status_code == 200
+        refused = sent()
+        assert refused.status_code == 413
+        assert "for each message" in refused.json()["detail"]
+        assert sent().status_code == 413
+        superlink.messages.append(b"a message")
+        assert node.post(PULL).content == b"a message"
+        assert sent().status_code == 200

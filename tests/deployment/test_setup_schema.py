@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,6 +14,7 @@ from flwr.clientapp import ClientApp
 
 from skinml.clinic.folder import ClinicFolder
 from skinml.deployment import proposals
+from skinml.deployment.log_lines import said_of
 from skinml.deployment.run_proposal import RunProposal
 from skinml.deployment.setup_messages import (
     STATES,
@@ -25,11 +27,18 @@ from skinml.deployment.setup_messages import (
     write_terms,
 )
 from skinml.deployment.site_app import site_app
-from skinml.errors import IntegrityError, PolicyError
+from skinml.errors import (
+    ConfigError,
+    DataError,
+    EnvironmentProblem,
+    IntegrityError,
+    PolicyError,
+)
 from skinml.experiments.sites import Terms
+from skinml.federated.client_app import guarded
 from skinml.federated.local_grid import LocalGrid
-from skinml.federated.messages import Request, pack_request, unpack_reply
-from skinml.federated.problems import problem_of
+from skinml.federated.messages import Reply, Request, pack_request, unpack_reply
+from skinml.federated.problems import problem_of, require_problem
 from skinml.records import Labels
 from tests.deployment.clinic_place import FEDERATION, RUN, make_folder, proposal
 from tests.federated.mutations import PATIENT, mutations
@@ -226,3 +235,46 @@ def test_a_defect_at_a_clinic_leaves_it_as_its_class_alone() -> None:
     words = read_standing(reply, "north")[1]
     assert "got ValueError" in words
     assert PATIENT not in words
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        DataError(rule="a known diagnosis", got=f"{PATIENT}, naevus (3)", do="Mend the list."),
+        IntegrityError(rule="sealed bytes", got=f"/srv/{PATIENT}/samples", do="Restore them."),
+        IntegrityError(rule="an unchanged picture", got=f"{PATIENT}.jpg", do="Restore it."),
+        ConfigError(rule="a folder", got=f"C:\\pictures\\{PATIENT}", do="Choose another."),
+        EnvironmentProblem(rule="a disk", got=f"{PATIENT}.png", do="Make room."),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_words_of_a_list_and_places_on_a_disk_neither_leave_nor_are_logged(
+    error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(content: bytes) -> str:
+        raise error
+
+    def fail_in_a_round() -> Reply:
+        raise error
+
+    LocalGrid(ClientApp(), [])
+    asked = Message(pack_content(b"{}"), 2, "query.prepare")
+    with caplog.at_level(logging.DEBUG):
+        words = read_standing(answer_setup(asked, "north", fail), "north")[1]
+        guarded(asked, fail_in_a_round)
+    assert PATIENT not in words + caplog.text
+    assert type(error).__name__ in words
+    assert type(error).__name__ in caplog.text
+
+
+def test_an_error_about_data_is_its_class_in_a_log() -> None:
+    error = DataError(rule="a known diagnosis", got=f"{PATIENT}, naevus (3)", do="Mend it.")
+    assert PATIENT not in said_of(error)
+    assert said_of(error).startswith("DataError")
+
+
+def test_a_coordinator_reads_no_place_on_a_disk() -> None:
+    told = {"code": 5, "rule": "a", "got": "b in /srv/clinic", "do": "c"}
+    with pytest.raises(IntegrityError):
+        require_problem(told)
+    assert require_problem(told | {"got": "privacy.trust=local, 3 < t"})

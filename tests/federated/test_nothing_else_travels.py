@@ -210,7 +210,7 @@ def replies(clinic):
     good = {"code": 3, "rule": "a", "got": "b", "do": "c"}
     fixed = {
         "rule": "the clinic's own code to finish the round",
-        "do": "Read the log at the clinic.",
+        "do": "At the clinic: skinml clinic check tells of its data, node.log of a defect.",
     }
     yield "a patient for a sum", Reply("south", 1, {f"{PATIENT} 7": np.zeros(3)}, {})
     for dtype in ("float32", "int64", "bool", "complex128", "U8", "S8", "O"):
