@@ -173,6 +173,9 @@ def _costs(card: Card) -> list[str]:
         if each.left is not None:
             line += f"; leaves {_number(each.left)} for one more run"
         lines.append(line)
+    again = "a round tried again is charged again: "
+    most = "the policy has no ceiling" if card.most is None else f"at most {_number(card.most)}"
+    lines.append(again + most)
     return [*lines, f"at delta {card.delta:g}; smaller is more private"]
 
 
@@ -285,6 +288,7 @@ def _values(card: Card) -> dict[str, object]:
         "leaving": [asdict(each) for each in card.leaving],
         "form": card.form,
         "costs": costs,
+        "most": card.most,
         "delta": card.delta,
         "data": None if card.data is None else asdict(card.data),
         "data_note": card.data_note,

@@ -122,6 +122,15 @@ class Card:
         """Names of the terms that the policy does not allow."""
         return tuple(term.name for term in self.terms if term.verdict == "refused")
 
+    @property
+    def most(self) -> float | None:
+        """The greatest epsilon that the run could cost here, however often its rounds are tried.
+
+        A round that is tried again, or that a resumed run asks for anew, is charged again, until
+        the next charge would pass a ceiling of the policy. None where the policy has none.
+        """
+        return min((each.ceiling for each in self.costs if each.ceiling is not None), default=None)
+
 
 def card_of(folder: ClinicFolder, run: str, *, now: datetime | None = None) -> Card:
     """Draw up the card of a run.

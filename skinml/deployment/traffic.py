@@ -6,8 +6,8 @@ import time
 from dataclasses import dataclass, field
 from math import inf
 
-MOST_ANSWER_BYTES = 2**30
-"""What a node may send in all for one message that it was handed: 128 million numbers."""
+MOST_ANSWER_BYTES = 2**29
+"""What a node may send in all for one message that it was handed: 64 million numbers."""
 NODES_OWN_S = 3.0
 """What a SuperNode sleeps when it heard of no message."""
 _SAVED = 2  # a node that was handed more messages at once still has room for so many answers

@@ -306,11 +306,26 @@ def make_clinic(place: Path, name: str, number: int, patients: int) -> ClinicFol
 
 
 @contextmanager
-def real_federation(place: Path, *names: str, patients: int = 40) -> Iterator[Federation]:
-    """A served federation whose clinics have joined and are connected."""
+def real_federation(
+    place: Path, *names: str, patients: int = 40, line: tuple[int, int] | None = None
+) -> Iterator[Federation]:
+    """A served federation whose clinics have joined and are connected.
+
+    Args:
+        place: Where it is made.
+        names: The clinics.
+        patients: Patients of each.
+        line: The port that clinics connect to and the one that the coordinator listens at, where
+            something lies between them.
+    """
     machine = Machine(place)
+    near, far = line or (free_port(),) * 2
     folder = make_federation(
-        place / "net", COORDINATOR, f"127.0.0.1:{free_port()}", datetime.now(UTC)
+        place / "net",
+        COORDINATOR,
+        f"127.0.0.1:{near}",
+        datetime.now(UTC),
+        listen=f"127.0.0.1:{far}",
     )
     clinics = {name: make_clinic(place, name, at, patients) for at, name in enumerate(names)}
     net = Federation(machine, folder, clinics)

@@ -86,6 +86,7 @@ def test_without_an_answer_the_run_goes_on_waiting(say: Say, folder: ClinicFolde
         "the most that one patient can change",
         "start it with --data",
         "this run: 2 of at most 3",
+        "a round tried again is charged again: at most 3",
         f"{SOON:%d %B %Y}",
         "Held against your policy",
         "It waits for an answer.",
@@ -123,6 +124,7 @@ def test_json_is_one_object_and_answers_only_when_told_to(say: Say, folder: Clin
     assert told["refused"] == []
     assert {each["what"] for each in told["leaving"]} >= {"gradient", "validation scores"}
     assert [each["span"] for each in told["costs"]] == ["run", "year", "life"]
+    assert told["most"] == 3
     assert json.loads(say(RUN, "--yes", "--json")[1])["state"] == "approved"
     assert json.loads(say("--json")[1])["runs"][0]["answer"] == "yes"
 
