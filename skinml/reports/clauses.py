@@ -120,7 +120,7 @@ _ASKED: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
 )
 # What is missing where a fact is not there.
 _MISSING = {
-    "primary": "no comparison that was made was named in advance, as far as this page can know",
+    "primary": "this page knows of no comparison that was named before looking",
     "seen": "no comparison had patients enough to show any gap",
     "references": "no group was held against another",
     "between": "fewer than two clinics have a figure with an interval",

@@ -109,12 +109,20 @@ def _decision(number: int, curves: GroupCurves) -> Plot:
         ],
         axes=("risk from which somebody acts", "net benefit"),
         limits=((0.0, risks[-1]), (low, 1.05 * top)),
-        alt=f"Net benefit for {_title(curves)}: {_best(points)}{_BELOW}",
+        alt=f"Net benefit for {_title(curves)}. {net_benefit_alt(points)}{_BELOW}",
     )
     return Plot(_title(curves), Markup(svg))  # noqa: S704 - every word inside was escaped
 
 
-def _best(points: Sequence[NetBenefitPoint]) -> str:
+def net_benefit_alt(points: Sequence[NetBenefitPoint]) -> str:
+    """Describe a decision curve by what was computed, and no further.
+
+    Args:
+        points: The curve, at rising risks; at least one.
+
+    Returns:
+        At which of these risks the model's line is the highest.
+    """
     looked = f"Of the risks from {figure(points[0].risk, 2)} to {figure(points[-1].risk, 2)}, "
     stretches: list[list[float]] = []
     before = False

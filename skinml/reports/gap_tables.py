@@ -107,7 +107,7 @@ def _of_spreads(
         for group, why in each.left_out.items():
             size += f" Nothing is said of {_name(group)}: {why}."
         ends = {
-            SHOWN: f"{size} A gap is shown.{_clearest(each)}",
+            SHOWN: f"{size} A gap is shown.{_clearest(each)}{_mix_of(each, gaps)}",
             RULED_OUT: f"{size} A gap of {_margin(each, gaps)} or more is ruled out.",
         }
         yield each.verdict, ends.get(each.verdict, f"{size} {_why_open(each)}")
@@ -117,6 +117,16 @@ def _clearest(each: Spread) -> str:
     if len(each.clearest) < 2 or set(each.clearest) == {each.best, each.worst}:
         return ""
     return f" It is clearest between {_name(each.clearest[0])} and {_name(each.clearest[1])}."
+
+
+def _mix_of(each: Spread, gaps: Gaps) -> str:
+    """Say where nobody looked whether diagnoses make the gap; pairs with a reference tell it."""
+    ends = {each.best, each.worst}
+    named = (each.attribute, each.metric)
+    for one in gaps.standardised:
+        if (one.attribute, one.metric) == named and {one.group, one.reference} == ends:
+            return ""
+    return " How much of it their mix of diagnoses makes was not worked out for these two."
 
 
 def _of_gaps(
@@ -191,7 +201,7 @@ def _covered(each: StandardisedGap) -> str:
         return ""
     return (
         f", over a share of {_two(each.covered)} of their images (left out for want of patients: "
-        f"{', '.join(each.left_out)})"
+        f"{', '.join(case.replace('_', ' ') for case in each.left_out)})"
     )
 
 
@@ -353,7 +363,10 @@ def standardised_table(found: Sequence[StandardisedGap]) -> Table:
                 Cell(_two(each.crude)),
                 _estimate(each.difference),
                 Cell(_two(each.covered)),
-                Cell("; ".join(f"{case}: {why}" for case, why in each.left_out.items()) or "none"),
+                Cell(
+                    "; ".join(f"{c.replace('_', ' ')}: {w}" for c, w in each.left_out.items())
+                    or "none"
+                ),
             ),
             f"{attribute_title(each.attribute)}, within {each.within}",
         )

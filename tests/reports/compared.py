@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -44,6 +45,30 @@ def predictions() -> Predictions:
         decisions=(scores > 0.5).astype(int),
         patients=np.repeat(np.arange(800), 2).astype(str),
         groups={"skin_tone": tones, "diagnosis": cases},
+    )
+
+
+def partly_known() -> Predictions:
+    """The same, but of a third of the patients at one clinic nobody knows the tone."""
+    made = predictions()
+    place = np.repeat(np.arange(800), 2)
+    clinic = np.where(place % 2 == 0, "north", "south")
+    tones = np.where((clinic == "south") & (place % 3 == 0), "unknown", made.groups["skin_tone"])
+    groups = {**made.groups, "skin_tone": tones, "clinic": clinic}
+    return replace(made, groups=groups)
+
+
+def compared_of(base: RunRecord, made: Predictions, **changes: Any) -> RunRecord:
+    """Give a record the comparisons of predictions, under some settings."""
+    options = SETTINGS.model_copy(update=changes)
+    rng = np.random.default_rng(1)
+    found = evaluate_fairness(made, threshold=0.5, settings=options, rng=rng, figures=())
+    return replace(
+        base,
+        overall=found.overall,
+        groups=found.groups,
+        gaps=found.gaps.values(),
+        config={**base.config, "fairness": options.model_dump(mode="json")},
     )
 
 

@@ -8,14 +8,19 @@ from math import log
 
 import pytest
 
-from skinml.fairness.curves import curves_by_group
+from skinml.fairness.curves import NetBenefitPoint, curves_by_group
+from skinml.fairness.gaps import gaps_from
+from skinml.fairness.settings import FairnessSettings
 from skinml.records import Estimate, RunRecord
 from skinml.reports.clauses import ADDRESSED, CONDITIONAL, USER, clauses
+from skinml.reports.curve_figures import net_benefit_alt
 from skinml.reports.document import record_from_json
+from skinml.reports.gap_tables import findings
 from skinml.reports.heterogeneity import heterogeneity
 from skinml.reports.report import render_html, write_report
 from skinml.reports.verification import unfounded_numbers, visible_text
-from tests.reports.compared import SETTINGS, predictions
+from skinml.reports.wording import GIVEN_THRESHOLD
+from tests.reports.compared import SETTINGS, compared_of, partly_known, predictions
 
 
 @pytest.fixture(scope="module")
@@ -216,3 +221,150 @@ def test_without_a_threshold_the_first_page_shows_how_well_scores_rank(reviewed,
     table = page.tables["Telling malignant from other images, with the 95% interval"]
     assert [row[0].split()[0] for row in table[1:]] == ["Everybody", "I-II", "III-IV", "V-VI"]
     assert table[1][1].startswith(f"{ranked['auroc'].value:.3f}")
+
+
+def test_a_gap_that_is_shown_stands_on_the_first_page_whichever_it_is(reviewed, make_record):
+    """All groups together, another attribute, a crossing: shown is shown."""
+    gaps = gaps_from(reviewed.gaps)
+    (other,) = [each for each in gaps.spreads if not each.primary]
+    shown = replace(other, attribute="skin_tone x sex", verdict="gap shown", reason="")
+    said = findings(replace(gaps, gaps=(), spreads=(shown,)), "skin_tone").found
+    assert len(said) == 1
+    assert "by skin tone x sex: groups" in said[0]
+    assert "by chance alone it would be about" in said[0]
+    assert "named in advance" not in said[0]
+    open_ones = replace(shown, verdict="cannot tell")
+    silent = findings(replace(gaps, gaps=(), spreads=(open_ones,)), "skin_tone")
+    assert (silent.found, silent.open) == ((), ())
+
+
+def test_where_another_pair_is_the_clearest_the_first_page_names_it(reviewed):
+    gaps = gaps_from(reviewed.gaps)
+    first = next(each for each in gaps.spreads if each.primary)
+    turned = replace(first, best="I-II", worst="V-VI", clearest=("I-II", "III-IV"))
+    said = findings(replace(gaps, gaps=(), spreads=(turned,)), "skin_tone").found[0]
+    assert "It is clearest between I-II and III-IV." in said
+
+
+def test_what_could_not_be_shown_at_all_is_no_gap_of_zero(reviewed, read_page):
+    plain = {**reviewed.gaps}
+    blind = [{**each, "detectable": None, "verdict": "cannot tell"} for each in plain["gaps"]]
+    page = read_page(render_html(replace(reviewed, gaps={**plain, "gaps": blind})))
+    (name,) = [each for each in page.tables if each.startswith("Gaps: skin tone against")]
+    assert {row[5] for row in page.tables[name][1:]} == {"none at all"}
+    assert "no gap would have been shown, however great" in page.text
+
+
+def test_the_level_and_the_margins_of_each_figure_are_told(reviewed, read_page):
+    named = compared_of(
+        reviewed, predictions(), metrics=("auroc", "brier", "ppv"), margins={"brier": 0.03}
+    )
+    text = read_page(render_html(named)).text
+    assert "Margins: AUROC 0.05, Brier score 0.03, Positive predictive value none." in text
+    family = gaps_from(named.gaps).family
+    assert f"0.05 for the primary comparison, {0.05 / family:.4f} for each other one" in text
+    assert "move with how common malignancy is" in text
+
+
+def test_of_a_file_the_page_says_who_fixed_what_and_not_when(reviewed, read_page):
+    changed = replace(
+        reviewed, kind="predictions", participation=(), threshold_source="given by the maker"
+    )
+    text = read_page(render_html(changed)).text
+    for claim in ("before the data were seen", "fixed in advance", "named in advance"):
+        assert claim not in text.replace("Acceptance criteria fixed in advance conditional", "")
+    assert "fixed before this report was made, by whoever ran it" in text
+    assert "the comparison named by whoever ran this report" in text
+    found = {each.content: each for each in clauses(changed)}
+    assert found["A comparison named before looking"].status == CONDITIONAL
+    assert found["Acceptance criteria fixed in advance"].status == CONDITIONAL
+
+
+def test_settings_that_nobody_touched_address_nothing(reviewed, make_record):
+    """The defaults name a primary comparison, references and a margin; no comparison was made."""
+    bare = make_record(config={"fairness": FairnessSettings().model_dump(mode="json")})
+    found = {(each.guideline, each.content): each.status for each in clauses(bare)}
+    assert found["STANDING Together", "A comparison named before looking"] == CONDITIONAL
+    assert found["TRIPOD+AI (2024)", "Sample size: what each comparison could have shown"] == (
+        CONDITIONAL
+    )
+    assert found["STANDING Together", "Groups that are absent"] == CONDITIONAL
+    lesions = replace(reviewed, data={**reviewed.data, "unit": "lesion"})
+    said = {each.content: each.status for each in clauses(lesions)}
+    assert said["Patients, not images, are resampled"] == CONDITIONAL
+    given = replace(reviewed, threshold_source=GIVEN_THRESHOLD)
+    said = {each.content: each.status for each in clauses(given)}
+    assert said["The threshold and where it comes from"] == CONDITIONAL
+
+
+def test_groups_that_should_be_there_and_are_not_are_on_the_first_page(reviewed, read_page):
+    named = {"skin_tone": ("I-II", "III-IV", "V-VI", "none of these")}
+    changed = compared_of(reviewed, predictions(), expected=named, order={})
+    short = read_page(render_html(changed)).text.split("Contents")[0]
+    assert "skin tone none of these: no test patient was of this group" in short
+    assert "no test patient was of" not in read_page(render_html(reviewed)).text
+
+
+def test_where_the_tone_is_not_known_is_told_by_clinic_and_group(reviewed, read_page):
+    changed = compared_of(reviewed, partly_known())
+    table = read_page(render_html(changed)).tables["Where skin tone is not known"]
+    rows = {row[0]: row[1:] for row in table[1:]}
+    assert rows["Clinic: north"][1].startswith("0 0 to 1")
+    south = next(each for each in gaps_from(changed.gaps).unknown if each.group == "south")
+    place = [at for at in range(800) if at % 2]
+    assert south.num_patients == len(place)
+    assert south.share.value == sum(at % 3 == 0 for at in place) / len(place)
+    assert south.share.low < south.share.value < south.share.high
+    assert "Where skin tone is not known" not in read_page(render_html(reviewed)).tables
+
+
+def test_the_words_on_wrong_labels_hold_for_errors_by_chance_alone(reviewed, read_page):
+    text = read_page(render_html(reviewed)).text
+    assert "errors that go with hard images may do either" in text
+    assert "If images that are hard to label are hard for the model too" in text
+    assert "make differences between groups look smaller than they are." not in text
+
+
+def test_a_gap_at_the_same_mix_says_what_was_left_out(reviewed):
+    gaps = gaps_from(reviewed.gaps)
+    partial = tuple(
+        replace(each, covered=0.83, left_out={"squamous_cell": "2 of V-VI"})
+        for each in gaps.standardised
+    )
+    said = " ".join(findings(replace(gaps, standardised=partial), "skin_tone").found)
+    assert "over a share of 0.83 of their images" in said
+    assert "left out for want of patients: squamous cell" in said
+    assert "over a share" not in " ".join(findings(gaps, "skin_tone").found)
+
+
+def test_a_decision_curve_is_described_by_what_was_drawn():
+    drawn = [(0.1, 0.2), (0.2, -0.1), (0.3, 0.05), (0.4, 0.04), (0.5, -0.2)]
+    points = [NetBenefitPoint(risk, model, -0.3) for risk, model in drawn]
+    said = net_benefit_alt(points)
+    assert "at 0.10, 0.30 to 0.40, without a test" in said
+    assert said.startswith("Of the risks from 0.10 to 0.50")
+    worse = [replace(each, model=-1.0) for each in points]
+    assert "at none" in net_benefit_alt(worse)
+
+
+def test_a_clinic_that_is_all_right_counts_too(make_record):
+    """Twenty of twenty right, by Clopper and Pearson from .832: a half added to either side."""
+    whole = (0.025 ** (1 / 20), 1.0, 1.0)
+    rest = [(0.75, 0.85, 0.92), (0.70, 0.82, 0.90)]
+    (found,) = heterogeneity(clinics(make_record, whole, *rest))
+    assert (found.num_clinics, found.left_out, found.greatest) == (3, (), 1.0)
+    z = 1.959963984540054
+    y = [log(20.5 / 0.5), *(logit(value) for _, value, _ in rest)]
+    v = [1 / 20.5 + 1 / 0.5]
+    v += [((logit(high) - logit(low)) / (2 * z)) ** 2 for low, _, high in rest]
+    w = [1 / each for each in v]
+    mean = sum(a * b for a, b in zip(w, y, strict=True)) / sum(w)
+    q = sum(a * (b - mean) ** 2 for a, b in zip(w, y, strict=True))
+    assert found.i_squared_percent == pytest.approx(max(0, 100 * (q - 2) / q))
+
+
+def test_a_limit_at_the_edge_leaves_the_other_to_tell_the_spread(make_record):
+    (found,) = heterogeneity(clinics(make_record, *[(0.7, 0.9, 1.0)] * 3))
+    error = (logit(0.9) - logit(0.7)) / 1.959963984540054
+    reach = 12.706204736432095 * error / 3**0.5
+    assert logit(found.high) == pytest.approx(logit(0.9) + reach)
