@@ -1,4 +1,4 @@
-"""The gate: whether a report meets the criteria that were fixed before the data were seen."""
+"""The gate: whether a report meets the criteria in its own config."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from skinml.experiments.result import RESULT_FILE, read_mlflow_run
 from skinml.fairness.acceptance import Judged
 from skinml.reports.kept import judged
 from skinml.reports.verification import AGREES
+from skinml.reports.wording import fixed_words
 from skinml.tracking.registry import Approved, approve_model
 
 
@@ -61,7 +62,7 @@ def pass_gate(
     found = judged(verified.record)
     if not found:
         raise RefusedError(
-            rule="acceptance criteria that were fixed before the data were seen",
+            rule=f"acceptance criteria that were fixed {fixed_words(verified.record.kind)}",
             got="none in this report's config",
             do="Set fairness.acceptance and run anew.",
         )

@@ -166,8 +166,10 @@ def label_error_curve(
     named = tuple(side.group for side in sides)
     if attribute not in settings.label_error and not _is_fitzpatrick(attribute, settings):
         scale = settings.scale.get(attribute, "")
-        of = f"the scale {scale}" if scale else "these groups, whose scale nobody named"
-        do = f"give one in fairness.label_error.{attribute}"
+        of, do = f"the scale {scale}", f"give one in fairness.label_error.{attribute}"
+        if not scale:
+            of = "these groups, whose scale nobody named"
+            do = f"set fairness.scale.{attribute} if it is {FITZPATRICK}, or {do}"
         return _none(attribute, metric, pair, named, f"no table is published for {of}: {do}")
     order = scale_order(attribute, named, settings)
     if order is None:

@@ -26,11 +26,10 @@ from skinml.reports.numbers import about, count, figure, interval
 from skinml.reports.sections import tone_scale
 from skinml.reports.view import Cell, Row, Table, group_title
 from skinml.reports.wording import (
-    FIXED,
-    FIXED_BY_WHOEVER,
     NAMED_BY_WHOEVER,
     PREDICTIONS,
     attribute_title,
+    fixed_words,
     metric_words,
 )
 
@@ -88,7 +87,7 @@ def review_parts(record: RunRecord, derived: Derived) -> dict[str, Any]:
             for name, groups in derived.absent.items()
         ],
         "unknown_shares": [] if gaps is None else _unknown_shares(gaps),
-        "fixed": FIXED_BY_WHOEVER if record.kind == PREDICTIONS else FIXED,
+        "fixed": fixed_words(record.kind),
         "curves": curves_part(record, derived),
         "unknown": _unknown(derived),
         "tone_scale": tone_scale(record, "skin_tone"),

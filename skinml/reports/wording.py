@@ -208,6 +208,21 @@ UNITS = {
 }
 
 
+def fixed_words(kind: str) -> str:
+    """Say when criteria and margins were set, as far as a page can know.
+
+    Args:
+        kind: What the record is of; a predictions file tells nothing of what came before.
+
+    Returns:
+        The end of a sentence that begins with "fixed".
+
+    >>> fixed_words("predictions")
+    'before this report was made, by whoever ran it'
+    """
+    return FIXED_BY_WHOEVER if kind == PREDICTIONS else FIXED
+
+
 def attribute_title(attribute: str) -> str:
     """Name an attribute for a reader.
 
