@@ -11,7 +11,7 @@ import click
 import typer
 
 from skinml import __version__
-from skinml.cli import clinic, data, doctor, federation, privacy, report, runs
+from skinml.cli import clinic, compare, data, doctor, federation, privacy, report, runs
 from skinml.cli.edge import EXIT_INTERRUPTED, EXIT_USAGE, report_error, usage_error
 
 app = typer.Typer(
@@ -23,6 +23,7 @@ app = typer.Typer(
 )
 app.command()(runs.run)
 app.command()(runs.evaluate)
+app.command()(compare.compare)
 app.add_typer(data.app, name="data")
 app.add_typer(clinic.app, name="clinic")
 app.add_typer(federation.app, name="federation")

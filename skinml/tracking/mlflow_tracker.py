@@ -96,13 +96,13 @@ class MlflowTracker:
             {"skinml.run": run, "skinml.experiment": experiment, "skinml.kind": "run"}
         )
         self._experiment = experiment
-        with self._store() as client:
+        with self.store() as client:
             self._experiment_id = _experiment_id(client, self._settings.experiment, self.uri)
             if history and self._go_on(client, run, history):
                 return
             created = client.create_run(self._experiment_id, tags=tags, run_name=run)
             self._run_id = str(created.info.run_id)
-            _log_params(client, self._run_id, written)
+            log_params(client, self._run_id, written)
             if references:
                 client.log_inputs(self._run_id, [_dataset_input(each) for each in references])
             self._points += [
@@ -142,7 +142,7 @@ class MlflowTracker:
         self._points += [(name, value, round_number) for name, value in checked.items()]
         self._children.add(round_number, by_clinic)
         if time.monotonic() - self._flushed >= _FLUSH_S:
-            with self._store() as client:
+            with self.store() as client:
                 self._flush(client)
                 if self._children.due():
                     self._children.write(client, self._experiment_id, self._run_id)
@@ -153,7 +153,7 @@ class MlflowTracker:
         """Write the outcome and end the parent run, see `Tracker.finish`."""
         metrics = final_metrics(record, self._settings.group_attributes)
         clinics, tags = clinic_metrics(record), final_tags(record)
-        with self._store() as client:
+        with self.store() as client:
             self._flush(client)
             last = len(record.participation)
             log_points(client, self._run_id, [(n, v, last) for n, v in metrics.items()])
@@ -170,7 +170,7 @@ class MlflowTracker:
         """End the parent run as failed, see `Tracker.fail`."""
         if not self._run_id:
             return
-        with self._store() as client:
+        with self.store() as client:
             self._flush(client)
             tags = checked_tags({_FAILURE: clean_reason(reason)})
             log_tags(client, self._run_id, tags)
@@ -178,7 +178,15 @@ class MlflowTracker:
             client.set_terminated(self._run_id, "FAILED")
 
     @contextmanager
-    def _store(self) -> Iterator[MlflowClient]:
+    def store(self) -> Iterator[MlflowClient]:
+        """Open the store, its faults told as skinml's own.
+
+        Yields:
+            The client.
+
+        Raises:
+            EnvironmentProblem: If the store cannot be read or written.
+        """
         with quiet():
             from mlflow import MlflowClient
             from mlflow.exceptions import MlflowException
@@ -232,6 +240,25 @@ class MlflowTracker:
         )
         link = json.dumps([{"name": name, "version": version.version}])
         client.set_logged_model_tags(model_id, {"mlflow.modelVersions": link})
+
+
+@contextmanager
+def opened_store(settings: TrackingSettings, folder: Path) -> Iterator[tuple[MlflowClient, str]]:
+    """Open the store for something beside a run.
+
+    Args:
+        settings: The settings.
+        folder: The working folder, which holds the store where no address is given.
+
+    Yields:
+        The client, and MLflow's id of the experiment that the settings name.
+
+    Raises:
+        EnvironmentProblem: If the store cannot be read or written.
+    """
+    tracker = MlflowTracker(settings, folder)
+    with tracker.store() as client:
+        yield client, _experiment_id(client, settings.experiment, tracker.uri)
 
 
 def _prepare_store(uri: str) -> None:
@@ -311,7 +338,14 @@ def _dataset_input(dataset: DatasetRef) -> DatasetInput:
     )
 
 
-def _log_params(client: MlflowClient, run_id: str, params: Mapping[str, str]) -> None:
+def log_params(client: MlflowClient, run_id: str, params: Mapping[str, str]) -> None:
+    """Write params, as many at once as MLflow takes.
+
+    Args:
+        client: The open store.
+        run_id: MLflow's id of the run.
+        params: The params, already checked.
+    """
     from mlflow.entities import Param
 
     every = [Param(name, value) for name, value in params.items()]

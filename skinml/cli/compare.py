@@ -1,0 +1,120 @@
+"""`skinml compare`: what privacy, or another change, costs whom."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from skinml.cli.clinic_ledger import narrow_console, plain_table
+from skinml.cli.edge import Interrupted
+from skinml.cli.options import AsJson
+from skinml.cli.progress import Bars
+from skinml.errors import InputError
+
+if TYPE_CHECKING:
+    from skinml.experiments.compare import Compared
+
+
+def compare(
+    what: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="EXPERIMENT [key=value ...] | RUN RUN ...",
+            help="An experiment with changes that all arms share, or finished runs.",
+        ),
+    ],
+    epsilon: Annotated[
+        str,
+        typer.Option(
+            help="Arms of the experiment, such as none,8,3,1,0.5; the first is held against."
+        ),
+    ] = "",
+    seeds: Annotated[str, typer.Option(help="Seeds of each arm's runs, such as 0,1,2.")] = "",
+    groups: Annotated[
+        str,
+        typer.Option(
+            help="What groups are of, such as skin_tone,sex; by default as the experiment names it."
+        ),
+    ] = "",
+    arm: Annotated[
+        list[str] | None,
+        typer.Option(help='One more arm: changes such as "training.head.rounds=20"; repeatable.'),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Hold arms of an experiment, or finished runs, against each other on the same patients.
+
+    Each arm is run with each seed; runs that are there already are taken as they are, and after a
+    stop the same command goes on. Each run is charged to the clinics' ledgers like any other.
+
+    Example: skinml compare quickstart --epsilon none,3,1 --seeds 0,1,2
+    """
+    from skinml.config import experiments
+
+    chosen = [word.strip() for word in groups.split(",") if word.strip()]
+    with Bars(quiet=as_json) as bars:
+        try:
+            if what[0] in experiments():
+                from skinml.experiments.compare import compare_experiment
+                from skinml.experiments.compare_plan import arms_of, seeds_of
+
+                epsilons = [word for word in epsilon.split(",") if word.strip()]
+                done = compare_experiment(
+                    what[0],
+                    what[1:],
+                    arms=arms_of(epsilons, arm or ()),
+                    seeds=seeds_of(seeds or "0"),
+                    groups=chosen,
+                    progress=bars,
+                )
+            else:
+                from skinml.experiments.compare import compare_finished
+
+                runs, work_dir = _runs(what, arms=bool(epsilon or seeds or arm))
+                done = compare_finished(runs, work_dir=work_dir, groups=chosen, progress=bars)
+        except KeyboardInterrupt as stopped:
+            raise Interrupted(stopped) from None
+    if as_json:
+        print(json.dumps(done.result, allow_nan=False), flush=True)
+        return
+    _show(done)
+
+
+def _runs(words: Sequence[str], *, arms: bool) -> tuple[list[str], Path]:
+    """Part runs from work_dir=PATH, the only change that finished runs take."""
+    runs = [word for word in words if not word.startswith("work_dir=")]
+    changed = [word for word in runs if "=" in word]
+    if arms or changed:
+        raise InputError(
+            rule="--epsilon, --seeds, --arm and changes with an experiment only",
+            got=f"{words[0]}, which is no experiment",
+            do="Name an experiment first, or finished runs alone (work_dir=PATH may follow).",
+        )
+    places = [word.removeprefix("work_dir=") for word in words if word not in runs]
+    return runs, Path(places[-1]) if places else Path()
+
+
+def _show(done: Compared) -> None:
+    record, console = done.record, narrow_console()
+    stamps = [] if all(arm.private for arm in record.arms) else ["NOT PRIVATE: in part"]
+    stamps += ["SIMULATED"] if record.simulated else []
+    title = f"{record.experiment}: {len(record.arms)} arms, {record.num_runs} runs"
+    console.print(Text("  ".join([title, *stamps])), style="bold")
+    for lines in done.screen_tables:
+        table = plain_table(*lines.columns, words=lines.columns)
+        for line in lines.rows:
+            table.add_row(*(Text(cell) for cell in line))
+        console.print(Text(lines.caption))
+        console.print(table)
+    if record.found.unpaired:
+        console.print(Text(f"Not paired, no difference tested: {record.found.unpaired}."))
+    for each in (*record.charged, *record.notes):
+        console.print(Text(each))
+    out = Console(soft_wrap=True)  # a path is copied: it stays one line
+    out.print(Text(f"Page:  {done.files.html}"))

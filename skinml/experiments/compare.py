@@ -1,0 +1,376 @@
+"""`skinml compare`: arms of an experiment, each run with several seeds, or finished runs."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from math import isinf
+from pathlib import Path
+from typing import Any
+
+from skinml.config import RunConfig
+from skinml.errors import ConfigError, DataError, InputError
+from skinml.experiments.code_version import SOURCE, code_versions
+from skinml.experiments.compare_plan import (
+    Arm,
+    Charge,
+    PlannedRun,
+    plan_runs,
+    require_affordable,
+)
+from skinml.experiments.compare_runs import (
+    FinishedRun,
+    config_of,
+    differing_words,
+    find_broken_off,
+    find_finished,
+    find_named,
+    in_common,
+    kept_predictions,
+)
+from skinml.experiments.compare_tracking import track_comparison
+from skinml.experiments.compared import comparison_settings
+from skinml.experiments.outcome import VERSIONS
+from skinml.experiments.progress import Progress, Silence
+from skinml.experiments.result import read_mlflow_run
+from skinml.experiments.run import resume, run_config
+from skinml.experiments.workspace import Workspace, new_run_id
+from skinml.fairness.arm_values import ArmComparison
+from skinml.fairness.arms import ArmRuns, compare_arms
+from skinml.fairness.settings import FairnessSettings
+from skinml.fairness.side_by_side import PublishedRun, side_by_side
+from skinml.records import Predictions
+from skinml.reports.compare_page import ComparisonFiles, write_comparison
+from skinml.reports.compare_record import (
+    ArmLine,
+    ComparisonRecord,
+    RunLine,
+    comparison_to_json,
+)
+from skinml.reports.compare_screen import ScreenTable, screen_tables
+from skinml.seeding import Seeds
+from skinml.tracking.allowlist import flatten
+
+COMPARISONS = "comparisons"
+# Where a run was and what it is called says nothing about what it did.
+_NOT_SHOWN = ("seed", "work_dir", "tracking", "clinic")
+_MOST_RUNS = 500
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A finished comparison.
+
+    Attributes:
+        record: Everything that it may show.
+        files: Where it was written.
+        mlflow_run: MLflow's id of it; None where it was not tracked.
+    """
+
+    record: ComparisonRecord
+    files: ComparisonFiles
+    mlflow_run: str | None
+
+    @property
+    def result(self) -> dict[str, Any]:
+        """The object of `--json`."""
+        files = {name: str(path) for name, path in vars(self.files).items()}
+        return comparison_to_json(self.record) | {
+            "artifacts": {**files, "mlflow_run": self.mlflow_run}
+        }
+
+    @property
+    def screen_tables(self) -> tuple[ScreenTable, ...]:
+        """The tables of the terminal."""
+        return screen_tables(self.record)
+
+
+def compare_experiment(
+    experiment: str,
+    overrides: Sequence[str] = (),
+    *,
+    arms: Sequence[Arm],
+    seeds: Sequence[int],
+    groups: Sequence[str] = (),
+    progress: Progress | None = None,
+) -> Compared:
+    """Run every arm of an experiment with every seed, and compare.
+
+    Args:
+        experiment: The experiment's name.
+        overrides: Changes that all arms share.
+        arms: The arms; the others are held against the first.
+        seeds: The seeds of each arm's runs.
+        groups: Attributes whose groups are compared; empty: that of the config's primary
+            comparison.
+        progress: Hears how far it is.
+
+    Returns:
+        The comparison. A run of the same config that was finished before by the same code is taken
+        as it is, and one that was broken off goes on; after a kill the same call goes on.
+
+    Raises:
+        BudgetExceededError, PolicyError: If the clinics' policy or a budget does not allow all
+            runs; told before the first one begins.
+        SkinmlError: For whatever keeps a run from its report; see `skinml.errors`.
+    """
+    began, clock, watcher = datetime.now(UTC), time.monotonic(), progress or Silence()
+    planned = plan_runs(experiment, overrides, arms, seeds)
+    attributes = _attributes(planned[0].config, groups)
+    workspace = Workspace(planned[0].config.work_dir)
+    done = [find_finished(run.config, workspace) for run in planned]
+    missing = [run for run, found in zip(planned, done, strict=True) if found is None]
+    charge = require_affordable(missing, experiment, workspace)
+    by_arm: dict[str, list[FinishedRun]] = {arm.name: [] for arm in arms}
+    for at, (run, found) in enumerate(zip(planned, done, strict=True), 1):
+        watcher.say(f"run {at} of {len(planned)}: {run.arm}, seed {run.seed}")
+        by_arm[run.arm].append(found or _carry_out(run, workspace, watcher))
+    charged = tuple(_charge_words(charge, reused=len(planned) - len(missing)))
+    return _compared(by_arm, attributes, workspace, charged, began, clock, watcher)
+
+
+def compare_finished(
+    names: Sequence[str],
+    *,
+    work_dir: Path = Path(),
+    groups: Sequence[str] = (),
+    progress: Progress | None = None,
+) -> Compared:
+    """Compare finished runs: those whose configs differ in nothing but the seed are one arm.
+
+    Args:
+        names: Ids or folders of at least two runs; the first one's arm is the first.
+        work_dir: The working folder with the runs.
+        groups: As for `compare_experiment`.
+        progress: Hears how far it is.
+
+    Returns:
+        The comparison. Nothing is released and no ledger is charged.
+
+    Raises:
+        ConfigError: If a run's config is of another release, or a group is not in it.
+        DataError: If there is no such run, or the runs have nothing to compare.
+        InputError: If there are fewer than two.
+        IntegrityError: If a clinic's folder was changed.
+    """
+    began, clock = datetime.now(UTC), time.monotonic()
+    workspace = Workspace(work_dir)
+    if not 2 <= len(set(names)) == len(names) <= _MOST_RUNS:
+        raise InputError(
+            rule=f"an experiment, or from 2 to {_MOST_RUNS} different finished runs",
+            got=f"{len(names)} runs, {len(set(names))} of them different",
+            do="Example: skinml compare quickstart --epsilon none,3 --seeds 0,1",
+        )
+    runs = [find_named(name, workspace) for name in names]
+    by_arm = _sorted_by_config(runs)
+    attributes = _attributes(config_of(runs[0].record), groups)
+    charged = ("Nothing: the runs were there already.",)
+    return _compared(by_arm, attributes, workspace, charged, began, clock, progress or Silence())
+
+
+def _attributes(config: RunConfig, groups: Sequence[str]) -> tuple[str, ...]:
+    """Settle what groups are of, and refuse early what the runs would not carry."""
+    primary = config.fairness.primary
+    usual = primary.attribute if primary else config.fairness.groups[0]
+    chosen = tuple(dict.fromkeys(groups)) or (usual,)
+    missing = [name for name in chosen if name not in config.data.groups]
+    if missing:
+        raise ConfigError(
+            rule=f"groups among those of the data ({', '.join(config.data.groups)})",
+            got=f"--groups {', '.join(missing)}",
+            do="Choose one of these, or add it to data.groups.",
+        )
+    return chosen
+
+
+def _carry_out(run: PlannedRun, workspace: Workspace, watcher: Progress) -> FinishedRun:
+    broken_off = find_broken_off(run.config, workspace)
+    if broken_off is not None:
+        done = resume(broken_off, work_dir=workspace.root, progress=watcher)
+    else:
+        done = run_config(run.config, progress=watcher)
+    return FinishedRun(done.folder, done.record)
+
+
+def _charge_words(charge: Charge, *, reused: int) -> list[str]:
+    words = []
+    if charge.num_runs:
+        words.append(
+            f"{charge.num_runs} runs were charged to the ledgers of this simulation's virtual "
+            "clinics. At real clinics each of them would cost the patients as much."
+        )
+        private = charge.num_runs - charge.num_unbounded
+        if private:
+            words.append(
+                f"The {private} runs with a promise come to epsilon {charge.epsilon:.3f} together, "
+                f"at delta {charge.delta:g} for one patient."
+            )
+        if charge.num_unbounded:
+            words.append(
+                f"{charge.num_unbounded} runs promise nothing: with them the ledgers are unbounded."
+            )
+    if reused:
+        words.append(f"{reused} runs were there already and cost nothing more.")
+    return words
+
+
+def _sorted_by_config(runs: Sequence[FinishedRun]) -> dict[str, list[FinishedRun]]:
+    """Put runs of equal configs together, and name each such arm by what is its own."""
+    told = [_shown(run) for run in runs]
+    every = {name for each in told for name in each}
+    differing = sorted(n for n in every if len({each.get(n, "") for each in told}) > 1)
+    arms: dict[str, list[FinishedRun]] = {}
+    for run, each in zip(runs, told, strict=True):
+        arms.setdefault(_arm_name(run, each, differing), []).append(run)
+    if any(len({run.record.seed for run in each}) < len(each) for each in arms.values()):
+        # The same config and seed twice: each run is an arm of its own.
+        return {run.record.run: [run] for run in runs}
+    return arms
+
+
+def _shown(run: FinishedRun) -> dict[str, str]:
+    config = {k: v for k, v in run.record.config.items() if k not in _NOT_SHOWN}
+    return {name: str(value) for name, value in flatten(config).items()}
+
+
+def _arm_name(run: FinishedRun, told: Mapping[str, str], differing: Sequence[str]) -> str:
+    private, rest = run.record.guarantee.private, list(differing)
+    promise = f"epsilon {float(told.get('privacy.epsilon', 'nan')):g}" if private else "none"
+    words = [f"{name}={told.get(name, '')}" for name in rest if not name.startswith("privacy.")]
+    also = [n for n in rest if n.startswith("privacy.") and n not in _PROMISE] if private else []
+    words += [f"{name}={told.get(name, '')}" for name in also]
+    return ", ".join([promise, *words])[:_LONGEST_NAME]
+
+
+_PROMISE, _LONGEST_NAME = ("privacy.epsilon", "privacy.trust"), 120
+
+
+def _compared(
+    by_arm: Mapping[str, Sequence[FinishedRun]],
+    attributes: Sequence[str],
+    workspace: Workspace,
+    charged: tuple[str, ...],
+    began: datetime,
+    clock: float,
+    watcher: Progress,
+) -> Compared:
+    """Compute the comparison of finished runs and write it."""
+    every = [run for runs in by_arm.values() for run in runs]
+    first, config = every[0].record, config_of(every[0].record)
+    _require_same_question(every)
+    watcher.begin("comparing runs", 1)
+    settings = comparison_settings(config.fairness, config.data)
+    found, left_out = _found(by_arm, attributes, settings, workspace)
+    watcher.reached(1)
+    name = new_run_id(f"{first.experiment}-compare", began)
+    told = {run.record.run: _shown(run) for run in every}
+    names = {key for each in told.values() for key in each}
+    differing = sorted(n for n in names if len({each.get(n, "") for each in told.values()}) > 1)
+    record = ComparisonRecord(
+        comparison=name,
+        experiment=first.experiment,
+        started=began.isoformat(timespec="seconds"),
+        wall_s=round(time.monotonic() - clock, 3),
+        arms=tuple(_arm_line(arm, runs) for arm, runs in by_arm.items()),
+        found=found,
+        unit_stands_for=first.data["unit"],
+        data={key: first.data[key] for key in ("name", "digest") if key in first.data},
+        left_out=left_out,
+        charged=charged,
+        notes=tuple(differing_words([run.record for run in every])),
+        config={key: value for key, value in told[first.run].items() if key not in differing},
+        differs={
+            arm: {key: told[runs[0].record.run].get(key, "") for key in differing}
+            for arm, runs in by_arm.items()
+        },
+        versions=code_versions(VERSIONS),
+    )
+    folder = workspace.root / COMPARISONS / name
+    files = write_comparison(record, folder)
+    tracked = track_comparison(config.tracking, workspace.root, record, files)
+    document = Compared(record, files, tracked)
+    (folder / "result.json").write_text(json.dumps(document.result, indent=1, allow_nan=False))
+    return document
+
+
+def _require_same_question(every: Sequence[FinishedRun]) -> None:
+    classes = {run.record.classes for run in every}
+    if len(classes) > 1:
+        raise DataError(
+            rule="runs that tell the same classes apart",
+            got=f"{len(classes)} different sets of classes",
+            do="Compare runs of one data.target and data.classes.",
+        )
+
+
+def _found(
+    by_arm: Mapping[str, Sequence[FinishedRun]],
+    attributes: Sequence[str],
+    settings: FairnessSettings,
+    workspace: Workspace,
+) -> tuple[ArmComparison, int]:
+    """Pair the runs where their predictions are there, or put what they published side by side."""
+    every = [run for runs in by_arm.values() for run in runs]
+    opened: list[Predictions] = []
+    for run in every:
+        said, why = kept_predictions(run, workspace)
+        if said is None:
+            return _unpaired(by_arm, attributes, settings, f"{run.record.run}: {why}"), 0
+        opened.append(said)
+    shared, left_out = in_common(opened)
+    by_run = dict(zip((run.record.run for run in every), shared, strict=True))
+    arms = [
+        ArmRuns(
+            name,
+            tuple(run.record.seed for run in runs),
+            tuple(by_run[run.record.run] for run in runs),
+            tuple(run.record.threshold for run in runs),
+        )
+        for name, runs in by_arm.items()
+    ]
+    rng = Seeds(every[0].record.seed).stream("comparison")
+    return compare_arms(arms, attributes=attributes, settings=settings, rng=rng), left_out
+
+
+def _unpaired(
+    by_arm: Mapping[str, Sequence[FinishedRun]],
+    attributes: Sequence[str],
+    settings: FairnessSettings,
+    why: str,
+) -> ArmComparison:
+    published = {
+        name: tuple(
+            PublishedRun(r.record.seed, r.record.overall, r.record.groups, r.record.gaps)
+            for r in runs
+        )
+        for name, runs in by_arm.items()
+    }
+    return side_by_side(published, attributes=attributes, settings=settings, why=why)
+
+
+def _arm_line(name: str, runs: Sequence[FinishedRun]) -> ArmLine:
+    promises = [run.record.guarantee for run in runs]
+    epsilons = [each.epsilon for each in promises]
+    known = [e for e in epsilons if e is not None and not isinf(e)]
+    return ArmLine(
+        name=name,
+        private=all(each.private for each in promises),
+        trust=promises[0].trust,
+        unit=promises[0].unit,
+        epsilon=max(known) if len(known) == len(epsilons) else None,
+        delta=promises[0].delta,
+        simulated=all(each.simulated for each in promises),
+        runs=tuple(
+            RunLine(
+                run.record.run,
+                run.record.seed,
+                read_mlflow_run(run.folder),
+                run.record.data.get("digest", ""),
+                run.record.versions.get(SOURCE, ""),
+            )
+            for run in runs
+        ),
+    )

@@ -1,0 +1,241 @@
+"""The runs of a comparison on disk: which are finished, and what each said of its patients."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from skinml.clinic.folder import ClinicFolder, open_folder
+from skinml.config import RunConfig, parse_config
+from skinml.errors import ConfigError, DataError, EnvironmentProblem
+from skinml.experiments.code_version import SOURCE, source_digest
+from skinml.experiments.result import RECORD_FILE, read_record
+from skinml.experiments.resuming import resumable
+from skinml.experiments.samples import read_predictions
+from skinml.experiments.workspace import Workspace, in_work, run_of
+from skinml.experiments.yardsticks import pooled
+from skinml.records import BoolArray, Predictions, RunRecord
+
+CONFIG_FILE = "config.json"
+# What decides nothing about a run's figures.
+_BESIDE = ("work_dir", "tracking", "clinic")
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A finished run.
+
+    Attributes:
+        folder: Its folder.
+        record: What it may show.
+    """
+
+    folder: Path
+    record: RunRecord
+
+
+def _asked(config: RunConfig) -> dict[str, Any]:
+    told: dict[str, Any] = json.loads(config.model_dump_json())
+    return {name: value for name, value in told.items() if name not in _BESIDE}
+
+
+def _held(path: Path) -> dict[str, Any] | None:
+    try:
+        told = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    return {name: value for name, value in told.items() if name not in _BESIDE}
+
+
+def find_finished(config: RunConfig, workspace: Workspace) -> FinishedRun | None:
+    """Find the first finished run of a config, made by this very code.
+
+    Args:
+        config: The config.
+        workspace: Where runs are.
+
+    Returns:
+        The run that finished first: its figures have no part in the choice. None: there is none.
+    """
+    asked = _asked(config)
+    every = (path.parent for path in workspace.runs.glob(f"{config.name}-*/{RECORD_FILE}"))
+    same = [folder for folder in every if _held(folder / CONFIG_FILE) == asked]
+    found = []
+    for folder in same:
+        try:
+            record = read_record(folder)
+        except DataError:  # of another release
+            continue
+        if record.versions.get(SOURCE) == source_digest():
+            found.append(FinishedRun(folder, record))
+    return min(found, key=lambda each: (each.record.started, each.record.run), default=None)
+
+
+def find_broken_off(config: RunConfig, workspace: Workspace) -> str | None:
+    """Find a run of a config that was broken off and can be resumed.
+
+    Args:
+        config: The config.
+        workspace: Where runs are.
+
+    Returns:
+        Its id; None where there is none.
+
+    Raises:
+        EnvironmentProblem: If a process is at work on such a run.
+    """
+    asked = _asked(config)
+    for draft in workspace.drafts:
+        if _held(draft / CONFIG_FILE) != asked:
+            continue
+        if in_work(draft):
+            raise EnvironmentProblem(
+                rule="runs of this comparison that no other process works on",
+                got=f"{run_of(draft)}, which another process is at",
+                do="Wait for it, or stop it; then compare again.",
+            )
+        if resumable(draft):
+            return run_of(draft)
+    return None
+
+
+def find_named(name: str, workspace: Workspace) -> FinishedRun:
+    """Find a finished run by its id or folder.
+
+    Args:
+        name: The id, or the path of the folder.
+        workspace: Where runs are.
+
+    Returns:
+        The run.
+
+    Raises:
+        DataError: If there is no such run.
+    """
+    folder = workspace.find_run(name)
+    return FinishedRun(folder, read_record(folder))
+
+
+def config_of(record: RunRecord) -> RunConfig:
+    """Read the config of a finished run.
+
+    Args:
+        record: What the run may show.
+
+    Returns:
+        Its config; the policy of virtual clinics may be missing from a record and is left out.
+
+    Raises:
+        ConfigError: If it is of another release of skinml.
+    """
+    return parse_config(dict(record.config))
+
+
+def kept_predictions(run: FinishedRun, workspace: Workspace) -> tuple[Predictions | None, str]:
+    """Open what a simulation's virtual clinics keep of a run's test patients.
+
+    Args:
+        run: The run.
+        workspace: Where the virtual clinics are.
+
+    Returns:
+        The predictions, without those of patients who withdrew or were erased since; or None and
+        the reason why there are none.
+
+    Raises:
+        IntegrityError: If a clinic's folder was changed.
+    """
+    record = run.record
+    if record.evaluation_source != "exact":
+        return None, "its figures come from noised counts: no prediction left a clinic"
+    places = (workspace.clinics, run.folder.parent.parent / "clinics")
+    present = record.participation[-1].took_part if record.participation else ()
+    parts = {}
+    for name in present:
+        place = next((at / name for at in places if (at / name / "clinic.json").is_file()), None)
+        if place is None:
+            return None, "the folders of its virtual clinics are not here"
+        folder = open_folder(place)
+        try:
+            said = read_predictions(folder, record.run, "test", record.classes)
+        except (OSError, EnvironmentProblem):
+            return None, f"{name} no longer keeps its predictions"
+        parts[name] = _without_withdrawn(said, folder, record)
+    if not parts:
+        return None, "nobody took part in it"
+    return pooled(parts), ""
+
+
+def _without_withdrawn(said: Predictions, folder: ClinicFolder, record: RunRecord) -> Predictions:
+    """Leave out who withdrew since: a comparison is a use of its own."""
+    if not len(said):
+        return said
+    try:
+        purpose = config_of(record).purpose
+    except ConfigError:
+        purpose = "research"
+    today = datetime.datetime.now(datetime.UTC).date()
+    told = folder.consents.verdicts(said.patients.tolist(), purpose, today)
+    return taken(said, np.asarray(told != "withdrawn", dtype=bool))
+
+
+def taken(predictions: Predictions, rows: BoolArray) -> Predictions:
+    """Keep some items.
+
+    Args:
+        predictions: The predictions.
+        rows: (n,) mask of the items.
+
+    Returns:
+        The items in their order.
+    """
+    return Predictions(
+        classes=predictions.classes,
+        labels=predictions.labels[rows],
+        probabilities=predictions.probabilities[rows],
+        decisions=predictions.decisions[rows],
+        patients=predictions.patients[rows],
+        groups={name: values[rows] for name, values in predictions.groups.items()},
+    )
+
+
+def in_common(every: Sequence[Predictions]) -> tuple[tuple[Predictions, ...], int]:
+    """Keep the patients that all runs have: some may have withdrawn from one run to the next.
+
+    Args:
+        every: Each run's predictions, at least one.
+
+    Returns:
+        The predictions of patients in common, and of how many others there were some.
+    """
+    names = [set(each.patients.tolist()) for each in every]
+    shared = set.intersection(*names)
+    left_out = len(set.union(*names)) - len(shared)
+    if not left_out:
+        return tuple(every), 0
+    keep = np.array(sorted(shared), dtype=str)
+    return tuple(taken(each, np.isin(each.patients, keep)) for each in every), left_out
+
+
+def differing_words(records: Sequence[RunRecord]) -> Iterator[str]:
+    """Say in which ways runs differ that their configs do not show.
+
+    Args:
+        records: What the runs may show.
+
+    Yields:
+        A sentence each.
+    """
+    if len({record.data.get("digest", "") for record in records}) > 1:
+        yield "The runs did not use the same data: part of a change may come from that."
+    if len({record.versions.get(SOURCE) for record in records}) > 1:
+        yield "The runs were made by different code: part of a change may come from that."
+    incomplete = sum(not record.complete for record in records)
+    if incomplete:
+        yield f"In {incomplete} of {len(records)} runs a clinic was missing from a round."
