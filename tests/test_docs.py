@@ -43,6 +43,7 @@ PAGES = (
     "docs/strategies.md",
     "docs/fairness.md",
     "docs/skin-tone.md",
+    "docs/privacy-and-fairness.md",
     "docs/report.md",
     "docs/deployment.md",
     "docs/tutorial-federation.md",

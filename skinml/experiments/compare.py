@@ -167,7 +167,7 @@ def compare_finished(
     runs = [find_named(name, workspace) for name in names]
     by_arm = _sorted_by_config(runs)
     attributes = _attributes(config_of(runs[0].record), groups)
-    charged = ("Nothing: the runs were there already.",)
+    charged = ("Charged: nothing, for the runs were there already.",)
     return _compared(by_arm, attributes, workspace, charged, began, clock, progress or Silence())
 
 
@@ -199,22 +199,27 @@ def _charge_words(charge: Charge, *, reused: int) -> list[str]:
     words = []
     if charge.num_runs:
         words.append(
-            f"{charge.num_runs} runs were charged to the ledgers of this simulation's virtual "
+            f"{_runs(charge.num_runs)} charged to the ledgers of this simulation's virtual "
             "clinics. At real clinics each of them would cost the patients as much."
         )
         private = charge.num_runs - charge.num_unbounded
         if private:
             words.append(
-                f"The {private} runs with a promise come to epsilon {charge.epsilon:.3f} together, "
-                f"at delta {charge.delta:g} for one patient."
+                f"With a promise: {private}, together epsilon {charge.epsilon:.3f} at delta "
+                f"{charge.delta:g} for one patient."
             )
         if charge.num_unbounded:
             words.append(
-                f"{charge.num_unbounded} runs promise nothing: with them the ledgers are unbounded."
+                f"Without a promise: {charge.num_unbounded}. These ledgers are unbounded from "
+                "now on."
             )
     if reused:
-        words.append(f"{reused} runs were there already and cost nothing more.")
+        words.append(f"{_runs(reused)} there already and cost nothing more.")
     return words
+
+
+def _runs(number: int) -> str:
+    return "1 run was" if number == 1 else f"{number} runs were"
 
 
 def _sorted_by_config(runs: Sequence[FinishedRun]) -> dict[str, list[FinishedRun]]:
@@ -233,7 +238,11 @@ def _sorted_by_config(runs: Sequence[FinishedRun]) -> dict[str, list[FinishedRun
 
 def _shown(run: FinishedRun) -> dict[str, str]:
     config = {k: v for k, v in run.record.config.items() if k not in _NOT_SHOWN}
-    return {name: str(value) for name, value in flatten(config).items()}
+    told = {name: str(value) for name, value in flatten(config).items()}
+    if not run.record.guarantee.private:
+        # What a run without a promise has written there decides nothing.
+        told.pop("privacy.epsilon", None)
+    return told
 
 
 def _arm_name(run: FinishedRun, told: Mapping[str, str], differing: Sequence[str]) -> str:

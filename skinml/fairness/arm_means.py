@@ -159,23 +159,44 @@ class Error:
     """How far chance may have moved a value.
 
     Attributes:
-        patients: Variance that resampled patients show.
-        seeds: Variance of the mean that the spread between seeds shows.
-        freedom: Degrees of freedom of both together.
+        terms: Variances with their degrees of freedom: what resampled patients show, then what the
+            spread between seeds shows.
     """
 
-    patients: float
-    seeds: float
-    freedom: float
+    terms: tuple[tuple[float, float], ...]
 
     @property
     def standard(self) -> float:
         """The standard error."""
-        return sqrt(self.patients + self.seeds)
+        return sqrt(sum(variance for variance, _ in self.terms))
+
+    @property
+    def seeds(self) -> float:
+        """The variance that the spread between seeds shows."""
+        return sum(variance for variance, _ in self.terms[1:])
 
     def quantile(self, probability: float) -> float:
-        """Read Student's t at a probability."""
-        return float(stdtrit(self.freedom, probability))
+        """Read what stands for Student's t at a probability.
+
+        With two or three seeds Satterthwaite's degrees of freedom come out too large whenever the
+        seeds happen to lie close together: a change that was luck was then shown in 16% of
+        simulated comparisons. The mean of each part's own t, weighted by the parts, is on the
+        safe side.
+
+        Args:
+            probability: Above 0 and below 1.
+
+        Returns:
+            The quantile, in standard errors.
+
+        Source:
+            Cochran and Cox 1957, Experimental Designs, section 4.14.
+        """
+        total = sum(variance for variance, _ in self.terms)
+        if total == 0:
+            return float(stdtrit(self.terms[0][1], probability))
+        parts = (variance * float(stdtrit(free, probability)) for variance, free in self.terms)
+        return sum(parts) / total
 
 
 def error_of(draws: Draws) -> Error | None:
@@ -186,9 +207,6 @@ def error_of(draws: Draws) -> Error | None:
 
     Returns:
         The error; None where too many resamples have no value, or patients are fewer than two.
-
-    Source:
-        Satterthwaite 1946, Biometrics Bulletin 2:110, for the degrees of freedom.
     """
     finite = draws.replicates[np.isfinite(draws.replicates)]
     lost = len(draws.replicates) - finite.size
@@ -197,19 +215,17 @@ def error_of(draws: Draws) -> Error | None:
     free = draws.support - 1
     patients = float(finite.var(ddof=1)) * draws.support / free
     terms = _seed_terms(draws)
-    total = patients + sum(variance for variance, _ in terms)
-    if total <= _ROUNDING**2:
-        return Error(0.0, 0.0, free)
-    below = patients**2 / free + sum(variance**2 / count for variance, count in terms)
-    return Error(patients, total - patients, total**2 / below)
+    if patients + sum(variance for variance, _ in terms) <= _ROUNDING**2:
+        return Error(((0.0, free),))
+    return Error(((patients, free), *terms))
 
 
-def _seed_terms(draws: Draws) -> list[tuple[float, int]]:
+def _seed_terms(draws: Draws) -> list[tuple[float, float]]:
     """Variance of the mean over seeds, and its degrees of freedom; of each arm, or of pairs."""
     matched = draws.matched
     every = [matched] if matched is not None else list(draws.parts.values())
     return [
-        (float(each.var(ddof=1)) / len(each), len(each) - 1) for each in every if len(each) >= 2
+        (float(each.var(ddof=1)) / len(each), len(each) - 1.0) for each in every if len(each) >= 2
     ]
 
 

@@ -91,7 +91,10 @@ class Change:
         reference: What the group is held against; empty where the question is not of a gap.
         metric: The figure.
         mean: The arm's less the first arm's.
-        detectable: The smallest true change that would have been shown four times in five.
+        margin: Greatest change in this figure that counts as none; None: nobody set one, so that
+            nothing is ruled out.
+        detectable: The smallest true change that would have been shown four times in five, however
+            the other answers to this question came out; None: not even the greatest one.
         p_value: Of no change.
         p_adjusted: The same, corrected over the answers to this question.
         margin_p: Of a change as large as the margin.
@@ -111,6 +114,7 @@ class Change:
     reference: str
     metric: str
     mean: SeedMean
+    margin: float | None = None
     detectable: float | None = None
     p_value: float | None = None
     p_adjusted: float | None = None
@@ -132,7 +136,8 @@ class ArmComparison:
         metrics: All figures that are shown.
         references: For each attribute, the group that others are held against.
         level: Coverage of the intervals; one less it is what corrected p-values are held against.
-        margin: Greatest change that counts as none, fixed in the config.
+        margin: Greatest change in that figure that counts as none, fixed in the config; None:
+            nobody set one.
         min_events: Effective patients below which there is no answer.
         replicates: Resamples of the patients; 0 where nothing could be resampled.
         counts: How many stand behind the figures.
@@ -150,7 +155,7 @@ class ArmComparison:
     metrics: tuple[str, ...]
     references: Mapping[str, Reference]
     level: float
-    margin: float
+    margin: float | None
     min_events: int
     replicates: int
     counts: tuple[GroupCount, ...]

@@ -63,6 +63,7 @@ class ArmRuns:
 
 
 _Key = tuple[str, str]  # attribute and group
+_Asked = tuple[Change, Draws]  # a question, and what it is answered from
 
 
 @dataclass(frozen=True, repr=False)
@@ -120,7 +121,7 @@ def compare_arms(
         metrics=metrics,
         references=references,
         level=settings.level,
-        margin=settings.margin,
+        margin=settings.margin_of(metric),
         min_events=settings.min_events,
         replicates=settings.replicates,
         counts=tuple(_count(cell) for cell in drawn.cells.values()),
@@ -302,7 +303,7 @@ def _changes(
     gaps: Mapping[tuple[str, str, str, str], Draws],
     metrics: Sequence[str],
     settings: FairnessSettings,
-) -> Iterator[Change]:
+) -> Iterator[_Asked]:
     """Everything that an arm changed against the first one, p-values not yet corrected."""
     base = arms[0]
     for arm in arms[1:]:
@@ -333,43 +334,48 @@ def _same_models(arm: ArmRuns, base: ArmRuns) -> bool:
 
 def _change(
     names: tuple[str, str, Question, str, str, str, str], draws: Draws, settings: FairnessSettings
-) -> Change:
+) -> _Asked:
     def limits(level: float) -> tuple[float, float] | None:
         return difference_limits(draws, level)
 
     mean = seed_mean(draws, settings, of_difference=True)
     if draws.value is None:
-        return Change(*names, mean, one_seed=draws.one_seed, reason=draws.reason)
+        return Change(*names, mean, one_seed=draws.one_seed, reason=draws.reason), draws
     few = f"{draws.support:.0f} effective patients behind one figure, "
     few += f"fewer than {settings.min_events}"
-    return Change(
+    margin = settings.margin_of(names[-1])
+    found = Change(
         *names,
         mean,
-        detectable=detectable(draws, settings.level),
+        margin=margin,
         p_value=p_of_difference(limits),
-        margin_p=p_of_margin(limits, settings.margin),
+        margin_p=None if margin is None else p_of_margin(limits, margin),
         one_seed=draws.one_seed,
         reason=few if draws.support < settings.min_events else "",
     )
+    return found, draws
 
 
 def _answered(
-    changes: Sequence[Change], settings: FairnessSettings
+    changes: Sequence[_Asked], settings: FairnessSettings
 ) -> tuple[tuple[Change, ...], dict[str, int]]:
     """Correct the p-values of each question and answer it."""
     done: dict[int, Change] = {}
     families = {}
+    alpha = 1 - settings.level
     for question in ("overall", "group", "gap"):
-        asked = [at for at, each in enumerate(changes) if each.question == question]
-        corrected = holm([changes[at].p_value for at in asked])
-        margins = holm([changes[at].margin_p for at in asked])
+        asked = [at for at, (each, _) in enumerate(changes) if each.question == question]
+        corrected = holm([changes[at][0].p_value for at in asked])
+        margins = holm([changes[at][0].margin_p for at in asked])
         families[question] = sum(p is not None for p in corrected)
         for at, p_value, margin_p in zip(asked, corrected, margins, strict=True):
-            answer, inside = verdict(
-                p_value, margin_p, settings.level, enough=not changes[at].reason
-            )
+            each, draws = changes[at]
+            answer, inside = verdict(p_value, margin_p, settings.level, enough=not each.reason)
+            # With this p-value an answer is sure to be shown, whatever the others are.
+            seen = None if each.reason else detectable(draws, 1 - alpha / families[question])
             done[at] = replace(
-                changes[at],
+                each,
+                detectable=seen,
                 p_adjusted=p_value,
                 margin_p_adjusted=margin_p,
                 verdict=answer,

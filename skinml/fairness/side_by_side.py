@@ -66,15 +66,15 @@ def side_by_side(
         )
     )
     figures = tuple(_figures(arms, attributes, metrics))
-    gaps = {run: _gaps(each, attributes, metric) for run, each in enumerate(every)}
-    references = {gap.attribute: Reference(gap.reference, "as in the runs") for gap in gaps[0]}
+    gaps = _gaps(every[0], attributes, metric)
+    references = {gap.attribute: Reference(gap.reference, "as in the runs") for gap in gaps}
     return ArmComparison(
         arms=tuple(arms),
         metric=metric,
         metrics=metrics,
         references=references,
         level=settings.level,
-        margin=settings.margin,
+        margin=settings.margin_of(metric),
         min_events=settings.min_events,
         replicates=0,
         counts=tuple(_counts(every[0], attributes)),

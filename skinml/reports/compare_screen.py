@@ -65,7 +65,7 @@ def _tables(record: ComparisonRecord) -> Iterator[ScreenTable]:
             (
                 each.arm,
                 f"{_asked(each.group, each.metric, question)}: {signed(each.mean)}",
-                answer_words(each, found.margin),
+                answer_words(each),
             )
             for each in found.changes
             if each.question == question

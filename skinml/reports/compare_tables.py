@@ -40,20 +40,22 @@ class Answered:
     answer: str
 
 
-def answer_words(change: Change, margin: float) -> str:
+def answer_words(change: Change) -> str:
     """Say what came of a question, in words.
 
     Args:
         change: What an arm changed against the first.
-        margin: Greatest change that counts as none.
 
     Returns:
         The answer.
     """
     value = change.mean.estimate.value
     if change.verdict == SHOWN and value is not None:
-        better = value * (goodness(change.metric) or 1) > 0
+        good = goodness(change.metric)
+        better = value * good > 0
         inside = ", within the margin" if change.within_margin else ""
+        if not good:  # best at a value of its own: neither more nor less is better
+            return f"shown: it moved{inside}"
         if change.question == "gap":
             how = "easier on" if better else "harder on"
             return (
@@ -62,7 +64,7 @@ def answer_words(change: Change, margin: float) -> str:
             )
         return f"shown: {'better' if better else 'worse'}{inside}"
     if change.verdict == RULED_OUT:
-        return f"ruled out: no change of {margin:g} or more"
+        return f"ruled out: no change of {change.margin:g} or more"
     if value is None:
         return f"cannot be computed: {change.reason}"
     if change.reason:
@@ -72,12 +74,11 @@ def answer_words(change: Change, margin: float) -> str:
     return f"these data cannot tell (a change of {figure(change.detectable, 3)} would have shown)"
 
 
-def question_words(change: Change, record: ComparisonRecord) -> str:
+def question_words(change: Change) -> str:
     """Put a question in words.
 
     Args:
         change: What an arm changed against the first.
-        record: The comparison.
 
     Returns:
         The question, without its arm.
@@ -101,12 +102,9 @@ def answers(record: ComparisonRecord, questions: Sequence[str]) -> list[Answered
     Returns:
         The answers, an arm after the other.
     """
-    found = record.found
     return [
-        Answered(
-            each.arm, question_words(each, record), each.mean, answer_words(each, found.margin)
-        )
-        for each in found.changes
+        Answered(each.arm, question_words(each), each.mean, answer_words(each))
+        for each in record.found.changes
         if each.question in questions
     ]
 
@@ -309,11 +307,11 @@ def change_table(record: ComparisonRecord, question: str) -> Table:
         Row(
             each.arm,
             (
-                Cell(question_words(each, record)),
+                Cell(question_words(each)),
                 mean_cell(each.mean, sign=True),
                 Cell(_p_words(each.p_value), f"corrected {_p_words(each.p_adjusted)}"),
                 Cell(figure(each.detectable, 3) if each.detectable is not None else "not known"),
-                Cell(answer_words(each, found.margin)),
+                Cell(answer_words(each)),
             ),
         )
         for each in found.changes
@@ -380,9 +378,10 @@ def plots(record: ComparisonRecord) -> list[Plot]:
         gaps = tuple(_gap_series(found.gaps, found.arms, attribute))
         if gaps:
             top = f"Gap in {title}: below 0 the group is behind"
-            alt = f"{top}. {_told(gaps, found.arms)} The band is the margin of {found.margin:g}."
+            alt = f"{top}. {_told(gaps, found.arms)}"
+            alt += "" if found.margin is None else f" The band is the margin of {found.margin:g}."
             name = f"gaps-{len(made)}"
-            made.append(Plot(name, top, labels, below, gaps, found.margin, alt))
+            made.append(Plot(name, top, labels, below, gaps, found.margin or 0.0, alt))
     return made
 
 

@@ -147,7 +147,7 @@ def test_the_error_of_a_mean_is_the_textbooks(make):
     assert half_width(estimate) == pytest.approx(t.ppf(0.975, 99) * exact, rel=0.05)
 
 
-def test_seeds_add_their_variance_and_take_degrees_of_freedom(make):
+def test_seeds_add_their_variance_and_their_own_students_t(make):
     rng = np.random.default_rng(4)
     models = cohort(make, rng, [0.3, 1.0, 2.0])
     cells = [overall_cell(each, threshold=0.5) for each in models]
@@ -158,11 +158,10 @@ def test_seeds_add_their_variance_and_take_degrees_of_freedom(make):
     support = measures[0].support
     patients = replicates.mean(axis=0).var(ddof=1) * support / (support - 1)
     seeds = values.var(ddof=1) / 3
-    assert error.patients == pytest.approx(patients)
     assert error.seeds == pytest.approx(seeds)
-    freedom = (patients + seeds) ** 2 / (patients**2 / (support - 1) + seeds**2 / 2)
-    assert error.freedom == pytest.approx(freedom)
-    assert 2 < error.freedom < support - 1
+    assert error.standard == pytest.approx(np.sqrt(patients + seeds))
+    weighted = patients * t.ppf(0.975, support - 1) + seeds * t.ppf(0.975, 2)
+    assert error.quantile(0.975) == pytest.approx(weighted / (patients + seeds))
 
 
 def test_every_image_twice_changes_no_interval(make):
@@ -306,4 +305,16 @@ def test_what_could_have_been_seen_is_seen_four_times_in_five(make):
     models = cohort(make, np.random.default_rng(19), [0.2, 0.6])
     asked = change(compared([arm("a", models[:1]), arm("b", models[1:])]), "overall")
     error = half_width(asked.mean.estimate) / t.ppf(0.975, 139)
-    assert asked.detectable / error == pytest.approx(norm.ppf(0.975) + norm.ppf(0.8), rel=0.02)
+    # Both figures of everybody are one family, so that a p-value of 0.025 is needed.
+    expected = norm.ppf(1 - 0.025 / 2) + norm.ppf(0.8)
+    assert asked.detectable / error == pytest.approx(expected, rel=0.03)
+
+
+def test_a_figure_without_a_margin_is_never_ruled_out(make):
+    (model,) = cohort(make, np.random.default_rng(20), [0.3])
+    options = OPTIONS.model_copy(update={"primary": PrimaryComparison(metric="brier")})
+    found = compared([arm("a", [model]), arm("b", [model])], options)
+    assert change(found, "overall", metric="brier").verdict == CANNOT_TELL
+    options = options.model_copy(update={"margins": {"brier": 0.01}})
+    found = compared([arm("a", [model]), arm("b", [model])], options)
+    assert change(found, "overall", metric="brier").verdict == RULED_OUT

@@ -1,0 +1,106 @@
+"""What a comparison is made of: arms from words, patients in common, runs that are the same."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from skinml.config import load_config
+from skinml.errors import ConfigError, InputError
+from skinml.experiments.compare_plan import arms_of, plan_runs, require_affordable, seeds_of
+from skinml.experiments.compare_runs import find_broken_off, find_finished, in_common
+from skinml.experiments.workspace import Workspace
+from skinml.records import Labels, Predictions
+
+BINARY = Labels(("benign", "malignant"), (False, True))
+
+
+def predictions(*patients: str) -> Predictions:
+    size = len(patients)
+    return Predictions(
+        BINARY,
+        np.zeros(size, dtype=np.int64),
+        np.tile([0.4, 0.6], (size, 1)),
+        np.ones(size, dtype=np.int64),
+        np.array(patients),
+        {"skin_tone": np.array(patients)},
+    )
+
+
+def test_each_epsilon_is_an_arm_and_each_change_one_more_of_each() -> None:
+    arms = arms_of(["none", "3.0"], ["seed=1 training.head.rounds=9"])
+    assert [arm.changes for arm in arms] == [
+        ("privacy.trust=none",),
+        ("privacy.epsilon=3",),
+        ("privacy.trust=none", "seed=1", "training.head.rounds=9"),
+        ("privacy.epsilon=3", "seed=1", "training.head.rounds=9"),
+    ]
+    assert [arm.name for arm in arms_of([], ["data.seed=1"])] == ["as configured", "data.seed=1"]
+
+
+@pytest.mark.parametrize("words", ["", "1,1", "1,,2", "1.5", "-1", "one"])
+def test_seeds_are_different_whole_numbers(words: str) -> None:
+    with pytest.raises(InputError, match="whole numbers"):
+        seeds_of(words)
+
+
+@pytest.mark.parametrize("word", ["0", "-3", "inf", "nan", "None", "much"])
+def test_an_epsilon_is_a_number_above_zero(word: str) -> None:
+    with pytest.raises(InputError, match="epsilon"):
+        arms_of([word])
+
+
+def test_every_config_is_composed_before_the_first_run_begins() -> None:
+    with pytest.raises(ConfigError, match="no_such"):
+        plan_runs("quickstart", (), arms_of(["3"], ["privacy.no_such=1"]), (0,))
+    planned = plan_runs("quickstart", ("seed=9",), arms_of(["none", "3"]), (4, 5))
+    assert [(run.arm, run.config.seed) for run in planned] == [
+        ("none", 4),
+        ("none", 5),
+        ("epsilon 3", 4),
+        ("epsilon 3", 5),
+    ]
+    assert [run.config.privacy.private for run in planned] == [False, False, True, True]
+
+
+def test_what_several_runs_are_charged_is_their_composition(tmp_path) -> None:
+    arms = arms_of(["none", "2"])
+    planned = plan_runs("quickstart", ("training.head.rounds=3",), arms, (0, 1))
+    found = require_affordable(planned, "quickstart", Workspace(tmp_path))
+    assert (found.num_runs, found.num_unbounded) == (4, 2)
+    # Two runs of epsilon 2 cost more than one and, as Gaussian noise composes, less than twice 2.
+    assert 2.5 < found.epsilon < 3.5
+    one = require_affordable(planned[2:3], "quickstart", Workspace(tmp_path))
+    assert one.epsilon == pytest.approx(2, abs=0.02)
+
+
+def test_who_is_not_in_every_run_is_in_none() -> None:
+    shared, left_out = in_common([predictions("a", "b", "b", "c"), predictions("b", "b", "c", "d")])
+    assert left_out == 2
+    for each in shared:
+        assert each.patients.tolist() == ["b", "b", "c"]
+        assert each.groups["skin_tone"].tolist() == ["b", "b", "c"]
+    same, nobody = in_common([predictions("a"), predictions("a")])
+    assert nobody == 0
+    assert [each.patients.tolist() for each in same] == [["a"], ["a"]]
+
+
+def test_a_run_of_another_config_or_of_other_code_is_not_taken(not_private) -> None:
+    workspace = Workspace(not_private.folder.parents[1])
+    config = load_config("quickstart", ()).model_copy(update={"work_dir": workspace.root})
+    assert find_finished(config, workspace) is None
+    assert find_broken_off(config, workspace) is None
+    kept = not_private.record.config
+    own = type(config).model_validate(kept)
+    found = find_finished(own, workspace)
+    assert found is not None
+    assert found.record.run == not_private.record.run
+    assert find_finished(own.model_copy(update={"seed": 77}), workspace) is None
+    path = not_private.folder / "record.json"
+    content = path.read_text()
+    source = not_private.record.versions["skinml source"]
+    path.write_text(content.replace(source, "sha256:0000000000000000"))
+    try:
+        assert find_finished(own, workspace) is None
+    finally:
+        path.write_text(content)
