@@ -174,11 +174,16 @@ class Bench:
         experiment: The name.
         data: Folder of the data.
         work: Folder for features.
+        split_key: Another way of splitting than the experiment's own.
     """
 
-    def __init__(self, experiment: str, data: Path, work: Path) -> None:
+    def __init__(
+        self, experiment: str, data: Path, work: Path, split_key: str | None = None
+    ) -> None:
         self.experiment = experiment
         self._overrides = [f"data.root={data}", f"work_dir={work}"]
+        if split_key is not None:
+            self._overrides.append(f"data.split_key={split_key}")
         config = load_config(experiment, self._overrides)
         manifest = open_manifest(config.data, Workspace(work), Silence())
         cohort = build_cohort(

@@ -23,12 +23,13 @@ from skinml.privacy.settings import PrivacySettings
 from skinml.stewardship.purposes import Purpose
 from skinml.stewardship.settings import VirtualClinicSettings
 from skinml.tracking.settings import TrackingSettings
+from skinml.training.mitigation_rules import require_fitting_mitigation, with_mitigation
 from skinml.training.recipes import (
     require_gradients_by_class,
     require_public_images,
     with_recipe,
 )
-from skinml.training.settings import TrainingSettings
+from skinml.training.settings import MitigationSettings, TrainingSettings
 from skinml.training.step_rules import require_fitting_personal_head, require_fitting_steps
 
 # In a checkout the configs lie beside the package, in a wheel inside it.
@@ -51,6 +52,9 @@ class RunConfig(BaseModel):
     model: ModelSettings = Field(description="What is trained.")
     privacy: PrivacySettings = Field(description="What is promised to a patient.")
     training: TrainingSettings = Field(description="How the model is trained.")
+    mitigation: MitigationSettings = Field(
+        default=MitigationSettings(), description="What is tried against gaps between groups."
+    )
     federation: FederationSettings = Field(description="How rounds are run.")
     fairness: FairnessSettings = Field(description="How groups are compared.")
     tracking: TrackingSettings = Field(description="Where a run writes what it saw.")
@@ -72,6 +76,12 @@ class RunConfig(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
+    def _mitigation_by_strategy(cls, values: Any) -> Any:
+        """Let mitigation.method=qfedavg name the strategy where the config is silent."""
+        return with_mitigation(values) if isinstance(values, dict) else values
+
+    @model_validator(mode="before")
+    @classmethod
     def _admissions_share(cls, values: Any) -> Any:
         """Let a run with consents release noised counts of them, where the config is silent."""
         if not isinstance(values, dict):
@@ -90,6 +100,14 @@ class RunConfig(BaseModel):
             require_gradients_by_class(self.privacy.recipe, self.training.head)
         _require_noise_in_counts(self.fairness.evaluation, self.privacy)
         _require_known_crossings(self.fairness, self.data.groups)
+        require_fitting_mitigation(
+            self.mitigation,
+            kind=self.model.kind,
+            trust=self.privacy.trust,
+            recipe=self.privacy.recipe,
+            strategy=self.federation.strategy.name,
+            groups=self.data.groups,
+        )
         missing, dropouts = self.federation.allowed_missing, self.privacy.tolerated_dropouts
         if self.privacy.trust == "distributed" and missing > dropouts:
             raise ConfigError(

@@ -33,9 +33,11 @@ from skinml.training.network import LOCAL_STEPS
 COVERED = {
     "admissions": "the counts of whose data were admitted, and of why others were not",
     "label_counts": "the label counts that training begins with",
+    "group_label_counts": "the counts of labels by group that training begins with",
     "feature_sum": "the sum of features that training is centred by",
     "class_sums": "the sums of features of each class",
     "gradient": "every training round",
+    "group_losses": "the sums of losses by group, in every training round",
     "weights": "every local training step",
     "validation_scores": "the histogram of validation scores that the threshold comes from",
     TEST_COUNTS: "the counts of test patients that the run's test figures are computed from",

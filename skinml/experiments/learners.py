@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from skinml.config import RunConfig
 from skinml.data.settings import DataSettings
 from skinml.errors import ConfigError
+from skinml.experiments.released import group_names
 from skinml.federated.clinic import SCORE_BINS
 from skinml.federated.settings import StrategySettings
 from skinml.federated.strategy_rules import LOSS_DRIVEN, require_enough_clinics
@@ -22,9 +23,11 @@ from skinml.privacy.trust import noise_rule
 from skinml.records import Arrays, Labels, Predictions, Samples
 from skinml.seeding import Seeds
 from skinml.training.evaluate import evaluate
+from skinml.training.group_weights import GroupBalance, balance_of
 from skinml.training.head import HeadLearner
 from skinml.training.learner import Learner
 from skinml.training.loss_weights import loss_weighted_head, loss_weighted_network
+from skinml.training.mitigation_rules import GROUP_METHODS
 from skinml.training.network import NetworkLearner
 from skinml.training.recipes import RECIPES
 from skinml.training.server_optimisers import ServerOptimiser
@@ -51,16 +54,24 @@ def build_learner(
         The recipe; the same at every clinic and at the coordinator.
 
     Raises:
-        ConfigError: If the trust model does not fit the model's kind, or the strategy the number
-            of clinics.
+        ConfigError: If the trust model does not fit the model's kind, the strategy the number of
+            clinics, or a public weight any group.
     """
     strategy, missing = config.federation.strategy, config.federation.allowed_missing
     require_enough_clinics(strategy, num_clinics - missing)
-    optimiser = server_optimiser(strategy)
+    optimiser, balance = server_optimiser(strategy), group_balance(config)
     if config.model.kind == "linear_head":
         head, public = config.training.head, public_knowledge(config, classes, num_features)
         recipe = HeadLearner(
-            head, config.privacy, classes, num_features, num_clinics, public, optimiser
+            head,
+            config.privacy,
+            classes,
+            num_features,
+            num_clinics,
+            public,
+            optimiser,
+            balance,
+            config.mitigation.losses_share,
         )
         if _by_loss(config):
             return loss_weighted_head(recipe, head, config.privacy, classes, strategy.q)
@@ -78,7 +89,7 @@ def build_learner(
 
     pull = strategy.proximal_mu if strategy.name == "fedprox" else 0.0
     network = config.training.network
-    steps = NetworkLearner(network, config.privacy, build, optimiser, pull)
+    steps = NetworkLearner(network, config.privacy, build, optimiser, pull, balance)
     if _by_loss(config):
         return loss_weighted_network(steps, network, config.privacy, build, strategy.q)
     return steps
@@ -87,6 +98,24 @@ def build_learner(
 def _by_loss(config: RunConfig) -> bool:
     """Whether clinics are weighed; an audit asks for the recipe under other trust, without."""
     return config.federation.strategy.name == LOSS_DRIVEN and not config.privacy.private
+
+
+def group_balance(config: RunConfig) -> GroupBalance | None:
+    """Read how a run weighs groups of patients in training.
+
+    Args:
+        config: The run's config.
+
+    Returns:
+        The balance; None where all patients count the same.
+
+    Raises:
+        ConfigError: If a public weight is for a group that there is not.
+    """
+    chosen = config.mitigation
+    if chosen.method not in GROUP_METHODS:
+        return None
+    return balance_of(chosen, group_names(chosen.group, config.data))
 
 
 def server_optimiser(strategy: StrategySettings) -> ServerOptimiser | None:

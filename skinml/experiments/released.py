@@ -89,10 +89,25 @@ def public_layout(data: DataSettings, clinics: tuple[str, ...]) -> CountsLayout:
     """
     left_out = {CASES} if len(clinics) > 1 else {CASES, "clinic"}
     names = [name for name in data.groups if name not in left_out]
-    return layout_of({name: _names(name, data, clinics) for name in names})
+    return layout_of({name: group_names(name, data, clinics) for name in names})
 
 
-def _names(attribute: str, data: DataSettings, clinics: tuple[str, ...]) -> tuple[str, ...]:
+def group_names(
+    attribute: str, data: DataSettings, clinics: tuple[str, ...] = ()
+) -> tuple[str, ...]:
+    """Name the groups of an attribute, from the config and the shipped taxonomy alone.
+
+    Args:
+        attribute: One of data.groups, not what cases are told apart by.
+        data: Bins, age bands and scale of skin tones.
+        clinics: The names of the run's clinics, which are the groups of "clinic".
+
+    Returns:
+        The names; "unknown" may be among them.
+
+    Raises:
+        ConfigError: If skin tones have neither bins nor a known scale in the config.
+    """
     if attribute in data.bins:
         return tuple(data.bins[attribute])
     if attribute == "clinic":

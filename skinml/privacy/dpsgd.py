@@ -13,7 +13,7 @@ that an interruption could count twice.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -88,6 +88,7 @@ def train_steps(
     source: NoiseSource,
     augment: Augment | None = None,
     left_out: LeftOut | None = None,
+    shares: Mapping[str, float] | None = None,
 ) -> None:
     """Take a round of noisy steps on one clinic's patients, in place.
 
@@ -103,9 +104,11 @@ def train_steps(
             needed where the plan asks for views.
         left_out: Hears of each patient of a step whose gradient was not finite, before that
             step's noise. For the clinic's own log: what it hears must not leave.
+        shares: Each patient's part of the sampling probability, see `draw_sample`.
 
     Raises:
-        ConfigError: If the plan names a loss or a mode that there is not, or a loader is given.
+        ConfigError: If the plan names a loss or a mode that there is not, a share is none, or a
+            loader is given.
         UnsupportedModelError: If a layer mixes or remembers samples.
 
     Guarantees:
@@ -130,6 +133,7 @@ def train_steps(
             step=step,
             sampling_prob=plan.sampling_prob,
             max_images=plan.max_images,
+            shares=shares,
         )
         # An empty sample is a noisy step too: one of zeros, for otherwise its number would tell.
         total = clipped_sum(module, images, labels, sample, plan, augment, left_out)

@@ -63,6 +63,7 @@ def draw_sample(
     step: int,
     sampling_prob: float,
     max_images: int,
+    shares: Mapping[str, float] | None = None,
 ) -> Sequence[Sampled]:
     """Draw a step's Poisson sample of patients and the images of theirs that it uses.
 
@@ -72,22 +73,27 @@ def draw_sample(
         step: Number of the step within the release.
         sampling_prob: Chance of each patient to be in the sample, 0 to 1.
         max_images: Images of a patient that are used at most, from 1.
+        shares: What each patient's own chance is a part of sampling_prob of, 0 to 1; None: all of
+            it. It must follow from the patient's own records and public figures alone.
 
     Returns:
         The patients of the sample in the order of their ids; often none.
 
     Raises:
-        ConfigError: If sampling_prob is outside its range.
+        ConfigError: If sampling_prob or a share is outside its range.
 
     Guarantees:
         Patients are drawn independently of each other, each with a chance of at most
-        sampling_prob and at least sampling_prob - 2**-53. Whether a patient is drawn, which of
-        its images are used and its key do not change with the other patients.
+        sampling_prob times its share and at least 2**-53 below; so an accountant that is told
+        sampling_prob, the largest rate there is, counts for every patient. Whether a patient is
+        drawn, which of its images are used and its key do not change with the other patients.
     """
     require_in_range(0, 1, sampling_prob=sampling_prob)
-    threshold = int(sampling_prob * 2**53)
-    sample = []
+    threshold, sample = int(sampling_prob * 2**53), []
     for patient, own in rows.items():
+        if shares is not None:
+            require_in_range(0, 1, share=shares[patient])
+            threshold = int(sampling_prob * shares[patient] * 2**53)
         digest = hashlib.blake2b(
             step.to_bytes(8, "big") + patient.encode(), key=secret, person=_PERSON
         ).digest()

@@ -12,14 +12,16 @@ from skinml.reports.view import Cell, Row, Table
 _SUMS = {
     "admissions": "Counts of whose data were admitted",
     "label_counts": "Counts of patients by diagnosis",
+    "group_label_counts": "Counts of patients by group and diagnosis",
     "feature_sum": "Sum of the images' features",
     "class_sums": "Sums of the images' features by diagnosis",
     "gradient": "Sum of gradients: how the model should change",
+    "group_losses": "Sums of losses by group",
     "weights": "Training steps inside each clinic",
     "validation_scores": "Counts of validation patients by score",
     "test_counts": "Counts of test patients by group and score, all together",
 }
-_COUNTS = ("admissions", "label_counts", "validation_scores")
+_COUNTS = ("admissions", "label_counts", "group_label_counts", "validation_scores")
 _NO_SUM = "no sum"
 ATTENDANCE = "Who took part in which sum"
 SUMS = "The sums, and the noise in each number of them"

@@ -103,6 +103,7 @@ PARAM_SECTIONS = (
     "federation",
     "fairness",
     "tracking",
+    "mitigation",
     "reports",
     "stewardship",
 )

@@ -17,33 +17,23 @@ from math import exp, log, sqrt
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from skinml.errors import ConfigError
-from skinml.models.linear_head import head_inputs, softmax
 from skinml.privacy.accounting import gaussian_mu_for
-from skinml.privacy.clipping import (
-    class_bounds,
-    clip_factors,
-    clip_factors_by_class,
-    mean_by_patient,
-    modal_labels,
-)
-from skinml.privacy.mechanism import Mechanism
 from skinml.privacy.plan import Release, gaussian_releases
-from skinml.privacy.quantise import (
-    GRID,
-    clipped_columns,
-    clipped_factor,
-    counts_on_grid,
-    factor_of,
-    on_grid,
-    products,
-    squared_norms,
-    summed_products,
-)
+from skinml.privacy.quantise import GRID
 from skinml.privacy.settings import PrivacySettings
 from skinml.records import Arrays, FloatArray, Labels, Samples
+from skinml.training.group_dro import GROUP_LOSSES, moved_shares, start_of_shares
+from skinml.training.group_weights import (
+    GROUP_COUNTS,
+    GROUP_SIZES,
+    GROUP_WEIGHTS,
+    GroupBalance,
+    start_of,
+    weighed,
+)
+from skinml.training.head_clinic import CLASS_SUMS, GRADIENT, STATISTICS, HeadContributor
 from skinml.training.learner import Round
 from skinml.training.server_optimisers import ServerOptimiser, optimised, with_moments
 from skinml.training.settings import HeadSettings
@@ -51,9 +41,6 @@ from skinml.training.settings import HeadSettings
 if TYPE_CHECKING:
     from skinml.training.public_images import PublicImages
 
-STATISTICS = "statistics"
-GRADIENT = "gradient"
-CLASS_SUMS = "class_sums"
 # The step sizes of the settings belong to this many rounds; other numbers are scaled to it.
 _REFERENCE_ROUNDS = 30
 # Of the public variance: axes along which images vary much less are not stretched further.
@@ -78,6 +65,8 @@ class HeadLearner:
         public: Opens the public images of a recipe that has them; called by the coordinator only,
             when the first round is over.
         optimiser: Takes the coordinator's steps in place of gradient descent with momentum.
+        balance: How groups of patients are weighed; None: every patient counts the same.
+        losses_share: Part of mu squared for the sums of losses of a balance that follows them.
 
     Raises:
         ConfigError: If a weight of the clip is for a class that there is not.
@@ -86,7 +75,9 @@ class HeadLearner:
         Clinics are asked the same with public images as without. One patient of a clinic changes
         the counts by at most 1, the feature sum by at most 1 and each sum of gradients or of
         classes by at most clip_norm in L2 norm, however many images it has; all
-        bounds are divided by max_clinics_per_patient. Clipped by class, each column of a gradient
+        bounds are divided by max_clinics_per_patient. The factor of a patient's group is at most
+        1 and comes after the clip, so that none of this changes with it; a sum of losses moves by
+        at most the balance's greatest loss. Clipped by class, each column of a gradient
         has a bound of its own, and the whole the same. The sums are whole multiples of
         `skinml.privacy.quantise.GRID`, and the bounds hold in integers.
 
@@ -104,7 +95,10 @@ class HeadLearner:
         num_clinics: int,
         public: Callable[[], PublicImages] | None = None,
         optimiser: ServerOptimiser | None = None,
+        balance: GroupBalance | None = None,
+        losses_share: float = 0.1,
     ) -> None:
+        self._balance, self._losses_share = balance, losses_share
         self._settings = settings
         self._public = public
         self._optimiser = optimiser
@@ -120,23 +114,31 @@ class HeadLearner:
         kind = GRADIENT
         if privacy.recipe == "prototypes":
             kind, total = CLASS_SUMS, 1
-        d, k = self._num_features, len(self._classes.names)
-        first = [(_release("label_counts", "label counts", 1.0, (k,)), privacy.counts_share)]
+        d, k, balance = self._num_features, len(self._classes.names), self._balance
+        counts = _release("label_counts", "label counts", 1.0, (k,))
+        if balance is not None:  # each patient is in one cell of this table too
+            counts = replace(counts, name=GROUP_COUNTS, shape=(balance.num_groups, k))
+        first = [(counts, privacy.counts_share)]
         if self._settings.centring == "paid":
             first.append((_release("feature_sum", "training", 1.0, (d,)), privacy.centre_share))
-        rest = 1 - sum(share for _, share in first)
-        later_sums = _release(kind, "training", privacy.clip_norm, (d + 1, k), steps=total)
-        *statistics, sums = gaussian_releases(privacy, [*first, (later_sums, rest)])
-        each = replace(sums, steps=1)
-        later = (Round(number, kind, (each,)) for number in range(2, total + 2))
-        return (Round(1, STATISTICS, tuple(statistics)), *later)
+        later = []
+        if balance is not None and balance.losses is not None:
+            losses = _release(GROUP_LOSSES, "losses", balance.losses, (balance.num_groups,), total)
+            later.append((losses, self._losses_share))
+        rest = 1 - sum(share for _, share in (*first, *later))
+        later.append((_release(kind, "training", privacy.clip_norm, (d + 1, k), total), rest))
+        planned = gaussian_releases(privacy, [*first, *later])
+        each = tuple(replace(release, steps=1) for release in planned[len(first) :])
+        rounds = (Round(number, kind, each) for number in range(2, total + 2))
+        return (Round(1, STATISTICS, planned[: len(first)]), *rounds)
 
     def start(self) -> Arrays:
         """Make the state before the first round: zero weights, which need no seed.
 
         Returns:
             weight, velocity and average (d + 1, k), centre (d,), offset and counts (k,),
-            patients (1,); and the moments of an optimiser.
+            patients (1,), each patient with its group's factor; what a balance keeps; and the
+            moments of an optimiser.
         """
         shape = (self._num_features + 1, len(self._classes.names))
         state: Arrays = {
@@ -148,6 +150,8 @@ class HeadLearner:
             "counts": np.zeros(shape[1], np.float64),
             "patients": np.zeros(1),
         }
+        if self._balance is not None:
+            state = {**state, **start_of(self._balance), **start_of_shares(self._balance)}
         if self._optimiser is None:
             return state
         return with_moments(self._optimiser, state, ["weight"])
@@ -160,13 +164,15 @@ class HeadLearner:
             state: The coordinator's state.
 
         Returns:
-            Nothing in the first round, then centre, and for a gradient weight and offset.
+            Nothing in the first round, then centre, and for a gradient weight and offset; the
+            groups' factors where they are weighed.
         """
         if round_.kind == STATISTICS:
             return {}
-        if round_.kind == CLASS_SUMS:
-            return {"centre": state["centre"]}
-        return {name: state[name] for name in ("weight", "centre", "offset")}
+        names = ["centre"] if round_.kind == CLASS_SUMS else ["weight", "centre", "offset"]
+        if self._balance is not None:
+            names.append(GROUP_WEIGHTS)
+        return {name: state[name] for name in names}
 
     def contributor(self, samples: Samples) -> HeadContributor:
         """Open a clinic's side.
@@ -184,6 +190,7 @@ class HeadLearner:
             clip_norm=self._privacy.clip_norm,
             bias_input=self._settings.bias_input,
             class_weights=self._class_weights,
+            balance=self._balance,
         )
 
     def advance(self, round_: Round, state: Arrays, total: Arrays, num_clinics: int) -> Arrays:
@@ -211,7 +218,15 @@ class HeadLearner:
         tail = max(1, int(self._settings.rounds * self._settings.averaged))
         if round_.number > self._settings.rounds + 1 - tail:
             average = average + weight.astype(np.float64) / tail
-        return dict(state) | moved | {"average": average}
+        return dict(state) | moved | {"average": average} | self._shifted(state, total, scale)
+
+    def _shifted(self, state: Arrays, total: Arrays, scale: float) -> dict[str, FloatArray]:
+        """Move the groups' factors by their losses, where those are released."""
+        if self._balance is None or GROUP_LOSSES not in total:
+            return {}
+        moved = moved_shares(self._balance, state, scale * total[GROUP_LOSSES])
+        patients = np.array([moved[GROUP_WEIGHTS] @ state[GROUP_SIZES]])
+        return {**moved, "patients": patients}
 
     def _moved(self, state: Arrays, step: FloatArray, patients: float) -> dict[str, FloatArray]:
         """Descend along a step, with momentum or by the optimiser; gives what changed."""
@@ -225,9 +240,16 @@ class HeadLearner:
         self, round_: Round, state: Arrays, total: Arrays, scale: float
     ) -> dict[str, FloatArray]:
         """Read prior, centre and, from public images, the first weights."""
-        counts = np.maximum(scale * total["label_counts"], self._settings.least_count)
-        patients = counts.sum()
-        centre = self._centre(round_, total, scale, float(patients)).astype(np.float32)
+        groups: dict[str, FloatArray] = {}
+        if self._balance is None:
+            counts = np.maximum(scale * total["label_counts"], self._settings.least_count)
+            everybody = float(counts.sum())
+        else:
+            std = self._noise_std(round_.releases[0])
+            table, least = scale * total[GROUP_COUNTS], self._settings.least_count
+            found = weighed(self._balance, table, least, std)
+            counts, everybody, groups = found.counts, found.patients, {**found.state}
+        centre = self._centre(round_, total, scale, everybody).astype(np.float32)
         weight = state["weight"]
         if self._public is not None and self._privacy.recipe == "started":
             weight = self._public().start(centre, self._settings.bias_input, len(counts))
@@ -236,7 +258,8 @@ class HeadLearner:
             "centre": centre,
             "offset": np.log(counts / counts.mean()),
             "counts": counts,
-            "patients": np.array([patients]),
+            "patients": np.array([counts.sum()]),
+            **groups,
         }
 
     def _centre(self, round_: Round, total: Arrays, scale: float, patients: float) -> FloatArray:
@@ -248,10 +271,13 @@ class HeadLearner:
         if public is None:
             return centre
         release = next(each for each in round_.releases if each.name == "feature_sum")
+        return public.centre(centre, self._noise_std(release) / patients)
+
+    def _noise_std(self, release: Release) -> float:
+        """Standard deviation of the noise in a sum that was brought back to whole patients."""
         # Under local noise the sum has that of each clinic.
         parties = self._num_clinics if self._privacy.trust == "local" else 1
-        std = sqrt(parties) * scale * release.sensitivity * release.noise_multiplier
-        return public.centre(centre, std / patients)
+        return sqrt(parties) * self._privacy.max_clinics_per_patient * release.noise_std
 
     def _after_class_sums(self, state: Arrays, sums: FloatArray) -> dict[str, FloatArray]:
         """Take the difference of each class's mean from the mean of all as its weights."""
@@ -316,137 +342,6 @@ class HeadLearner:
             "weight": state["average"].astype(np.float32),
             "offset": state["offset"].astype(np.float32),
         }
-
-
-class HeadContributor:
-    """A clinic's side of the head: one vector and one label a patient.
-
-    Attributes:
-        not_finite: Patients who added only zeros to the last sums: their features, or what the
-            query made of them, were NaN or infinite. For the clinic's own log, never to leave it.
-
-    Args:
-        samples: Training samples with features (n, d) of norm at most 1.
-        classes: What the head tells apart.
-        share: Part of the clip that this clinic may use of one patient.
-        clip_norm: Greatest norm of one patient's gradient.
-        bias_input: Constant behind the features.
-        class_weights: k weights of the bounds where gradients are clipped by class; None: as a
-            whole.
-    """
-
-    def __init__(
-        self,
-        samples: Samples,
-        classes: Labels,
-        *,
-        share: float,
-        clip_norm: float,
-        bias_input: float,
-        class_weights: tuple[float, ...] | None = None,
-    ) -> None:
-        features, position = mean_by_patient(samples.inputs, samples.patients)
-        malignant = np.asarray(classes.malignant, dtype=bool)
-        labels = modal_labels(samples.labels, position, malignant)
-        # Left out whole: zeros for features would still have a label, and a gradient.
-        finite = np.isfinite(features).all(axis=1)
-        self._left_out = int(np.count_nonzero(~finite))
-        self.not_finite = 0
-        # A mean of unit vectors has norm at most 1; the clip holds it against rounding and bugs.
-        self._features = on_grid(features[finite], 1.0).astype(np.float32)
-        self._targets = np.eye(len(malignant))[labels[finite]]
-        self._share = share
-        self._clip_norm = clip_norm
-        self._bias_input = bias_input
-        self._class_weights = class_weights
-        self._inputs: tuple[bytes, NDArray[np.int16], NDArray[np.int64]] | None = None
-
-    def contribute(
-        self, round_: Round, query: Arrays, mechanism: Mechanism, sampling: np.random.Generator
-    ) -> Arrays:
-        """Compute the round's sums and add this clinic's noise.
-
-        Args:
-            round_: The round.
-            query: What the coordinator sent.
-            mechanism: Adds this clinic's part of the noise.
-            sampling: Not used: this recipe takes all patients.
-
-        Returns:
-            One array for each release of the round.
-        """
-        del sampling
-        exact = self.exact(round_, query)
-        return {
-            release.name: mechanism.privatize(release, exact[release.name])
-            for release in round_.releases
-        }
-
-    def exact(self, round_: Round, query: Arrays) -> dict[str, FloatArray]:
-        """Compute the round's clipped sums without noise: these never leave the clinic.
-
-        Args:
-            round_: The round.
-            query: What the coordinator sent.
-
-        Returns:
-            label_counts (k,) and feature_sum (d,), or gradient or class_sums (d + 1, k): multiples
-            of the grid.
-
-        Guarantees:
-            A patient with features that are not finite changes no sum: all are as without it.
-        """
-        self.not_finite = self._left_out
-        if round_.kind == STATISTICS:
-            return {
-                "label_counts": counts_on_grid(self._targets.sum(axis=0), self._share),
-                "feature_sum": on_grid(self._share * self._features, self._share).sum(axis=0),
-            }
-        inputs, squares = self._centred(query["centre"])
-        if round_.kind == CLASS_SUMS:
-            return {CLASS_SUMS: self._class_sums(inputs, squares)}
-        logits = products(inputs, query["weight"]) + query["offset"]
-        errors = softmax(logits) - self._targets
-        # Not finite where a weight overflowed: the clip makes zeros of it.
-        self.not_finite += int(np.count_nonzero(~np.isfinite(errors).all(axis=1)))
-        return {GRADIENT: summed_products(inputs, self._clipped_errors(errors, squares))}
-
-    def _clipped_errors(self, errors: FloatArray, squares: NDArray[np.int64]) -> NDArray[np.int16]:
-        """Clip the patients' gradients by their second factors, the errors.
-
-        A gradient is the outer product of input and error, so its norm needs no gradient: it is
-        the product of the two norms (Goodfellow 2015, arXiv:1510.01799), and a column's that of
-        the input's norm and one error.
-        """
-        lengths, bound = np.sqrt(squares * GRID), self._share * self._clip_norm
-        if self._class_weights is None:
-            norms = lengths * np.linalg.norm(errors, axis=1)
-            scaled = errors * (self._share * clip_factors(norms, self._clip_norm)[:, None])
-            return clipped_factor(scaled, squares, bound)
-        bounds = class_bounds(self._clip_norm, self._class_weights)
-        factors = clip_factors_by_class(lengths[:, None] * np.abs(errors), bounds)
-        return clipped_columns(
-            errors * (self._share * factors), squares, bound, self._class_weights
-        )
-
-    def _class_sums(self, inputs: NDArray[np.int16], squares: NDArray[np.int64]) -> FloatArray:
-        """Add up the patients of each class, each scaled to the clip."""
-        bound = self._share * self._clip_norm
-        norms = np.sqrt(np.maximum(squares, 1) * GRID)
-        # Never longer than the input itself: the grid of factors holds no large numbers.
-        scales = np.minimum(bound / norms, 1.0)
-        second = clipped_factor(self._targets * scales[:, None], squares, bound)
-        return summed_products(inputs, second)
-
-    def _centred(self, centre: FloatArray) -> tuple[NDArray[np.int16], NDArray[np.int64]]:
-        """Centre the features once for all rounds that use the same centre."""
-        key = centre.tobytes()
-        if self._inputs is None or self._inputs[0] != key:
-            # A hostile centre must not tell an empty clinic from one that is not: what is not
-            # finite in an input becomes zero.
-            inputs = factor_of(head_inputs(self._features, centre, self._bias_input))
-            self._inputs = key, inputs, squared_norms(inputs)
-        return self._inputs[1:]
 
 
 def _release(

@@ -29,7 +29,8 @@ from skinml.privacy.mechanism import Mechanism
 from skinml.privacy.plan import Release
 from skinml.privacy.settings import PrivacySettings
 from skinml.records import Arrays, FloatArray, Labels, Samples
-from skinml.training.head import GRADIENT, HeadLearner
+from skinml.training.head import HeadLearner
+from skinml.training.head_clinic import GRADIENT
 from skinml.training.learner import Contributor, Learner, Round
 from skinml.training.network import LOCAL_STEPS, WEIGHTS, NetworkLearner, flatten
 from skinml.training.settings import HeadSettings, NetworkSettings

@@ -9,7 +9,7 @@ gradients leaves it, and the coordinator divides the total by a public number.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -28,6 +28,7 @@ from skinml.privacy.quantise import GRID
 from skinml.privacy.settings import PrivacySettings
 from skinml.records import Arrays, FloatArray, Samples
 from skinml.training.augment import random_views
+from skinml.training.group_weights import GroupBalance, shares_by_patient
 from skinml.training.learner import Round
 from skinml.training.server_optimisers import (
     ServerOptimiser,
@@ -55,6 +56,8 @@ class NetworkLearner:
             it is.
         proximal_mu: Pull of local steps back to the weights of the round, see
             `skinml.privacy.dpsgd.StepPlan`.
+        balance: Public factors of groups, by which a patient's rate is lower than
+            settings.sampling_prob; None: all have that rate.
 
     Raises:
         ConfigError: If the trust model needs one step a round and the recipe has more; or, under
@@ -63,7 +66,8 @@ class NetworkLearner:
 
     Guarantees:
         What leaves a clinic is the outcome of Poisson-sampled Gaussian steps on clipped gradients
-        of patients and costs what the round's release says. Amplification by sampling rests on
+        of patients and costs what the round's release says, which names the largest of their
+        rates. Amplification by sampling rests on
         samples that only the clinic knows; which clinics take part is never counted as sampling.
     """
 
@@ -74,7 +78,9 @@ class NetworkLearner:
         build: Callable[[], nn.Module],
         optimiser: ServerOptimiser | None = None,
         proximal_mu: float = 0.0,
+        balance: GroupBalance | None = None,
     ) -> None:
+        self._balance = balance
         self._settings = settings
         self._optimiser = optimiser
         self._proximal_mu = proximal_mu
@@ -140,6 +146,7 @@ class NetworkLearner:
             The clinic's side.
 
         Raises:
+            ConfigError: If rates of groups would not be public.
             UnsupportedModelError: If the network mixes images of a batch.
         """
         images = input_tensor(samples.inputs)
@@ -159,7 +166,8 @@ class NetworkLearner:
             grid=self._global,
             proximal_mu=self._proximal_mu,
         )
-        return NetworkContributor(network, images, samples, plan)
+        shares = None if self._balance is None else shares_by_patient(samples, self._balance)
+        return NetworkContributor(network, images, samples, plan, shares)
 
     def _mode(self, network: nn.Module, image_shape: tuple[int, ...]) -> str:
         """Choose how sums are computed, once for each shape of images."""
@@ -232,11 +240,18 @@ class NetworkContributor:
         images: (n, channels, height, width) training images.
         samples: Their labels and patients.
         plan: The public schedule of a round, its noise left open.
+        shares: Each patient's part of the plan's sampling probability; None: all of it.
     """
 
     def __init__(
-        self, network: nn.Module, images: torch.Tensor, samples: Samples, plan: StepPlan
+        self,
+        network: nn.Module,
+        images: torch.Tensor,
+        samples: Samples,
+        plan: StepPlan,
+        shares: Mapping[str, float] | None = None,
     ) -> None:
+        self._shares = shares
         self._network = network
         self._images = images
         self._labels = torch.from_numpy(samples.labels.astype(np.int64))
@@ -288,6 +303,7 @@ class NetworkContributor:
             mechanism.open_source(),
             random_views,
             self._leave_out,
+            self._shares,
         )
         return {WEIGHTS: flatten(network_arrays(self._network))}
 
@@ -309,6 +325,7 @@ class NetworkContributor:
             step=0,
             sampling_prob=self._plan.sampling_prob,
             max_images=self._plan.max_images,
+            shares=self._shares,
         )
         return clipped_sum(
             self._network,

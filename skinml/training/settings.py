@@ -167,6 +167,60 @@ class PersonalHeadSettings(BaseModel):
     )
 
 
+Mitigation = Literal["none", "reweigh", "balanced_sampling", "group_dro", "qfedavg"]
+
+
+class MitigationSettings(BaseModel):
+    """What is tried against gaps between groups, in training and after it. Off by default."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    method: Mitigation = Field(
+        "none",
+        description="In training: reweigh and group_dro for a linear head, balanced_sampling for "
+        "a network, qfedavg (between clinics) where privacy.trust is none.",
+    )
+    group: str = Field("skin_tone", description="The attribute in data.groups that is meant.")
+    weights: dict[str, Annotated[float, Field(ge=0.001, le=1000)]] = Field(
+        default_factory=dict,
+        description="Public weight of a patient of each group, their mean for others; empty: "
+        "reweigh takes what makes groups count alike, from the noised counts that training begins "
+        "with.",
+    )
+    greatest_ratio: float = Field(
+        4.0,
+        ge=1,
+        le=100,
+        description="How many times as much a patient of one group may count as one of another, "
+        "where that follows from counts. Each patient is a part of at most 1 of what it else is.",
+    )
+    dro_step: float = Field(
+        0.1, gt=0, le=10, description="group_dro: step of the groups' shares in each round."
+    )
+    losses_share: float = Field(
+        0.1,
+        gt=0,
+        lt=0.5,
+        description="group_dro: part of mu squared spent on the sums of losses by group.",
+    )
+    greatest_loss: float = Field(
+        2.0, gt=0, le=16, description="group_dro: a patient's larger loss counts as this one."
+    )
+    analysis: bool = Field(
+        True,
+        description="Whether the report of a simulation tells what a threshold of each group's "
+        "own, and a recalibration of each group, would change. No model is changed.",
+    )
+
+    @field_validator("weights", mode="before")
+    @classmethod
+    def _groups_are_words(cls, value: Any) -> Any:
+        """On a command line a group such as 3 is a number."""
+        return (
+            {str(name): each for name, each in value.items()} if isinstance(value, dict) else value
+        )
+
+
 class TrainingSettings(BaseModel):
     """Both recipes; the model's kind says which one is used."""
 

@@ -21,7 +21,8 @@ from skinml.privacy.settings import PrivacySettings
 from skinml.records import Labels, Samples
 from skinml.seeding import Seeds
 from skinml.training.fit import Exchanged, fit
-from skinml.training.head import GRADIENT, HeadLearner
+from skinml.training.head import HeadLearner
+from skinml.training.head_clinic import GRADIENT
 from skinml.training.loss_weights import (
     LOSS_WEIGHTS,
     loss_weighted_head,

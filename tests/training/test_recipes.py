@@ -21,7 +21,8 @@ from skinml.privacy.settings import PrivacySettings
 from skinml.privacy.trust import noise_rule
 from skinml.records import Labels, Samples
 from skinml.training.fit import Exchanged, fit
-from skinml.training.head import CLASS_SUMS, HeadLearner
+from skinml.training.head import HeadLearner
+from skinml.training.head_clinic import CLASS_SUMS
 from skinml.training.public_images import NO_LABEL, PublicImages, public_images
 from skinml.training.recipes import RECIPES, with_recipe
 from skinml.training.settings import HeadSettings
