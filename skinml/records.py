@@ -345,8 +345,7 @@ class Guarantee:
         unit: Whose data are protected as a whole, such as "patient_within_clinic".
         epsilon: The run's epsilon, the greatest over clinics; None without a guarantee.
         total_epsilon: The greatest total over the clinics' ledgers; None without a guarantee.
-        epsilon_across_clinics: The run's epsilon for a patient who is at `max_clinics` clinics;
-            None without a guarantee.
+        epsilon_across_clinics: That of a patient at `max_clinics` clinics; None without one.
         max_clinics: At how many of the run's clinics a patient may be.
         delta: The delta that every epsilon is read at.
         simulated: Whether one machine saw everything.
@@ -358,8 +357,7 @@ class Guarantee:
         total_advantage: The same for all runs in the ledgers.
         recognised: Greatest share of a run's patients that a test recognises which suspects one
             in a hundred of those who took no part; None without a guarantee.
-        replace_one_epsilon: The run's epsilon where neighbouring data differ in whose records one
-            patient's are; None without a guarantee.
+        replace_one_epsilon: That of data that differ in whose records one patient's are, or None.
         num_clinics: Clinics of the run, k; 0 where it was not recorded.
         tolerated_dropouts: Clinics that may drop out of a sum under "distributed".
         colluding_clinics: Clinics c that may pool what they know under "distributed".
@@ -468,6 +466,7 @@ class RunRecord:
         kind: "run"; "predictions" where figures come from a file, and nothing is known of training.
         curves: Calibration and decision curves as `skinml.fairness.curves` writes them.
         released_counts: (groups, 2, bins) the noised sum behind figures of "dp_counts".
+        mitigation: What could be done after training, as `skinml.fairness.after_training` has it.
     """
 
     run: str
@@ -498,3 +497,4 @@ class RunRecord:
     kind: str = "run"
     curves: tuple[Mapping[str, Any], ...] = ()
     released_counts: tuple[tuple[tuple[float, ...], ...], ...] | None = None
+    mitigation: Mapping[str, Any] | None = None

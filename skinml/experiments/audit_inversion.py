@@ -40,7 +40,7 @@ from skinml.privacy.mechanism import Mechanism
 from skinml.privacy.trust import noise_rule
 from skinml.records import FloatArray, Labels, Samples, join_samples
 from skinml.seeding import Seeds
-from skinml.training import head
+from skinml.training.head_clinic import GRADIENT
 from skinml.training.learner import Round
 
 _MOST_UPDATES = 30
@@ -137,7 +137,7 @@ def invert_heads(
     attacked = list(range(min(num_attacked, len(chosen))))
     num_features = everybody.inputs.shape[1]
     learner = build_learner(config, classes, num_features, len(samples))
-    gradients = [each for each in learner.rounds if each.kind == head.GRADIENT]
+    gradients = [each for each in learner.rounds if each.kind == GRADIENT]
     centre = everybody.inputs.mean(axis=0).astype(np.float32)
     state = dict(learner.start()) | {"centre": centre}
     query = learner.query(gradients[0], state)

@@ -140,6 +140,7 @@ def evaluate_run(
         gaps=figures.gaps,
         curves=figures.curves,
         released_counts=None,
+        mitigation=None,
     )
     place = folder / "evaluations" / f"{began:%Y%m%d-%H%M%S-%f}"
     files = write_report(record, place)

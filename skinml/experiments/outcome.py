@@ -18,6 +18,7 @@ from skinml.experiments.compared import comparison_settings
 from skinml.experiments.guarantee import guarantee
 from skinml.experiments.learners import model_spec
 from skinml.experiments.measured import Figures, figures_of
+from skinml.experiments.mitigation import mitigation_values
 from skinml.experiments.personal import personal_heads
 from skinml.experiments.released import (
     counts_release,
@@ -142,6 +143,14 @@ def run_record(
         gaps=figures.gaps,
         curves=figures.curves,
         released_counts=None if exact or counts is None else plain_counts(counts),
+        mitigation=mitigation_values(
+            config,
+            outcome.run,
+            gathered.folders,
+            present,
+            cohort.labels,
+            outcome.threshold.value,
+        ),
     )
 
 

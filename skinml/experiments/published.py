@@ -14,6 +14,7 @@ from skinml.errors import IntegrityError
 from skinml.experiments.admissions import noised_counts
 from skinml.experiments.code_version import code_versions
 from skinml.experiments.guarantee import guarantee_told
+from skinml.experiments.mitigation import mitigation_values
 from skinml.experiments.outcome import VERSIONS, Origin, Outcome, threshold_source
 from skinml.experiments.released import (
     counts_release,
@@ -131,6 +132,9 @@ def published_record(
         resumes=outcome.resumes,
         gaps=released_gaps(config, plan, total, **words),
         released_counts=plain_counts(total),
+        mitigation=mitigation_values(
+            config, outcome.run, {}, present, classes, outcome.threshold.value
+        ),
     )
 
 

@@ -18,6 +18,7 @@ from skinml.reports import numbers, view
 from skinml.reports.admissions import admission_tables
 from skinml.reports.derived import Derived, derive
 from skinml.reports.document import record_to_json
+from skinml.reports.mitigation import mitigation_part
 from skinml.reports.participation import (
     attendance_table,
     noise_words,
@@ -163,6 +164,7 @@ def _context(record: RunRecord, derived: Derived) -> dict[str, Any]:
         "words": _meanings(record, shown),
         "yardsticks": view.yardstick_table(record),
         "personal_heads": personal_table(record),
+        "mitigation": mitigation_part(record),
         "flow": view.flow_table(record, people),
         "cohort": [*admission_tables(record, people), *view.cohort_tables(record, people)],
         "clinics": view.clinic_table(record, derived),
