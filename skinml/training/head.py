@@ -225,8 +225,9 @@ class HeadLearner:
         if self._balance is None or GROUP_LOSSES not in total:
             return {}
         moved = moved_shares(self._balance, state, scale * total[GROUP_LOSSES])
-        patients = np.array([moved[GROUP_WEIGHTS] @ state[GROUP_SIZES]])
-        return {**moved, "patients": patients}
+        if state[GROUP_SIZES].any():  # else all groups are within the noise, and count in full
+            moved["patients"] = np.array([moved[GROUP_WEIGHTS] @ state[GROUP_SIZES]])
+        return moved
 
     def _moved(self, state: Arrays, step: FloatArray, patients: float) -> dict[str, FloatArray]:
         """Descend along a step, with momentum or by the optimiser; gives what changed."""

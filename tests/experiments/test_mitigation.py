@@ -19,7 +19,7 @@ SMALL = [
     "training.head.rounds=4",
     "fairness.replicates=100",
     "fairness.null_draws=100",
-    "tracking.kind=none",
+    "tracking.enabled=false",
 ]
 
 
