@@ -19,6 +19,7 @@ least_patients: 50
 least_clinics: 2
 retention: {images_days: null, features_days: 365, predictions_days: 365, log_days: 3650}
 fields: [lesion_id, malignant, age, sex, anatomical_site, skin_tone, modality, confirmation]
+special_fields: {genetic: [], financial: []}
 roles: {steward: ["*"], clinician: [], operator: ["*"], auditor: []}
 """
 

@@ -74,11 +74,22 @@ DOORS: dict[str, tuple[str, ...]] = {
     "uvicorn": ("deployment/",),
     "httpx": ("deployment/",),
     "Crypto": ("federated/secure_shares.py",),
+    "onnxruntime": ("data/onnx_models.py",),
+    "pydicom": ("data/dicom.py",),
     "keyring": ("stewardship/unlocking.py",),
 }
 # Neither running strangers' code nor unpickling has a place in skinml.
 FORBIDDEN_CALLS = {"eval", "exec", "compile", "__import__"}
-FORBIDDEN_MODULES = {"pickle", "cloudpickle", "dill", "marshal", "shelve"}
+FORBIDDEN_MODULES = {
+    "deface",
+    "rapidocr_onnxruntime",
+    "cv2",
+    "pickle",
+    "cloudpickle",
+    "dill",
+    "marshal",
+    "shelve",
+}
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 

@@ -8,6 +8,7 @@ from skinml.cli import (
     clinic_approve,
     clinic_check,
     clinic_consent,
+    clinic_import,
     clinic_init,
     clinic_join,
     clinic_keys,
@@ -24,6 +25,7 @@ app = typer.Typer(
     help="A clinic's own desk: its folder, rules, consents, data and log.",
 )
 app.command()(clinic_init.init)
+app.command(name="import")(clinic_import.import_)
 app.command()(clinic_check.check)
 app.command()(clinic_status.status)
 app.command()(clinic_ledger.ledger)

@@ -28,8 +28,11 @@ _WIDTH = 80
 
 
 def check(
-    data: Annotated[Path, typer.Option("--data", help="The folder of the list and its images.")],
     folder: AtFolder = Path(),
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", help="The folder of a list and its images; else what was imported."),
+    ] = None,
     purpose: Annotated[
         str | None, typer.Option(help="What for; by default federated_training.")
     ] = None,

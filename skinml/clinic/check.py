@@ -29,6 +29,8 @@ from skinml.clinic.findings import (
     of_error,
     urgent_first,
 )
+from skinml.clinic.folder import ClinicFolder
+from skinml.clinic.imported_data import imported_manifest
 from skinml.data.settings import ImageLimits, LeakageSettings, SplitFractions
 from skinml.data.splits import assign_splits
 from skinml.errors import DataError, EnvironmentProblem, PolicyError
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
 
     from skinml.data.images import Inspection
     from skinml.data.manifest import Manifest
+    from skinml.data.sealed_images import ImageFolder
     from skinml.records import StrArray
     from skinml.stewardship.admissibility import Consents
 
@@ -73,6 +76,7 @@ class Request:
         fractions: How the experiment divides them.
         limits: What an image file may ask of this machine.
         leakage: When two pictures count as look-alikes.
+        imported: The opened folder whose imported pictures are checked instead of `data`.
     """
 
     data: Path
@@ -87,6 +91,7 @@ class Request:
     fractions: SplitFractions = field(default_factory=SplitFractions)
     limits: ImageLimits = field(default_factory=ImageLimits)
     leakage: LeakageSettings = field(default_factory=LeakageSettings)
+    imported: ClinicFolder | None = None
 
 
 def check(
@@ -160,7 +165,7 @@ def _look(
     progress: Progress,
 ) -> _Seen:
     """Look at the manifest, then at consents, then at what may be used."""
-    if not (request.data / request.manifest).is_file():
+    if request.imported is None and not (request.data / request.manifest).is_file():
         return _Seen((_no_list(request),))
     try:
         manifest = _read(request)
@@ -182,8 +187,8 @@ def _look(
         *first,
         _about_numbers(frame, training, request.least_patients),
         *tone_findings(frame, tones),
-        *_pictures(request, frame, splits, known, progress),
-        *_time(request, frame, training, measure, progress),
+        *_pictures(request, manifest.root, frame, splits, known, progress),
+        *_time(manifest.root, frame, training, measure, progress),
     ]
     num_patients = int(frame["patient_id"].nunique())
     return _Seen(tuple(findings), covers, tones, len(frame), num_patients)
@@ -194,6 +199,8 @@ def _read(request: Request) -> Manifest:
     from skinml.data.manifest import read_manifest
     from skinml.data.taxonomy import load_taxonomy
 
+    if request.imported is not None:
+        return imported_manifest(request.imported, load_taxonomy(request.taxonomy))
     return read_manifest(
         request.data / request.manifest,
         root=request.data,
@@ -254,6 +261,7 @@ def _about_numbers(frame: pd.DataFrame, training: int, least: int) -> Finding:
 
 def _pictures(
     request: Request,
+    root: ImageFolder,
     frame: pd.DataFrame,
     splits: StrArray,
     known: Mapping[str, Inspection],
@@ -266,7 +274,7 @@ def _pictures(
     try:
         inspections = inspect_images(
             frame["image"].tolist(),
-            request.data,
+            root,
             request.limits,
             known,
             progress.reached,
@@ -281,7 +289,7 @@ def _pictures(
 
 
 def _time(
-    request: Request,
+    root: ImageFolder,
     frame: pd.DataFrame,
     training: int,
     measure: Measure | None,
@@ -291,7 +299,7 @@ def _time(
     if measure is None:
         return []
     spread = np.linspace(0, len(frame) - 1, min(_MEASURED_IMAGES, len(frame))).astype(int)
-    paths = [request.data / image for image in frame["image"].iloc[spread]]
+    paths = [root / image for image in frame["image"].iloc[spread]]
     progress.begin("measuring this machine", 1)
     try:
         pace = measure(paths, training)

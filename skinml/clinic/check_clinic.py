@@ -11,6 +11,7 @@ from skinml.clinic.check_machine import Measure, Moment
 from skinml.clinic.findings import CheckReport, ConsentCover
 from skinml.clinic.folder import ClinicFolder
 from skinml.clinic.gate import require_role
+from skinml.clinic.imported_data import is_clinic_folder
 from skinml.errors import PolicyError
 from skinml.stewardship.admissibility import CONSENT, LICENCE
 from skinml.stewardship.policy import Policy
@@ -20,7 +21,7 @@ _USUAL_PURPOSE = "federated_training"
 
 def check_clinic(
     folder: ClinicFolder,
-    data: Path,
+    data: Path | None,
     *,
     now: datetime,
     clocks: Callable[[], Moment],
@@ -34,7 +35,7 @@ def check_clinic(
 
     Args:
         folder: The clinic's opened folder.
-        data: The folder of the manifest and its images.
+        data: The folder of the manifest and its images; None for the imported pictures.
         now: The time, with its zone; consents are judged for its day.
         clocks: Reads both clocks.
         purpose: What a run would use the images for; by default federated training where the
@@ -64,7 +65,7 @@ def check_clinic(
             do="Name one of these, or ask the steward to change the policy.",
         )
     request = Request(
-        data=data,
+        data=data or folder.path,
         clinic=folder.name,
         place=folder.path,
         purposes=policy.purposes,
@@ -72,6 +73,7 @@ def check_clinic(
         least_patients=policy.least_patients,
         manifest=manifest,
         taxonomy=taxonomy,
+        imported=folder if data is None or is_clinic_folder(folder.path, data) else None,
     )
     report = check(
         request,

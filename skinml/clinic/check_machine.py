@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from skinml.clinic.findings import Finding, counted
+from skinml.data.sealed_images import ImageFile
 
 _GIB = 2**30
 # A frozen network's row of 1,280 numbers, kept twice: in the cache and with a run's samples.
@@ -47,7 +48,7 @@ class Pace:
     num_rounds: int
 
 
-Measure = Callable[[Sequence[Path], int], Pace]
+Measure = Callable[[Sequence[ImageFile], int], Pace]
 """From some of the images and the number of training patients to the pace."""
 
 

@@ -7,7 +7,6 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,6 +30,7 @@ from skinml.stewardship.policy import KEPT_FIELDS
 
 if TYPE_CHECKING:
     from skinml.data.manifest import Manifest
+    from skinml.data.sealed_images import ImageFolder
     from skinml.data.settings import DataSettings
     from skinml.data.taxonomy import Taxonomy
     from skinml.seeding import Seeds
@@ -89,7 +89,7 @@ class Cohort:
         views: (n_items, n_views) positions of each item's images in `images`.
         labels: The classes.
         unit: What patient_id stands for.
-        root: The folder that the images are in.
+        root: The folder that the images are in, or a clinic's vault.
         flow: From the manifest to the splits, with what was left out and why; only "test" where
             the cohort is private.
         table: Patients and malignant items of each group in each split; only of "test" where the
@@ -106,7 +106,7 @@ class Cohort:
     views: IntArray
     labels: Labels
     unit: str
-    root: Path
+    root: ImageFolder
     flow: tuple[CohortStage, ...]
     table: tuple[CohortCell, ...]
     name: str

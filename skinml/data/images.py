@@ -15,7 +15,6 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import imagehash
@@ -25,17 +24,18 @@ from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from torchvision.transforms import v2
 
 from skinml.data.manifest_rules import FIRST_ROW
+from skinml.data.sealed_images import SealedImage
 from skinml.errors import DataError, require_positive, require_same_length
 
 if TYPE_CHECKING:
+    from skinml.data.sealed_images import ImageFile, ImageFolder
     from skinml.data.settings import ImageLimits
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP")
 _HASH_SIDE = 16
 _NUM_THREADS = 2
 _MOST_LINES = 20
-# What Pillow's decoders raise on broken files. A defect of ours is none of these on a sound file.
-_BROKEN = (
+BROKEN = (
     OSError,
     SyntaxError,
     ValueError,
@@ -46,8 +46,10 @@ _BROKEN = (
     struct.error,
     zlib.error,
 )
+"""What Pillow raises on broken files. A defect of ours is none of these on a sound file."""
 _Made = TypeVar("_Made")
-_BOMB = (Image.DecompressionBombError, Image.DecompressionBombWarning)
+BOMB = (Image.DecompressionBombError, Image.DecompressionBombWarning)
+"""What Pillow raises where a header asks for very many pixels."""
 
 # Pillow warns from 89 million pixels on. Our own limit is checked from the header right after,
 # and its message says what to do.
@@ -73,14 +75,14 @@ class Inspection:
     height: int
 
 
-def decode_image(path: Path, limits: ImageLimits) -> torch.Tensor:
+def decode_image(path: ImageFile, limits: ImageLimits) -> torch.Tensor:
     """Decode one image file that may be hostile.
 
     The EXIF orientation is applied. Transparent pixels show white, 16-bit grey is scaled to
     8 bits, the first frame stands for an animation.
 
     Args:
-        path: A JPEG, PNG, WebP, TIFF or BMP file.
+        path: A JPEG, PNG, WebP, TIFF or BMP file, also in a clinic's vault.
         limits: What the file may ask of this machine.
 
     Returns:
@@ -100,7 +102,7 @@ def decode_image(path: Path, limits: ImageLimits) -> torch.Tensor:
 
 
 def decode_colour(
-    path: Path, limits: ImageLimits
+    path: ImageFile, limits: ImageLimits
 ) -> tuple[np.ndarray[tuple[int, ...], np.dtype[np.uint8]], bool]:
     """Decode one image file, hostile or not, with the colours that its profile gives it.
 
@@ -108,7 +110,7 @@ def decode_colour(
     A file without a profile is read as sRGB, as every browser does.
 
     Args:
-        path: A JPEG, PNG, WebP, TIFF or BMP file.
+        path: A JPEG, PNG, WebP, TIFF or BMP file, also in a clinic's vault.
         limits: What the file may ask of this machine.
 
     Returns:
@@ -121,7 +123,7 @@ def decode_colour(
     Guarantees:
         As `decode_image`.
     """
-    image, known = _open(_read_bytes(path, limits), limits, _to_srgb)
+    image, known = _open(_read_bytes(path, limits), limits, to_srgb)
     return np.asarray(image), known
 
 
@@ -152,7 +154,7 @@ def resize_square(image: torch.Tensor, size: int) -> torch.Tensor:
 
 def inspect_images(
     images: Sequence[str],
-    root: Path,
+    root: ImageFolder,
     limits: ImageLimits,
     known: Mapping[str, Inspection] | None = None,
     progress: Callable[[int], None] | None = None,
@@ -215,7 +217,7 @@ def _collected(failures: list[str]) -> DataError:
     )
 
 
-def _inspect(path: Path, limits: ImageLimits, known: Mapping[str, Inspection]) -> Inspection:
+def _inspect(path: ImageFile, limits: ImageLimits, known: Mapping[str, Inspection]) -> Inspection:
     data = _read_bytes(path, limits)
     digest = hashlib.sha256(data).hexdigest()
     if digest in known:
@@ -233,7 +235,9 @@ def _failure(got: str) -> DataError:
     )
 
 
-def _read_bytes(path: Path, limits: ImageLimits) -> bytes:
+def _read_bytes(path: ImageFile, limits: ImageLimits) -> bytes:
+    if isinstance(path, SealedImage):
+        return path.read()
     try:
         # Without this, a named pipe would keep us waiting for ever.
         if not stat.S_ISREG(os.stat(path).st_mode):
@@ -258,16 +262,26 @@ def _open(data: bytes, limits: ImageLimits, finish: Callable[[Image.Image], _Mad
                 raise _failure(f"{width} x {height} pixels, a side below {limits.min_side}")
             image.load()
             return finish(ImageOps.exif_transpose(image))
-    except _BOMB:
+    except BOMB:
         raise _failure(f"more pixels than {limits.max_pixels}") from None
     except UnidentifiedImageError:
         raise _failure(f"no image in {', '.join(_FORMATS)}") from None
-    except _BROKEN:
+    except BROKEN:
         raise _failure("a truncated or corrupt image") from None
 
 
-def _to_srgb(image: Image.Image) -> tuple[Image.Image, bool]:
-    """Convert by the embedded profile, and say whether the colours mean something known."""
+def to_srgb(image: Image.Image) -> tuple[Image.Image, bool]:
+    """Convert by the embedded profile, and say whether the colours mean something known.
+
+    Args:
+        image: A decoded image.
+
+    Returns:
+        The image in RGB, and False where the profile cannot be used or there are inks without one.
+
+    Raises:
+        DataError: If its pixels have a range that nobody knows.
+    """
     profile = image.info.get("icc_profile")
     known = image.mode != "CMYK"
     if profile:
@@ -282,7 +296,7 @@ def _to_srgb(image: Image.Image) -> tuple[Image.Image, bool]:
                 renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
                 outputMode="RGBA" if image.mode == "RGBA" else "RGB",
             )
-        except (ImageCms.PyCMSError, *_BROKEN):
+        except (ImageCms.PyCMSError, *BROKEN):
             known = False
         else:
             image, known = converted or image, True

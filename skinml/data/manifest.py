@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -23,6 +23,7 @@ from skinml.data.manifest_rules import (
     SEXES,
     check_manifest,
 )
+from skinml.data.sealed_images import ImageFolder
 from skinml.data.taxonomy import Mapped, Taxonomy, load_taxonomy
 from skinml.errors import DataError
 from skinml.stewardship.purposes import Purpose
@@ -51,7 +52,7 @@ class Manifest:
     Attributes:
         frame: One row an image with the columns of `CANONICAL` and `row`, the row's number in the
             file. Missing values are None; `malignant` is bool, `age` float, the others str.
-        root: The folder that the images are in.
+        root: The folder that the images are in, or a clinic's vault.
         unit: What patient_id stands for: "patient", "lesion" or "image".
         name: The data's name in reports.
         digest: SHA-256 of the manifest's bytes, in hexadecimal. For public data only: a digest of
@@ -61,7 +62,7 @@ class Manifest:
     """
 
     frame: pd.DataFrame
-    root: Path
+    root: ImageFolder
     unit: str
     name: str
     digest: str
@@ -121,6 +122,64 @@ def read_manifest(
         taxonomy=taxonomy or load_taxonomy(),
         dropped_columns=dropped,
     )
+
+
+def manifest_of(
+    rows: Sequence[Mapping[str, str]],
+    *,
+    root: ImageFolder,
+    name: str = "data",
+    taxonomy: Taxonomy | None = None,
+) -> Manifest:
+    """Check rows that come from no file, such as a clinic's imported pictures, as a manifest.
+
+    Args:
+        rows: One an image, with columns of a manifest; missing ones are empty.
+        root: Where the column `image` leads; no path is looked up.
+        name: The data's name in reports and messages.
+        taxonomy: The meaning of words; the shipped one by default.
+
+    Returns:
+        The manifest. Its rows are numbered from 2 on, as a file's are.
+
+    Raises:
+        DataError: If a rule is broken, see `read_manifest`.
+    """
+    columns = [each for each in REQUIRED + OPTIONAL if any(each in row for row in rows)]
+    text = pd.DataFrame(
+        {column: [_cell(row.get(column, "")) for row in rows] for column in columns}, dtype=object
+    ).astype(str)
+    check_manifest(name, text, None)
+    words = taxonomy or load_taxonomy()
+    content = text.to_csv(index=False).encode()
+    return Manifest(
+        frame=_translate(text, words, None, False),
+        root=root,
+        unit="patient",
+        name=name,
+        digest=hashlib.sha256(content).hexdigest(),
+        taxonomy=words,
+    )
+
+
+def table_cells(name: str, content: bytes) -> pd.DataFrame:
+    """Parse a table into text cells, with missing ones empty.
+
+    Args:
+        name: The file's name; its ending says whether it is CSV or Parquet.
+        content: The file.
+
+    Returns:
+        Stripped text, one row a row of the file.
+
+    Raises:
+        DataError: If it is no such table.
+    """
+    return _parse(Path(name), content)
+
+
+def _cell(value: str) -> str:
+    return "" if value.strip().casefold() in _MISSING else value.strip()
 
 
 def _read_bytes(path: Path) -> bytes:

@@ -18,6 +18,7 @@ import yaml
 
 from skinml.data.groups import age_bands
 from skinml.data.images import decode_image
+from skinml.data.sealed_images import require_folder
 from skinml.data.settings import GROUP_ATTRIBUTES
 from skinml.data.skin_tone import ToneMeasurement, ToneSettings, measure_tone, patient_tone
 from skinml.data.tone_colour import read_light
@@ -100,7 +101,7 @@ def measure_manifest(
             return ToneMeasurement(scale.name, str(refusals[row]))
         image = str(frame["image"][row])
         try:
-            light, known = read_light(manifest.root / image, limits)
+            light, known = read_light(require_folder(manifest.root) / image, limits)
             lesion = _lesion(lesion_masks, image, light.shape, limits)
         except DataError:
             return ToneMeasurement(scale.name, "a file that cannot be read")

@@ -30,6 +30,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter
 
 from skinml.clinic.folder import ClinicFolder
 from skinml.clinic.gate import require_role
+from skinml.clinic.imported_data import is_clinic_folder
 from skinml.deployment.anchored import find_anchored
 from skinml.deployment.certificates import client_context
 from skinml.deployment.invitations import CLINIC_NAME, FEDERATION_NAME, Invitation
@@ -252,7 +253,7 @@ def point_to_data(
         PolicyError: If the user may not start runs here.
     """
     require_role(folder, "run.train")
-    if not (data / manifest).is_file():
+    if not ((data / manifest).is_file() or is_clinic_folder(data)):
         raise ConfigError(
             rule=f"a folder with the list {manifest}",
             got=f"data={data} without it",

@@ -19,6 +19,7 @@ import pandas as pd
 from skinml.config import RunConfig
 from skinml.data.cohort import Cohort, build_cohort
 from skinml.data.manifest_rules import FIRST_ROW
+from skinml.data.sealed_images import require_folder
 from skinml.errors import DataError, EnvironmentProblem
 from skinml.experiments.cohorts import open_manifest
 from skinml.experiments.gates import POOLED, Gates
@@ -94,8 +95,9 @@ def make_sides(
     cohort, places = _admitted(config, run, progress)
     chosen = _some_patients(cohort, places)
     rows = _raw_rows(config, cohort, chosen)
-    _link_images(cohort.root, folder, rows["image"])
-    _copy_beside(config, cohort.root, folder)
+    root = require_folder(cohort.root)
+    _link_images(root, folder, rows["image"])
+    _copy_beside(config, root, folder)
     first, second, others = _probes(cohort, places, chosen)
 
     def side(name: str, frame: pd.DataFrame) -> Side:
@@ -177,7 +179,7 @@ def _probes(
 
 def _raw_rows(config: RunConfig, cohort: Cohort, chosen: frozenset[str]) -> pd.DataFrame:
     """Read the chosen patients' rows of the manifest's own text, with the images that were used."""
-    path = cohort.root / config.data.manifest
+    path = require_folder(cohort.root) / config.data.manifest
     if path.suffix == ".parquet":
         raw = pd.read_parquet(path).astype(object)
         raw = raw.where(raw.notna(), "").astype(str)

@@ -10,17 +10,20 @@ from pathlib import Path
 import numpy as np
 
 from skinml.clinic.folder import ClinicFolder
+from skinml.clinic.imported_data import imported_manifest, is_clinic_folder
+from skinml.clinic.opening import open_at_screen
 from skinml.config import RunConfig
 from skinml.data.cohort import Cohort, build_cohort
 from skinml.data.images import Inspection, inspect_images
 from skinml.data.leakage import LeakageReport, audit_leakage
 from skinml.data.manifest import Manifest, read_manifest
 from skinml.data.sealed_arrays import read_patient_arrays, write_patient_arrays
-from skinml.data.settings import DataSettings
+from skinml.data.settings import DataSettings, PartitionSettings
 from skinml.data.synthetic.cohort import write_cohort
 from skinml.data.synthetic.settings import SyntheticSettings, settings_digest
 from skinml.data.taxonomy import load_taxonomy
-from skinml.errors import DataError, PolicyError
+from skinml.errors import ConfigError, DataError, PolicyError
+from skinml.experiments.approval import COORDINATOR
 from skinml.experiments.gates import Gates, Site
 from skinml.experiments.progress import Progress
 from skinml.experiments.workspace import Workspace
@@ -84,8 +87,13 @@ def gather(
         EnvironmentProblem: If the working folder cannot be written.
         IntegrityError: If a clinic's folder was changed.
     """
-    settings = config.data
-    manifest = open_manifest(settings, workspace, progress)
+    settings, single = config.data, site is None
+    site = site or own_site(config)
+    if site is not None and is_clinic_folder(site.folder.path, settings.root):
+        settings = settings.model_copy(update={"partition": PartitionSettings(by="pooled")})
+        manifest = imported_manifest(site.folder, load_taxonomy(settings.taxonomy))
+    else:
+        manifest = open_manifest(settings, workspace, progress)
     today = datetime.datetime.now(datetime.UTC).date()
     gates = Gates(config, workspace, run, manifest.root, today, from_round=from_round, site=site)
     try:
@@ -96,7 +104,7 @@ def gather(
             purpose=config.purpose,
             day=today,
             doors=gates.door,
-            every_class=site is None,
+            every_class=single,
         )
     except PolicyError:
         gates.refuse()
@@ -125,6 +133,32 @@ def gather(
         manifest_digest=public_digest(manifest.digest, key),
         digest=public_digest(cohort.digest, key),
     )
+
+
+def own_site(config: RunConfig) -> Site | None:
+    """Open the clinic whose imported pictures a run on this machine alone shall use.
+
+    Args:
+        config: The run's config.
+
+    Returns:
+        The clinic that `data.root` is the folder of; None where it is no clinic's folder.
+
+    Raises:
+        ConfigError: If the run would deal the clinic's patients out to others.
+        EnvironmentProblem: If the folder cannot be unlocked.
+        IntegrityError: If the folder was changed.
+    """
+    root = config.data.root
+    if config.data.source != "manifest" or root is None or not is_clinic_folder(root):
+        return None
+    if config.federation.mode != "centralised":
+        raise ConfigError(
+            rule="federation=centralised where data.root is a clinic's own folder",
+            got=f"federation={config.federation.mode}",
+            do="Add federation=centralised: the clinic trains alone, under its own policy.",
+        )
+    return Site(open_at_screen(root.expanduser()), 1, COORDINATOR)
 
 
 def public_digest(digest: str, key: bytes | None) -> str:

@@ -6,7 +6,7 @@ import datetime
 import json
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC
 from pathlib import Path
@@ -20,6 +20,7 @@ from skinml.config import RunConfig, parse_config
 from skinml.data.cohort import Cohort, build_cohort
 from skinml.data.images import decode_image, inspect_images, resize_square
 from skinml.data.manifest import Manifest
+from skinml.data.sealed_images import ImageFile
 from skinml.data.settings import DataSettings, PartitionSettings
 from skinml.data.splits import assign_splits
 from skinml.errors import DataError, IntegrityError, PolicyError
@@ -51,7 +52,7 @@ _MANIFESTS = ("manifest.csv", "manifest.parquet")
 _BATCH = 16
 _OWN, _OTHER = "the run's own test patients", "other data"
 
-Embed = Callable[[list[Path]], NDArray[Any]]
+Embed = Callable[[Sequence[ImageFile]], NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -272,7 +273,7 @@ def embedder(config: RunConfig, bundle: Bundle) -> Embed:
 
     size, limits = bundle.spec.image_size, config.data.limits
 
-    def pixels(paths: list[Path]) -> torch.Tensor:
+    def pixels(paths: Sequence[ImageFile]) -> torch.Tensor:
         return torch.stack([resize_square(decode_image(path, limits), size) for path in paths])
 
     if bundle.spec.kind == "network":

@@ -7,7 +7,6 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
-from pathlib import Path
 
 from skinml.clinic.consents import log_changes
 from skinml.clinic.folder import ClinicFolder
@@ -15,6 +14,7 @@ from skinml.clinic.gate import log_admission, log_refusal, require_role, require
 from skinml.clinic.virtual import find_virtual_folder, virtual_folder
 from skinml.config import RunConfig
 from skinml.data.cohort import Cohort, Door
+from skinml.data.sealed_images import ImageFolder, require_folder
 from skinml.errors import DataError, PolicyError
 from skinml.experiments.approval import COORDINATOR, drafted, propose
 from skinml.experiments.workspace import Workspace
@@ -65,7 +65,7 @@ class Gates:
         config: RunConfig,
         workspace: Workspace,
         run: str,
-        manifest_root: Path,
+        manifest_root: ImageFolder,
         today: datetime.date,
         *,
         from_round: int = 1,
@@ -313,11 +313,11 @@ def _with_noes(folder: ClinicFolder, other: ClinicFolder | None) -> Consents:
 
 
 def _read_records(
-    config: RunConfig, manifest_root: Path, today: datetime.date
+    config: RunConfig, manifest_root: ImageFolder, today: datetime.date
 ) -> tuple[ConsentRecord, ...]:
     if config.data.consents is None:
         return ()
-    path = manifest_root / config.data.consents
+    path = require_folder(manifest_root) / config.data.consents
     try:
         content = path.read_bytes()
     except OSError as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -13,6 +12,7 @@ from skinml.clinic.check_machine import Pace
 from skinml.config import RunConfig, load_config
 from skinml.data.cohort import MALIGNANCY
 from skinml.data.images import decode_image, resize_square
+from skinml.data.sealed_images import ImageFile
 from skinml.errors import ConfigError
 from skinml.experiments.learners import build_learner, clinic_mechanism
 from skinml.models.backbones import load_backbone
@@ -28,7 +28,7 @@ _CLINICS = 2
 _MOST_PATIENTS = 5000
 
 
-def measure_pace(paths: Sequence[Path], num_patients: int) -> Pace:
+def measure_pace(paths: Sequence[ImageFile], num_patients: int) -> Pace:
     """Measure the shipped recipe on some images and on as many drawn patients as would train.
 
     Args:
@@ -49,7 +49,7 @@ def measure_pace(paths: Sequence[Path], num_patients: int) -> Pace:
     backbone = load_backbone(config.model)
     size, batch_size = backbone.image_size, config.model.batch_size
 
-    def batch(chosen: Sequence[Path]) -> Tensor:
+    def batch(chosen: Sequence[ImageFile]) -> Tensor:
         import torch
 
         images = [resize_square(decode_image(path, config.data.limits), size) for path in chosen]

@@ -58,12 +58,17 @@ def count_site(
         PolicyError: If no row may be used for the purpose.
     """
     # Imported here: they bring pandera and torch along.
+    from skinml.clinic.imported_data import imported_manifest, is_clinic_folder
     from skinml.data.cohort import Door, build_cohort
     from skinml.data.manifest import read_manifest
     from skinml.data.settings import PartitionSettings
     from skinml.data.taxonomy import load_taxonomy
 
-    listed = read_manifest(data / manifest, root=data, taxonomy=load_taxonomy(taxonomy))
+    words = load_taxonomy(taxonomy)
+    if is_clinic_folder(folder.path, data):
+        listed = imported_manifest(folder, words)
+    else:
+        listed = read_manifest(data / manifest, root=data, taxonomy=words)
     one_place = config.data.model_copy(update={"partition": PartitionSettings(by="pooled")})
     cohort = build_cohort(
         listed,

@@ -36,7 +36,6 @@ Reason = Literal[
     "broken file",
     "unknown format",
     "unknown kind of DICOM",
-    "DICOM of another patient",
     "pixels that cannot be read",
     "no picture",
 ]

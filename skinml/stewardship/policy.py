@@ -193,6 +193,19 @@ class ApprovalRules(BaseModel):
     )
 
 
+class SpecialFields(BaseModel):
+    """Data that harm most where they get out: kept for named purposes or not at all."""
+
+    model_config = _FROZEN
+
+    genetic: Annotated[tuple[Purpose, ...], AfterValidator(_once)] = Field(
+        (), description="Purposes that genetic data may be kept for. Empty: they are refused."
+    )
+    financial: Annotated[tuple[Purpose, ...], AfterValidator(_once)] = Field(
+        (), description="Purposes that financial data may be kept for. Empty: they are refused."
+    )
+
+
 class Policy(BaseModel):
     """Everything that a clinic has decided on the use of its patients' data."""
 
@@ -243,6 +256,10 @@ class Policy(BaseModel):
     fields: Annotated[tuple[KeptField, ...], AfterValidator(_once)] = Field(
         description="What may be kept and used beside image, patient, diagnosis and origin: "
         f"{', '.join(KEPT_FIELDS)}."
+    )
+    special_fields: SpecialFields = Field(
+        default_factory=SpecialFields,
+        description="Whether an import may bring in genetic or financial data.",
     )
     roles: Roles = Field(
         description="Who may do what: user names of this computer. '*' is whoever can open this "

@@ -42,6 +42,8 @@ _SETS = (
     "trust",
     "units",
     "fields",
+    "genetic",
+    "financial",
     "steward",
     "clinician",
     "operator",

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from skinml.data.feature_store import FeatureStore
 from skinml.data.images import decode_image, resize_square
+from skinml.data.sealed_images import ImageFile
 from skinml.data.settings import ImageLimits
 from skinml.errors import DataError, require_positive, require_same_length
 from skinml.models.allocator import keep_freed_memory, release_freed_memory
@@ -27,7 +27,7 @@ PREPARATION = "centre-square"  # what `resize_square` does; part of every store'
 
 
 def extract_features(
-    paths: Sequence[Path],
+    paths: Sequence[ImageFile],
     digests: Sequence[bytes],
     patients: Sequence[str],
     backbone: Backbone,
@@ -93,7 +93,7 @@ def extract_features(
 
 
 def prepare_images(
-    paths: Sequence[Path],
+    paths: Sequence[ImageFile],
     digests: Sequence[bytes],
     patients: Sequence[str],
     size: int,
@@ -166,11 +166,11 @@ def images_version(size: int) -> str:
 
 
 def _fill(
-    paths: Sequence[Path],
+    paths: Sequence[ImageFile],
     digests: Sequence[bytes],
     patients: Sequence[str],
     store: FeatureStore,
-    load: Callable[[Path], Tensor],
+    load: Callable[[ImageFile], Tensor],
     compute: Callable[[list[Tensor]], NDArray[Any]],
     *,
     batch_size: int,
@@ -208,7 +208,7 @@ def _owners_of_missing(
 
 
 def _loaded_ahead(
-    batches: Sequence[Sequence[Path]], load: Callable[[Path], Tensor]
+    batches: Sequence[Sequence[ImageFile]], load: Callable[[ImageFile], Tensor]
 ) -> Iterator[list[Tensor]]:
     """Load batches in order, always one ahead of the one that is being worked on."""
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="decode") as pool:
