@@ -199,6 +199,18 @@ _CALLERS = {
         "experiments/site_count.py",
         "experiments/tones.py",  # at the clinic's own desk; the files stay beside the manifest
     },
+    "imported_manifest": {
+        "clinic/check.py",
+        "experiments/cohorts.py",
+        "experiments/site_count.py",  # counts alone
+    },
+    "manifest_of": {
+        "clinic/imported_data.py",
+        "clinic/importing_records.py",  # holds a new list against the rules; no image is there yet
+    },
+    "SealedImages": {"clinic/imported_data.py"},
+    "make_safe": {"clinic/importing.py"},
+    "open_picture": {"data/deidentify.py"},
     "open_manifest": {
         "experiments/audit_sides.py",
         "experiments/cohorts.py",

@@ -41,6 +41,7 @@ VALUES: dict[str, Any] = {
     "roles": {"steward": ["ada"], "clinician": [], "operator": ["*"], "auditor": ["di"]},
     "alerts": {"refusals": 3, "within_hours": 24, "bulk_patients": 100},
     "approval": {"without_asking": ["quickstart"]},
+    "special_fields": {"genetic": [], "financial": []},
 }
 # Exactly as far as the policy goes.
 LIMIT = Proposal(
@@ -85,7 +86,7 @@ def policy() -> Policy:
 def change(**new: Any) -> Policy:
     """The policy with some values changed, those of sections by their own names."""
     values = VALUES | {key: value for key, value in new.items() if key in VALUES}
-    for section in ("privacy", "retention", "roles", "alerts", "approval"):
+    for section in ("privacy", "retention", "roles", "alerts", "approval", "special_fields"):
         values[section] = {k: new.get(k, v) for k, v in VALUES[section].items()}
     return policy_from(values)
 
