@@ -50,7 +50,7 @@ from skinml.experiments.workspace import Workspace, run_folder, run_of
 from skinml.federated.coordinator import places_asker
 from skinml.federated.messages import Reply, Request
 from skinml.federated.roll_call import Answered, Ask, Record, RunTerms
-from skinml.federated.unblocked_grid import UnblockedGrid
+from skinml.federated.unblocked_grid import PATIENCE_S, UnblockedGrid
 from skinml.privacy.planner import require_honest_clinics
 from skinml.records import RunRecord
 from skinml.tracking.content import clinic_rounds
@@ -73,13 +73,16 @@ def main(grid: Grid, context: Context) -> None:
     conduct(open_federation(Path(os.environ[VARIABLE])), str(context.run_config["run"]), grid)
 
 
-def conduct(folder: FederationFolder, run: str, grid: Grid) -> None:
+def conduct(
+    folder: FederationFolder, run: str, grid: Grid, *, patience_s: float = PATIENCE_S
+) -> None:
     """Drive a submitted run to its report.
 
     Args:
         folder: The federation's folder.
         run: The run's id.
         grid: Flower's grid.
+        patience_s: As for `UnblockedGrid`; clinics inside this process compute in the call.
 
     Raises:
         SkinmlError: For whatever keeps the run from its report; its draft stays.
@@ -87,7 +90,7 @@ def conduct(folder: FederationFolder, run: str, grid: Grid) -> None:
     draft, final = find_submitted(folder, run), Workspace(folder.path).runs / run
     config = parse_config(json.loads(read_whole(draft / CONFIG, "config of the run")))
     tracker = make_tracker(config.tracking, folder.path, SERVED_MODEL)
-    grid = UnblockedGrid(grid)
+    grid = UnblockedGrid(grid, patience_s=patience_s)
     gathering = Gathering(folder, read_proposal(draft), draft, grid, quorum_of(config, draft))
     with closing(grid), turn(draft) as life:
         try:

@@ -18,7 +18,7 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
 MOST_SLOW = 3
-_PATIENCE_S = 1.0
+PATIENCE_S = 1.0
 _KEEP_S = 900.0
 _log = logging.getLogger("skinml.coordinator")
 
@@ -39,7 +39,7 @@ class UnblockedGrid(Grid):
     """
 
     def __init__(
-        self, grid: Grid, *, patience_s: float = _PATIENCE_S, most_slow: int = MOST_SLOW
+        self, grid: Grid, *, patience_s: float = PATIENCE_S, most_slow: int = MOST_SLOW
     ) -> None:
         self._grid, self._patience_s, self._most_slow = grid, patience_s, most_slow
         self._nodes: dict[str, int] = {}

@@ -45,6 +45,8 @@ WIDE: Mapping[str, str] = {
 }
 UNBOUNDED = {f"max_epsilon_{span}": "null" for span in ("per_run", "per_year", "for_life")}
 """What a clinic's policy allows where a test fixed the noise, and nothing is promised."""
+IN_PROCESS_S = 300.0
+"""Seconds that one answer may take: clinics in the same process compute while they are asked."""
 BY_RULE = "approval: {without_asking: [quickstart]}\n"
 
 
@@ -79,7 +81,7 @@ class LocalFederation:
 
     def conduct(self, run: str) -> None:
         """Drive a submitted run, as the process does that Flower starts for it."""
-        conduct(self.folder, run, self.grid())
+        conduct(self.folder, run, self.grid(), patience_s=IN_PROCESS_S)
 
     def grid(self) -> LocalGrid:
         """Make a grid that brings each node's messages to its clinic, which may join twice."""
