@@ -173,7 +173,7 @@ def test_the_screen_fits_and_says_what_the_arms_are(
 @pytest.mark.parametrize(
     ("told", "said"),
     [
-        (("3,2", "privacy.budget.epsilon=4"), "after the 2 runs of this comparison"),
+        (("3,2", "privacy.budget.epsilon=3.2"), "after the 2 runs of this comparison"),
         (("3,none", "privacy.budget.epsilon=9"), "unbounded"),
         (("3,none", "clinic.policy.trust=[distributed]"), "trust none where distributed is"),
     ],
