@@ -46,7 +46,7 @@ _ASK_AGAIN_S = (3.0, 30.0)  # at first, and where people take their time
 _SLOWEST_LOOK_S = 2.0
 _PROPOSE_S = 20.0
 _PREPARE_S = USUAL_LIMIT_S + 600.0  # a clinic's runner gives up after that long, and says so
-_FINISH_S = 30.0
+_FINISH_S = {"completed": 30.0, "failed": 10.0}  # somebody may resume a failed one at once
 _ANSWERED = frozenset({"approved", "refused", "revoked", ANOTHER_KEY})
 _WHAT = "clinics of a run"
 _log = logging.getLogger("skinml.coordinator")
@@ -320,7 +320,7 @@ class Gathering:
         """
         content = pack_content(write_end(self._proposal.run, outcome))
         told = {name: node for name, node in self._nodes().items() if name in self._yes}
-        found = asked(self._grid, told, content, "query.finish", _FINISH_S)
+        found = asked(self._grid, told, content, "query.finish", _FINISH_S[outcome])
         for name, heard in found.items():
             if heard.state != "gone":
                 _log.warning("clinic %s did not hear that the run is over", name)
