@@ -100,7 +100,7 @@ def test_no_gap_is_shown_where_there_is_none(make, sizes, how):
 
 
 def test_no_gap_is_shown_where_scores_differ_and_the_figure_does_not(make):
-    """One AUROC, other laws of scores: dealing patients to groups shows a gap in one of nine."""
+    """One AUROC, other laws of scores: dealing patients to groups shows a gap in .15 of 300."""
     options = OPTIONS.model_copy(update={"metrics": ("auroc",)})
     found = claims(make, ONE_AREA, options=options, drawn=one_area)
     for name, shown in found.items():
