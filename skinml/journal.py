@@ -24,6 +24,8 @@ from skinml.durable import cannot, open_private, sync_folder, take_lock
 from skinml.errors import IntegrityError
 
 Body = Mapping[str, Any]
+REPLACES = "replaces"
+"""Key of the first line of a journal that was written anew."""
 
 
 @dataclass(frozen=True)
@@ -187,6 +189,43 @@ class Journal:
                 self._anchor.move(mark)
         return mark
 
+    def replace(self, write: Callable[[tuple[Body, ...]], Sequence[Body]]) -> Mark:
+        """Write the journal anew, so that what its old lines said is no longer there.
+
+        The new journal begins with a line `{"replaces": {...}}`, which says where the old one
+        ended and how many have been replaced by now.
+
+        Args:
+            write: From what the journal holds to the bodies that it shall hold behind that line.
+                Nobody else can write in between.
+
+        Returns:
+            Where the journal ends now.
+
+        Raises:
+            EnvironmentProblem: If the file cannot be written: the old one stays.
+            IntegrityError: If the journal was changed.
+
+        Guarantees:
+            Killed at any moment, there is the old journal or the new one, whole. Other processes
+            take the new one up, and an older copy that is put back is noticed as before.
+        """
+        with self._locked() as file:
+            known = self._read(file)
+            mark, written = self._nothing().mark, []
+            old = {"count": known.mark.count, "head": known.mark.head}
+            first = {REPLACES: old | {"generation": known.generation + 1}}
+            for body in (first, *write(known.bodies)):
+                line = self._line(body, mark)
+                mark = Mark(mark.count + 1, hashlib.sha256(line).hexdigest())
+                written.append(line)
+            if self._anchor is not None:
+                self._anchor.announce(mark)
+            with self._in_its_place(b"".join(written)):
+                if self._anchor is not None:
+                    self._anchor.move(mark)
+        return mark
+
     def mark(self) -> Mark:
         """Tell where the verified journal ends.
 
@@ -260,16 +299,37 @@ class Journal:
     @contextmanager
     def _locked(self) -> Iterator[IO[bytes]]:
         try:
-            fresh = not self.path.exists()
-            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
-            # Unbuffered: what a full disk refused must not be written when the file is closed.
-            with os.fdopen(open_private(self.path, flags), "r+b", buffering=0) as file:
-                take_lock(file.fileno(), self.name)
-                if fresh:
-                    sync_folder(self.path.parent)
-                yield file
+            while True:
+                fresh = not self.path.exists()
+                flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
+                # Unbuffered: what a full disk refused must not be written when the file is closed.
+                with os.fdopen(open_private(self.path, flags), "r+b", buffering=0) as file:
+                    take_lock(file.fileno(), self.name)
+                    if not _is_at(self.path, file):
+                        continue  # it was written anew while this waited for the old one
+                    if fresh:
+                        sync_folder(self.path.parent)
+                    yield file
+                    return
         except OSError as error:
             raise cannot("read and write", self.name, error) from error
+
+    @contextmanager
+    def _in_its_place(self, content: bytes) -> Iterator[None]:
+        """Put another file in the journal's place, and keep others out of it for a while."""
+        partial = self.path.with_name(f".{self.path.name}.partial")
+        partial.unlink(missing_ok=True)  # left by a crash, or laid there
+        descriptor = open_private(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+        with os.fdopen(descriptor, "r+b", buffering=0) as file:
+            take_lock(file.fileno(), self.name)
+            try:
+                _write(file, content, 0)
+            except OSError:
+                partial.unlink(missing_ok=True)
+                raise
+            partial.replace(self.path)
+            sync_folder(self.path.parent)
+            yield
 
     def _read(self, file: IO[bytes]) -> _Verified:
         """Verify all lines, drop a torn tail, and leave the file at its end."""
@@ -280,10 +340,18 @@ class Journal:
         known = self._verified
         if hashlib.sha256(whole[: known.size]).hexdigest() != known.digest:
             found = self._followed(whole, self._nothing())
-            self._require_passed(found, known.mark, torn=torn)
-            raise self._changed("other lines than were there before")
+            if found.generation <= known.generation:
+                self._require_passed(found, known.mark, torn=torn)
+                raise self._changed("other lines than were there before")
+            known = self._nothing()
         verified = self._followed(whole, known)
         remembered = self._remembered()
+        if self._anchor is not None and verified.replaces(remembered):
+            # A crash came between a replacement and its anchor, which knows what was to come.
+            if verified.mark != self._anchor.announced():
+                raise self._changed("a journal written anew that its anchor does not know of")
+            self._anchor.move(verified.mark)
+            remembered = verified.mark
         self._require_passed(verified, remembered, torn=torn)
         self._verified = verified
         if torn:
@@ -357,6 +425,29 @@ class _Verified:
     def passed(self, mark: Mark) -> bool:
         """Tell whether the journal's line at a mark has the mark's digest."""
         return self.heads[mark.count - 1] == mark.head
+
+    @property
+    def generation(self) -> int:
+        """How often the journal was written anew."""
+        return int(self._replaced.get("generation", 0))
+
+    @property
+    def _replaced(self) -> Mapping[str, Any]:
+        found: Mapping[str, Any] = self.bodies[0].get(REPLACES, {}) if self.bodies else {}
+        return found
+
+    def replaces(self, mark: Mark) -> bool:
+        """Tell whether this was written in the place of a journal that ended at a mark."""
+        old = self._replaced
+        return bool(old) and (old["count"], old["head"]) == (mark.count, mark.head)
+
+
+def _is_at(path: Path, file: IO[bytes]) -> bool:
+    """Tell whether an open file is still the one of its name."""
+    try:
+        return os.path.samestat(path.lstat(), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False
 
 
 def canonical(values: Body) -> bytes:

@@ -22,18 +22,18 @@ BoolArray = NDArray[np.bool_]
 Arrays = Mapping[str, NDArray[Any]]
 
 SPLITS = ("train", "validation", "test")
-EVERY_SPLIT = "all"
-"""What a release is about that looks at patients of every split."""
-ADMISSION_CELLS = (
+EVERY_SPLIT = "all"  # what a release is about that looks at patients of every split
+ADMISSION_CELLS = (  # what can become of a patient at a clinic's gate
     "admitted",
     "no consent",
     "purpose not covered",
     "data not covered",
     "not yet valid",
     "expired",
+    "kept too long",
+    "restricted",
     "withdrawn",
 )
-"""What can become of a patient at a clinic's gate."""
 UNKNOWN_GROUP = "unknown"
 
 

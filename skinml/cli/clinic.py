@@ -8,6 +8,7 @@ from skinml.cli import (
     clinic_approve,
     clinic_check,
     clinic_consent,
+    clinic_evidence,
     clinic_import,
     clinic_init,
     clinic_join,
@@ -15,6 +16,8 @@ from skinml.cli import (
     clinic_ledger,
     clinic_log,
     clinic_policy,
+    clinic_requests,
+    clinic_retention,
     clinic_rights,
     clinic_status,
 )
@@ -37,8 +40,14 @@ app.add_typer(clinic_consent.app, name="consent")
 app.add_typer(clinic_log.app, name="log")
 app.add_typer(clinic_keys.app, name="keys")
 app.command()(clinic_keys.anchor)
+app.command()(clinic_evidence.evidence)
+app.command()(clinic_retention.retention)
+app.command()(clinic_retention.certificate)
 app.command(cls=QuietCommand)(clinic_rights.contributions)
+app.command(cls=QuietCommand)(clinic_rights.access)
 app.command(cls=QuietCommand)(clinic_rights.erase)
+app.command(cls=QuietCommand)(clinic_requests.restrict)
+app.add_typer(clinic_requests.app, name="requests")
 
 
 @app.callback()

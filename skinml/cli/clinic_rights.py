@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from datetime import UTC, datetime
-from math import ceil, isinf
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,19 +19,6 @@ from skinml.errors import ConfigError
 
 if TYPE_CHECKING:
     from skinml.clinic.contributions import Contributions, RunContribution
-
-_UNBOUNDED = (
-    "Something left this clinic without protecting noise: nothing bounds what it can tell about "
-    "the patient."
-)
-_GONE = (
-    "No model was changed, and none will be: what a model learnt from many patients cannot be "
-    "taken out for one. Later runs leave the patient out."
-)
-_STAYS = (
-    "A model that was trained keeps what it learnt. A withdrawal or an erasure changes what later "
-    "runs may use, and no model."
-)
 
 
 def contributions(
@@ -84,6 +70,7 @@ def erase(
     if as_json:
         told = plain_values(done.contributions)
         values: dict[str, Any] = {"key_destroyed": done.key, "objects": done.objects}
+        values["certificate"] = str(done.certificate)
         print(json.dumps(values | {"contributions": told}, allow_nan=False), flush=True)
         return
     console = narrow_console()
@@ -99,6 +86,42 @@ def erase(
         "touched."
     )
     print_contributions(done.contributions)
+    console.print(Text(f"Certificate, in the clinic's folder: {_in_folder(done.certificate)}"))
+
+
+def access(
+    to: Annotated[Path, typer.Option("--to", help="A new folder for the copy.")],
+    folder: AtFolder = Path(),
+    as_json: AsJson = False,
+) -> None:
+    """Write a patient's own copy: a page to read, the same for machines, and the pictures.
+
+    The patient's id is typed or piped in. The copy is not locked: hand it
+    over and delete it.
+
+    Example: skinml clinic access --folder ./north --to ./copy
+    """
+    from skinml.clinic.access import write_copy
+    from skinml.clinic.opening import open_at_screen
+
+    opened, patient = open_at_screen(folder), ask_patient()
+    done = write_copy(opened, patient, to, now=datetime.now(UTC))
+    if as_json:
+        values = {"folder": str(done.folder), "pictures": done.pictures, "runs": done.runs}
+        print(json.dumps(values | {"requests_closed": done.closed}), flush=True)
+        return
+    console = narrow_console()
+    pictures = "1 picture" if done.pictures == 1 else f"{done.pictures} pictures"
+    runs = "1 run" if done.runs == 1 else f"{done.runs} runs"
+    console.print(Text(f"Written to {done.folder}: summary.html, data.json and {pictures};"))
+    console.print(Text(f"{runs} read this patient's data."))
+    if done.closed:
+        console.print(Text(f"Requests for access that this answers: {done.closed}."))
+    console.print("The copy is not locked: hand it over, and delete it here.")
+
+
+def _in_folder(certificate: Path) -> str:
+    return f"{certificate.parent.name}/{certificate.name}"
 
 
 def print_contributions(found: Contributions) -> None:
@@ -107,6 +130,8 @@ def print_contributions(found: Contributions) -> None:
     Args:
         found: What the clinic can tell.
     """
+    from skinml.clinic.contribution_words import sentences
+
     console = narrow_console()
     if found.runs:
         table = Table(box=None, pad_edge=False)
@@ -119,52 +144,9 @@ def print_contributions(found: Contributions) -> None:
         console.print(Text(line))
 
 
-def sentences(found: Contributions) -> list[str]:
-    """Say what a patient's part in runs means, and what is not claimed.
-
-    Args:
-        found: What the clinic can tell.
-
-    Returns:
-        Sentences for a patient.
-    """
-    if not found.runs:
-        lines = ["No run that this clinic has a record of read this patient's data."]
-    else:
-        models = "1 model" if found.models == 1 else f"{found.models} models"
-        lines = [f"{models} learnt from this patient's data."]
-        lines += _bound(found)
-    if found.exact_figures:
-        lines.append(
-            "The patient was among those whom a model was tested on. In a simulation these figures "
-            "are exact: no epsilon bounds them."
-        )
-    if found.unknown:
-        lines.append(
-            f"Of {len(found.unknown)} other run(s) the record is gone: nobody can tell any more "
-            "whether they read this patient's data. If all of them did, epsilon is at most "
-            f"{_words(found.epsilon_at_most)} in all."
-        )
-    if found.models:
-        lines.append(_GONE if found.erased else _STAYS)
-    return lines
-
-
-def _bound(found: Contributions) -> list[str]:
-    if isinf(found.epsilon):
-        return [_UNBOUNDED]
-    if not found.epsilon:
-        return []
-    words = (
-        f"What bounds it: epsilon {found.epsilon:.3f} at delta {found.delta:g}, all together. In "
-        "words: somebody who sees everything that these runs let out, and knows all other "
-        "patients, and guesses whether this patient took part, is right at most "
-        f"{ceil(100 * found.guess)} times in 100. Without looking it would be 50."
-    )
-    return [words]
-
-
 def _row(run: RunContribution) -> tuple[str, ...]:
+    from skinml.clinic.contribution_words import epsilon_words
+
     days = run.first_day if run.first_day == run.last_day else f"{run.first_day} to {run.last_day}"
     outcome = "" if run.outcome in (None, "completed") else f" ({run.outcome})"
     return (
@@ -173,12 +155,8 @@ def _row(run: RunContribution) -> tuple[str, ...]:
         days,
         str(run.rounds),
         ", ".join(run.roles),
-        _words(run.epsilon) if run.releases else "none",
+        epsilon_words(run.epsilon) if run.releases else "none",
     )
-
-
-def _words(epsilon: float) -> str:
-    return "unbounded" if isinf(epsilon) else f"{epsilon:.3f}"
 
 
 def _confirm(yes: bool) -> None:

@@ -23,7 +23,13 @@ from skinml.stewardship.consent import (
     Withdrawal,
 )
 from skinml.stewardship.consent_import import read_consents
-from skinml.stewardship.consent_rules import GIVERS, HOWS, USUAL_DATA, standing
+from skinml.stewardship.consent_rules import (
+    GIVERS,
+    HOWS,
+    USUAL_DATA,
+    Restriction,
+    standing,
+)
 from skinml.stewardship.pseudonyms import pseudonym
 from skinml.stewardship.purposes import DATA_KINDS, PURPOSES, Purpose
 
@@ -40,7 +46,8 @@ WORDS: Mapping[str, tuple[str, ...]] = {
 
 DEFAULT_DATA: tuple[str, ...] = USUAL_DATA
 COVERED = "covered"
-_EVENTS = ("consent granted", "consent withdrawn", "consents imported")
+_EVENTS = ("consent granted", "consent withdrawn", "use restricted", "consents imported")
+_KIND_WORDS = {Consent: "consent", Withdrawal: "withdrawal", Restriction: "restriction"}
 _DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
 _MOST_BYTES = 256 * 1024 * 1024
 
@@ -157,7 +164,7 @@ def add_consent(
     folder.vault.remember([patient])
     folder.consents.grant(patient, consent, now=now, actor=actor)
     log_changes(folder)
-    return _answer(folder.consents.state_of(patient), now.date())
+    return answer_of(folder.consents.state_of(patient), now.date())
 
 
 def withdraw_consent(
@@ -205,7 +212,7 @@ def withdraw_consent(
     known = cast(tuple[Purpose, ...], words)
     folder.consents.withdraw(patient, purposes=known, now=now, actor=actor)
     log_changes(folder)
-    return _answer(folder.consents.state_of(patient), now.date())
+    return answer_of(folder.consents.state_of(patient), now.date())
 
 
 def import_consents(folder: ClinicFolder, path: Path, *, now: datetime.datetime) -> Imported:
@@ -278,7 +285,7 @@ def show_patient(folder: ClinicFolder, patient: str, *, now: datetime.datetime) 
     state = folder.consents.state_of(patient)
     name = pseudonym(folder.key, patient)
     folder.audit.write("access", actor, now=now, kind="consents", patient=name, patients=1)
-    return _answer(state, now.date())
+    return answer_of(state, now.date())
 
 
 def expiring_consents(
@@ -353,6 +360,9 @@ def _log(folder: ClinicFolder, line: RegisterLine) -> None:
             rows=sum(isinstance(each, Consent) for _, each in line.events),
             patients=len({name for name, _ in line.events}),
         )
+    elif isinstance(entry, Restriction):
+        told = {"patient": patient, "restricted": entry.restricted, "day": entry.since}
+        folder.audit.write("use restricted", line.actor, now=now, **told)
     elif isinstance(entry, Withdrawal):
         told = {"patient": patient, "purposes": entry.purposes, "withdrawn_on": entry.day}
         folder.audit.write("consent withdrawn", line.actor, now=now, **told)
@@ -401,10 +411,19 @@ def _said(name: str, text: str) -> str:
     return text.removeprefix("Value error, ")
 
 
-def _answer(state: PatientState, day: datetime.date) -> PatientAnswer:
+def answer_of(state: PatientState, day: datetime.date) -> PatientAnswer:
+    """Say how one patient stands, for callers that have asked for a role and log it.
+
+    Args:
+        state: What is on record.
+        day: The day asked about.
+
+    Returns:
+        The answer.
+    """
     changes = []
     for change in state.changes:
-        kind = "consent" if isinstance(change.entry, Consent) else "withdrawal"
+        kind = _KIND_WORDS[type(change.entry)]
         values = change.entry.model_dump(mode="json", exclude={"with_form"})
         told = {"at": change.at, "actor": change.actor, "imported": change.imported}
         changes.append(told | {"kind": kind} | values)

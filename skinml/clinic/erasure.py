@@ -11,12 +11,18 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from math import isfinite
+from pathlib import Path
 
+from skinml.clinic.certificates import certificate_path, certify
 from skinml.clinic.consents import log_changes
+from skinml.clinic.contribution_words import sentences
 from skinml.clinic.contributions import Contributions, contributions_of, is_known, unknown_patient
 from skinml.clinic.folder import ERASURE, ClinicFolder
 from skinml.clinic.gate import require_role
+from skinml.clinic.requests import answered
 from skinml.durable import locked, read_whole, remove, write_whole
+from skinml.stewardship.audit_log import AuditEntry
 from skinml.stewardship.consent import USUALLY_WITHDRAWN, PatientState, Withdrawal
 from skinml.stewardship.encryption import derive_key, seal, unseal
 from skinml.stewardship.pseudonyms import pseudonym
@@ -33,11 +39,13 @@ class Erased:
         key: Whether the patient had a key, which is destroyed now.
         objects: Files of the vault that were removed.
         contributions: Which released models the patient's data are in, and what bounds it.
+        certificate: Where the signed statement of it lies; it names nobody.
     """
 
     key: bool
     objects: int
     contributions: Contributions
+    certificate: Path
 
 
 def erase_patient(
@@ -77,7 +85,9 @@ def erase_patient(
         sealed = seal(_key(folder), json.dumps(asked).encode(), context=_CONTEXT)
         write_whole(folder.path / ERASURE, sealed, _WHAT)
         key, objects = _erase(folder, asked)
-    return Erased(key, objects, contributions_of(folder, patient))
+    answered(folder, patient, "erase", now=now)
+    found = contributions_of(folder, patient)
+    return Erased(key, objects, found, certificate_path(folder, "erasure", now))
 
 
 def finish_erasure(folder: ClinicFolder) -> bool:
@@ -119,8 +129,30 @@ def _erase(folder: ClinicFolder, asked: Mapping[str, str]) -> tuple[bool, int]:
         folder.audit.write(
             "erasure", actor, now=now, patients=1, patient=name, objects=done.objects
         )
+    key_gone = done.patients > 0
+    _certify(folder, patient, now)
     remove(folder.path / ERASURE, _WHAT)
-    return done.patients > 0, done.objects
+    return key_gone, done.objects
+
+
+def _certify(folder: ClinicFolder, patient: str, now: datetime) -> None:
+    """Sign what was done and what could not be; a repetition writes the same file again."""
+    found, name = contributions_of(folder, patient), pseudonym(folder.key, patient)
+    own = [each for each in folder.audit.entries() if _is_of(each, name, now)]
+    objects = sum(int(entry.fields.get("objects", 0)) for entry in own)
+    says = {
+        "how": "The patient's key was destroyed: pictures, records, computed features and "
+        "predictions in the clinic's folder cannot be read by anybody any more. Consent is "
+        "withdrawn for all but care.",
+        "files_removed": objects,
+        "not_undone": " ".join(sentences(found)),
+        "epsilon_of_what_left": found.epsilon if isfinite(found.epsilon) else "unbounded",
+        "delta": found.delta,
+        "models": found.models,
+        "not_touched": "Care records and backups that the clinic keeps elsewhere, and files that "
+        "pictures were brought in from.",
+    }
+    certify(folder, "erasure", says, now=now)
 
 
 def _is_withdrawn(state: PatientState, now: datetime) -> bool:
@@ -133,10 +165,12 @@ def _is_withdrawn(state: PatientState, now: datetime) -> bool:
 
 
 def _is_logged(folder: ClinicFolder, name: str, now: datetime) -> bool:
-    return any(
-        entry.event == "erasure" and entry.fields.get("patient") == name and _is_at(entry.at, now)
-        for entry in folder.audit.entries()
-    )
+    return any(_is_of(entry, name, now) for entry in folder.audit.entries())
+
+
+def _is_of(entry: AuditEntry, name: str, now: datetime) -> bool:
+    about = entry.event == "erasure" and entry.fields.get("patient") == name
+    return about and _is_at(entry.at, now)
 
 
 def _is_at(written: str, now: datetime) -> bool:

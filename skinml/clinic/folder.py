@@ -10,6 +10,9 @@ FOLDER/
   vault/                 a key a patient, and what is sealed under it
   pictures.journal       the state of each imported picture
   erasure.sealed         an erasure that was begun and is not ended
+  retention.sealed       an end of retention that was begun and is not ended
+  requests.sealed        what patients have asked for, and by when
+  certificates/          what was removed, signed
   inspections.sealed     digests and perceptual hashes of its images
   features/VERSION.store what frozen networks made of its images
   runs/RUN/              a run's samples, predictions and record of contributions
@@ -41,7 +44,7 @@ from skinml.errors import EnvironmentProblem, IntegrityError
 from skinml.journal import Journal, KeyedSeal
 from skinml.privacy.ledger import Ledger
 from skinml.stewardship.anchors import Anchors
-from skinml.stewardship.audit_log import AuditLog, new_signing_key, public_key_hex
+from skinml.stewardship.audit_log import AuditLog
 from skinml.stewardship.consent import ConsentRegister
 from skinml.stewardship.encryption import (
     derive_key,
@@ -57,6 +60,7 @@ from skinml.stewardship.patient_keys import PatientKeys
 from skinml.stewardship.pictures import PictureRegister
 from skinml.stewardship.policy import Policy, parse_policy, policy_digest, policy_yaml
 from skinml.stewardship.roles import os_user
+from skinml.stewardship.signing import new_signing_key, public_key_hex
 from skinml.stewardship.unlocking import (
     Unlock,
     forget_secret,
@@ -71,6 +75,7 @@ from skinml.stewardship.vault import Vault
 POLICY_FILE = "policy.yaml"
 LOCKED_KEY = "clinic.locked"
 ERASURE = "erasure.sealed"
+RETENTION = "retention.sealed"
 _SIGNING = "signing.sealed"
 _OPEN_KEY = "key"
 # A run asks for the policy in each round: the same bytes are parsed once.

@@ -6,7 +6,7 @@ import os
 from functools import cache
 from pathlib import Path
 
-from skinml.clinic.folder import ERASURE, ClinicFolder, open_folder
+from skinml.clinic.folder import ERASURE, RETENTION, ClinicFolder, open_folder
 from skinml.errors import ConfigError
 from skinml.stewardship.passphrases import FILE_VARIABLE, SecretSource, source_from
 from skinml.stewardship.unlocking import Unlock, by_key_file, by_keyring, by_passphrase
@@ -17,7 +17,7 @@ _NEW_FILE_VARIABLE = "SKINML_NEW_PASSPHRASE_FILE"
 def open_at_screen(path: Path, source: SecretSource | None = None) -> ClinicFolder:
     """Open a folder; where it needs a passphrase, ask at the terminal or read the private file.
 
-    An erasure that was interrupted is ended first.
+    An erasure, or an end of retention, that was interrupted is ended first.
 
     Args:
         path: The folder.
@@ -37,6 +37,10 @@ def open_at_screen(path: Path, source: SecretSource | None = None) -> ClinicFold
         from skinml.clinic.erasure import finish_erasure  # rare, and slow to load
 
         finish_erasure(folder)
+    if (path / RETENTION).exists():
+        from skinml.clinic.retention import finish_retention
+
+        finish_retention(folder)
     return folder
 
 

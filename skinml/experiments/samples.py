@@ -12,6 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from skinml.clinic.folder import ClinicFolder
+from skinml.clinic.retention import note_made
 from skinml.config import RunConfig
 from skinml.data.cohort import Cohort
 from skinml.data.feature_store import FeatureStore, store_path
@@ -98,7 +99,9 @@ def _inputs(
     version = features_version(backbone) if backbone else images_version(size)
     keys = folder.patient_keys
     make_folder(folder.features, "folder of features")
-    store = FeatureStore(store_path(folder.features, version), folder.key, keys, version)
+    place = store_path(folder.features, version)
+    note_made(place, datetime.datetime.now(datetime.UTC).date())
+    store = FeatureStore(place, folder.key, keys, version)
     patients = cohort.images["patient_id"].iloc[list(positions)].astype(str).tolist()
 
     def watch(done: int, total: int) -> None:

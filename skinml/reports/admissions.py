@@ -13,6 +13,8 @@ _HEADS = {
     "data not covered": "Consent does not cover the images",
     "not yet valid": "Consent not yet valid",
     "expired": "Consent expired",
+    "kept too long": "Past the time that the clinic keeps data",
+    "restricted": "Use restricted at the patient's request",
     "withdrawn": "Consent withdrawn",
 }
 

@@ -35,6 +35,7 @@ _RESEARCH_LICENCE = re.compile(
     r"|odc-by([ -]1\.0)?|research only( \(stanford university ddi agreement\))?)",
     re.IGNORECASE | re.ASCII,
 )
+_NOES = ("withdrawn", "restricted")
 _RESEARCH_PURPOSES = ("research", "teaching", "federated_training")
 _PAIR_DATA = (*USUAL_DATA, "before_and_after_images")
 
@@ -69,9 +70,9 @@ class OnlyWithdrawals:
         day: datetime.date,
         kinds: Sequence[Collection[str]] | None = None,
     ) -> StrArray:
-        """Tell for each row "withdrawn" where its id is of somebody who withdrew."""
+        """Tell for each row "withdrawn" or "restricted" where its id is of somebody who is."""
         known = self.consents.verdicts(patients, purpose, day, kinds)
-        return np.where(known == "withdrawn", known, "no consent")
+        return np.where(np.isin(known, _NOES), known, "no consent")
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ class AlsoWithdrawals:
         """Tell for each row whether its data may be used, or why not."""
         found = self.consents.verdicts(patients, purpose, day, kinds)
         noes = self.other.verdicts(patients, purpose, day, kinds)
-        return np.where(noes == "withdrawn", noes, found)
+        return np.where(np.isin(noes, _NOES), noes, found)
 
 
 @dataclass(frozen=True, repr=False)
@@ -254,7 +255,7 @@ def _judge_rows(
     patients = [str(patient) for patient in frame["patient_id"]]
     kinds = [_PAIR_DATA if place else USUAL_DATA for place in _cells(frame, "series")]
     reasons = consents.verdicts(patients, purpose, day, kinds)
-    stands = licensed & (reasons != "withdrawn")
+    stands = licensed & ~np.isin(reasons, _NOES)
     return np.where(stands, "", reasons), stands
 
 

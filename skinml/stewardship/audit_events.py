@@ -27,6 +27,9 @@ Event = Literal[
     "federation joined",
     "consent granted",
     "consent withdrawn",
+    "use restricted",
+    "request received",
+    "request answered",
     "consents imported",
     "admission",
     "refusal",
@@ -45,6 +48,7 @@ Event = Literal[
     "pictures reviewed",
     "key rotated",
     "erasure",
+    "retention",
     "anchor",
     "alert",
 ]
@@ -68,8 +72,13 @@ KINDS = (
     "report",
     "ledger",
     "audit log",
+    "evidence",
+    "requests",
 )
 """What was read, brought in or taken out."""
+
+RIGHTS = ("access", "correct", "restrict", "erase", "object")
+"""What a patient can ask for."""
 
 KEYS = ("clinic key", "patient keys", "signing key", "passphrase")
 OUTCOMES = ("completed", "incomplete", "failed", "interrupted", "refused")
@@ -186,6 +195,8 @@ FIELDS: Mapping[str, Check] = {
     "reason": _word((*REFUSAL_REASONS, *EXCLUSION_REASONS)),
     "refused": _counts(EXCLUSION_REASONS),
     "releases": _several(_A_NAME),
+    "restricted": _flag,
+    "right": _word(RIGHTS),
     "round": _count,
     "rounds": _count,
     "rows": _count,
@@ -218,6 +229,10 @@ _TABLE: Mapping[Event, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("data", "valid_from", "valid_until", "form", "how", "given_by"),
     ),
     "consent withdrawn": (("patient", "purposes"), ("withdrawn_on",)),
+    # What a patient asks for, by the request's number in `count`; `day` is the last to answer.
+    "request received": (("patient", "right", "count"), ("day",)),
+    "request answered": (("patient", "right", "count", "answer"), ()),
+    "use restricted": (("patient", "restricted"), ("day",)),
     "consents imported": (("source", "rows"), ("patients", "changes")),
     "admission": (
         ("purpose", "day", "patients"),
@@ -249,6 +264,8 @@ _TABLE: Mapping[Event, tuple[tuple[str, ...], tuple[str, ...]]] = {
     # A person changed the state of pictures: how many are in which now.
     "pictures reviewed": (("states",), ("reasons",)),
     "key rotated": (("key",), ("count", "public_key")),
+    # What was kept for its days: pictures in `count`, values of fields in `rows`.
+    "retention": (("count",), ("patients", "objects", "rows", "policy")),
     "erasure": (("patients",), ("patient", "objects", "rows", "reason")),
     "anchor": (("journal", "count", "head"), ()),
     "alert": (("rule", "who", "count", "since"), ("within_hours",)),

@@ -16,12 +16,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-
 from skinml.durable import cannot, make_folder, read_whole, take_lock, write_whole
-from skinml.errors import ConfigError, EnvironmentProblem, IntegrityError
+from skinml.errors import EnvironmentProblem, IntegrityError
 from skinml.journal import Anchor, Body, Journal, Mark, Remembered, canonical
 from skinml.stewardship.audit_events import (
     EVENTS,
@@ -30,86 +26,13 @@ from skinml.stewardship.audit_events import (
     checked_fields,
     written_time,
 )
+from skinml.stewardship.signing import Signature, public_key_hex
 
 LOG_FILE = "audit.journal"
 STATEMENT_FILE = "statement.json"
 _SCHEMA = 1
-_LINE = b"skinml audit log line\n"
+LINE = b"skinml audit log line\n"
 _STATEMENT = b"skinml audit log export\n"
-
-
-def new_signing_key() -> bytes:
-    """Draw a signing key from the operating system.
-
-    Returns:
-        32 secret bytes (an Ed25519 private key, RFC 8032): never log.
-    """
-    return Ed25519PrivateKey.generate().private_bytes_raw()
-
-
-def public_key_hex(signing_key: bytes) -> str:
-    """Derive the public key, which the clinic hands to whoever shall check its log.
-
-    Args:
-        signing_key: 32 bytes from `new_signing_key`.
-
-    Returns:
-        64 hexadecimal digits; not secret.
-
-    Raises:
-        ConfigError: If the key is not 32 bytes.
-    """
-    public = _private(signing_key).public_key()
-    return public.public_bytes(Encoding.Raw, PublicFormat.Raw).hex()
-
-
-class Signature:
-    """A seal that only the holder of the signing key makes and everybody can check.
-
-    Args:
-        public_key: 64 hexadecimal digits.
-        signing_key: 32 bytes; None where seals are only checked.
-
-    Raises:
-        ConfigError: If a key is malformed, or the two do not belong together.
-
-    Source:
-        RFC 8032, Ed25519.
-    """
-
-    def __init__(self, public_key: str, signing_key: bytes | None = None) -> None:
-        self._public = _public(public_key)
-        self._private = None if signing_key is None else _private(signing_key)
-        if signing_key is not None and public_key_hex(signing_key) != public_key:
-            raise _bad_key("a signing key and its own public key", "keys of two pairs")
-
-    def make(self, content: bytes) -> str:
-        """Sign a line.
-
-        Args:
-            content: What to vouch for.
-
-        Returns:
-            128 hexadecimal digits.
-
-        Raises:
-            ConfigError: If there is no signing key.
-        """
-        if self._private is None:
-            raise _bad_key("a signing key", "only a public key")
-        return self._private.sign(_LINE + content).hex()
-
-    def fits(self, content: bytes, seal: str) -> bool:
-        """Tell whether a signature vouches for bytes.
-
-        Args:
-            content: The bytes.
-            seal: The signature.
-
-        Returns:
-            Whether it does.
-        """
-        return _verifies(self._public, _LINE + content, seal)
 
 
 @dataclass(frozen=True)
@@ -172,8 +95,8 @@ class AuditLog:
         self.path = path
         self.clinic = clinic
         self.public_key = public_key_hex(signing_key)
-        self._key = _private(signing_key)
-        seal = Signature(self.public_key, signing_key)
+        self._signing_key = signing_key
+        seal = Signature(self.public_key, signing_key, about=LINE)
         self._journal = Journal(path, f"audit log of clinic {clinic}", seal, anchor)
 
     def write(self, event: Event, actor: str, *, now: datetime, **fields: Any) -> AuditEntry:
@@ -254,7 +177,8 @@ class AuditLog:
             "public_key": self.public_key,
             "schema": _SCHEMA,
         }
-        signed = statement | {"signature": self._key.sign(_STATEMENT + canonical(statement)).hex()}
+        seal = Signature(self.public_key, self._signing_key, about=_STATEMENT)
+        signed = statement | {"signature": seal.make(canonical(statement))}
         write_whole(into / LOG_FILE, b"".join(lines), "exported audit log")
         write_whole(into / STATEMENT_FILE, canonical(signed) + b"\n", "exported audit log")
         return mark
@@ -299,7 +223,7 @@ def verify_log(path: Path, public_key: str, anchor: Remembered | None = None) ->
         EnvironmentProblem: If the file cannot be read.
         IntegrityError: If anything is not as it was written.
     """
-    seal = Signature(public_key)
+    seal = Signature(public_key, about=LINE)
     content = _read_shared(path)
     if not content.endswith(b"\n") and content:
         raise _changed("a last line that is cut short")
@@ -363,7 +287,7 @@ def _statement(content: bytes, public_key: str | None) -> dict[str, Any]:
         signature = values.pop("signature")
         whole = canonical(values | {"signature": signature}) + b"\n"
         key = values["public_key"] if public_key is None else public_key
-        signed = _verifies(_public(key), _STATEMENT + canonical(values), signature)
+        signed = Signature(key, about=_STATEMENT).fits(canonical(values), signature)
         if whole == content and signed and values["schema"] == _SCHEMA:
             return dict(values)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
@@ -406,38 +330,6 @@ def _read_shared(path: Path) -> bytes:
             return file.read()
     except OSError as error:
         raise cannot("read", "audit log", error) from error
-
-
-def _verifies(key: Ed25519PublicKey, content: bytes, signature: str) -> bool:
-    try:
-        raw = bytes.fromhex(signature)
-        if raw.hex() != signature:
-            return False
-        key.verify(raw, content)
-    except (InvalidSignature, ValueError, TypeError):
-        return False
-    return True
-
-
-def _private(signing_key: bytes) -> Ed25519PrivateKey:
-    try:
-        return Ed25519PrivateKey.from_private_bytes(signing_key)
-    except ValueError:
-        raise _bad_key("a signing key of 32 bytes", f"length={len(signing_key)}") from None
-
-
-def _public(public_key: str) -> Ed25519PublicKey:
-    try:
-        raw = bytes.fromhex(public_key)
-        if raw.hex() == public_key:
-            return Ed25519PublicKey.from_public_bytes(raw)
-    except ValueError:
-        pass
-    raise _bad_key("a public key of 64 hexadecimal digits", f"{len(public_key)} characters")
-
-
-def _bad_key(rule: str, got: str) -> ConfigError:
-    return ConfigError(rule=rule, got=got, do="Take the key from the clinic's folder.")
 
 
 def _changed(got: str) -> IntegrityError:

@@ -29,6 +29,7 @@ from skinml.stewardship.consent_rules import (
     Consent,
     Entry,
     Reason,
+    Restriction,
     Withdrawal,
     read_entry,
 )
@@ -76,7 +77,7 @@ class RegisterLine:
     Attributes:
         at: When it was recorded, ISO 8601 in UTC.
         actor: Who recorded it.
-        change: "granted", "withdrawn" or "imported".
+        change: "granted", "withdrawn", "restricted" or "imported".
         events: Pseudonym and entry, one of each for a single change.
         source: The keyed digest of an imported list; None otherwise.
     """
@@ -159,6 +160,26 @@ class ConsentRegister:
             )
         withdrawal = Withdrawal(purposes=words, day=_utc(now).date())
         self._append(self._body("withdrawn", self._content([(patient, withdrawal)]), now, actor))
+
+    def restrict(
+        self, patient: str, *, restricted: bool, now: datetime.datetime, actor: str
+    ) -> None:
+        """Record that a patient's data are kept and not used, or that this is over.
+
+        Args:
+            patient: The patient's id.
+            restricted: Whether it begins; False lifts it.
+            now: The time, with its zone.
+            actor: Who records it.
+
+        Raises:
+            ConfigError: If the time has no zone.
+            DataError: If the id is empty or holds control characters.
+            EnvironmentProblem: If the register cannot be written.
+            IntegrityError: If the register was changed.
+        """
+        entry = Restriction(restricted=restricted, since=_utc(now).date())
+        self._append(self._body("restricted", self._content([(patient, entry)]), now, actor))
 
     def import_records(
         self,

@@ -140,7 +140,7 @@ class ConsentBook:
         Args:
             at: When it was recorded.
             actor: Who recorded it.
-            change: "granted", "withdrawn" or "imported".
+            change: "granted", "withdrawn", "restricted" or "imported".
             content: "entries", and for each event "patients" and "entry", its number among them;
                 "source" for an import.
         """

@@ -23,6 +23,8 @@ Reason = Literal[
     "data not covered",
     "not yet valid",
     "expired",
+    "kept too long",
+    "restricted",
     "withdrawn",
 ]
 """Why data may not be used; empty where a consent covers the use."""
@@ -104,21 +106,37 @@ class Withdrawal(BaseModel):
         return tuple(word for word in PURPOSES if word in purposes)
 
 
-Entry = Consent | Withdrawal
+class Restriction(BaseModel):
+    """What a patient asked to be kept and not used, until it is lifted (GDPR, Art. 18).
+
+    Attributes:
+        restricted: Whether it begins; False lifts it.
+        since: The day.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    restricted: bool
+    since: datetime.date
+
+
+Entry = Consent | Withdrawal | Restriction
 
 
 def read_entry(values: Mapping[str, Any]) -> Entry:
     """Read an entry as the register keeps it.
 
     Args:
-        values: The fields of a consent or of a withdrawal, dates in ISO 8601.
+        values: The fields of a consent, a withdrawal or a restriction, dates in ISO 8601.
 
     Returns:
         The entry.
 
     Raises:
-        ValueError: If it is neither (pydantic's ValidationError is one).
+        ValueError: If it is none of them (pydantic's ValidationError is one).
     """
+    if "restricted" in values:
+        return Restriction.model_validate(values)
     return (Withdrawal if "day" in values else Consent).model_validate(values)
 
 
@@ -140,7 +158,7 @@ def standing(history: Sequence[Entry], purpose: str) -> tuple[Consent, ...]:
     alive: list[Consent] = []
     last: datetime.date | None = None
     for entry in history:
-        if purpose not in entry.purposes:
+        if isinstance(entry, Restriction) or purpose not in entry.purposes:
             continue
         if isinstance(entry, Consent):
             if last is None or entry.valid_from >= last:
@@ -161,7 +179,8 @@ def judge(
     """Tell whether a patient's data may be used for a purpose on a day, or why not.
 
     Several consents add up: one form may cover photographs and another records. A newer form that
-    leaves a purpose out does not take it back; a withdrawal does.
+    leaves a purpose out does not take it back; a withdrawal does. A restriction stops all uses
+    until it is lifted, and leaves the consents as they are.
 
     Args:
         history: A patient's entries in the order in which they were recorded.
@@ -177,8 +196,11 @@ def judge(
         'no consent'
     """
     alive = standing(history, purpose)
-    if not alive:
-        return _why_none(history, purpose)
+    why_none: Reason = "" if alive else _why_none(history, purpose)
+    if why_none != "withdrawn" and is_restricted(history):
+        return "restricted"
+    if why_none:
+        return why_none
     valid = [consent for consent in alive if consent.holds_on(day)]
     if valid:
         covered = {kind for consent in valid for kind in consent.data}
@@ -186,8 +208,21 @@ def judge(
     return "not yet valid" if any(day < each.valid_from for each in alive) else "expired"
 
 
+def is_restricted(history: Sequence[Entry]) -> bool:
+    """Tell whether a patient's data are kept and not used.
+
+    Args:
+        history: A patient's entries in the order in which they were recorded.
+
+    Returns:
+        Whether the last restriction has not been lifted.
+    """
+    states = [entry.restricted for entry in history if isinstance(entry, Restriction)]
+    return bool(states) and states[-1]
+
+
 def _why_none(history: Sequence[Entry], purpose: str) -> Reason:
-    if any(purpose in entry.purposes for entry in history):
+    if any(purpose in entry.purposes for entry in history if not isinstance(entry, Restriction)):
         return "withdrawn"  # a consent for the purpose that stands no more, or a no from the start
     given = any(isinstance(entry, Consent) for entry in history)
     return "purpose not covered" if given else "no consent"

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import date, datetime
 from typing import Any
 
 from skinml.errors import DataError, IntegrityError
-from skinml.journal import Body, Journal, Mark
+from skinml.journal import REPLACES, Body, Journal, Mark
 from skinml.stewardship.audit_events import checked_actor, written_time
 from skinml.stewardship.deidentification import USABLE, Box, Reason, State
 from skinml.stewardship.encryption import keyed_digest, seal, unseal
@@ -85,7 +85,7 @@ class PictureRegister:
         self._journal = journal
         self._keys = keys
         self._key = key
-        self._opened: dict[int, Picture] = {}
+        self._opened: dict[str, Picture] = {}
 
     def number_of(self, patient: str, name: str) -> str:
         """Number a picture, so that the same file is known in the next import.
@@ -132,17 +132,21 @@ class PictureRegister:
             EnvironmentProblem: If a file cannot be read.
             IntegrityError: If one was changed.
         """
-        bodies = self._journal.read()
+        return self._standing(self._journal.read())
+
+    def _standing(self, bodies: Sequence[Body]) -> dict[str, Picture]:
+        """Read the state of every picture from the journal's lines."""
         last: dict[str, int] = {}
         for at, body in enumerate(bodies):
-            last[str(body["picture"])] = at
+            if REPLACES not in body:
+                last[str(body["picture"])] = at
         ids = {bytes.fromhex(str(bodies[at]["key"])) for at in last.values()}
         keys = self._keys.find(ids)
         found = {}
         for number, at in last.items():
             key_id = bytes.fromhex(str(bodies[at]["key"]))
             if key_id not in keys:
-                self._opened.pop(at, None)
+                self._opened.pop(str(bodies[at]["sealed"]), None)
             else:
                 found[number] = self._open(at, bodies[at], keys[key_id])
         return found
@@ -206,11 +210,14 @@ class PictureRegister:
             EnvironmentProblem: If it cannot be written.
             IntegrityError: If the register was changed.
         """
+        bodies = self._bodies(pictures, now=now, actor=actor)
+        if bodies:
+            self._journal.append(lambda _: bodies)
+
+    def _bodies(self, pictures: Iterable[Picture], *, now: datetime, actor: str) -> list[Body]:
         chosen = list(pictures)
-        if not chosen:
-            return
         keys = self._keys.issue([each.patient for each in chosen])
-        bodies = []
+        bodies: list[Body] = []
         for each in chosen:
             owner = keys[each.patient]
             sealed = seal(owner.key, _packed(each), context=_context(each.number, owner.id))
@@ -223,22 +230,49 @@ class PictureRegister:
                     "sealed": base64.b64encode(sealed).decode(),
                 }
             )
-        self._journal.append(lambda _: bodies)
+        return bodies
+
+    def rewrite(
+        self,
+        change: Callable[[dict[str, Picture]], Iterable[Picture]],
+        *,
+        now: datetime,
+        actor: str,
+    ) -> None:
+        """Write the register anew, so that what its old lines said can be read by nobody.
+
+        Args:
+            change: From the pictures as they stand to those that shall be on record.
+            now: The time, with its zone.
+            actor: Who does it: a user of the operating system.
+
+        Raises:
+            EnvironmentProblem: If it cannot be written: the old one stays.
+            IntegrityError: If the register was changed.
+
+        Guarantees:
+            Killed at any moment, there is the old register or the new one.
+        """
+        self._journal.replace(
+            lambda bodies: self._bodies(change(self._standing(bodies)), now=now, actor=actor)
+        )
+        self._opened.clear()
 
     def _open(self, at: int, body: Body, key: bytes) -> Picture:
-        if at not in self._opened:
+        line = str(body["sealed"])
+        if line not in self._opened:
             number, key_id = str(body["picture"]), bytes.fromhex(str(body["key"]))
             try:
                 sealed = base64.b64decode(str(body["sealed"]), validate=True)
                 plain = unseal(key, sealed, context=_context(number, key_id))
-                self._opened[at] = _unpacked(number, json.loads(plain))
+                self._opened[line] = _unpacked(number, json.loads(plain))
             except (IntegrityError, ValueError, KeyError, TypeError):
                 raise IntegrityError(
                     rule="a register of pictures as it was written, by this release of skinml",
                     got=f"line {at + 1}, which does not open",
                     do="Restore the folder and its anchors from one backup.",
                 ) from None
-        return self._opened[at]
+        return self._opened[line]
 
 
 def reviewed(

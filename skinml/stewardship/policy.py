@@ -134,6 +134,33 @@ class PrivacyLimits(BaseModel):
         return self
 
 
+class PurposeDays(BaseModel):
+    """For how many days after its import a picture is used for a purpose; None sets no end."""
+
+    model_config = _FROZEN
+
+    care_days: _Days = Field(None, description="For care.")
+    research_days: _Days = Field(None, description="For research.")
+    teaching_days: _Days = Field(None, description="For teaching.")
+    federated_training_days: _Days = Field(None, description="For training with other clinics.")
+    publication_of_images_days: _Days = Field(None, description="For publication.")
+
+
+class FieldDays(BaseModel):
+    """For how many days after its import a field is kept; None: as long as the picture."""
+
+    model_config = _FROZEN
+
+    lesion_id_days: _Days = Field(None, description="Which pictures show the same lesion.")
+    malignant_days: _Days = Field(None, description="Whether it is malignant.")
+    age_days: _Days = Field(None, description="The patient's age.")
+    sex_days: _Days = Field(None, description="The patient's sex.")
+    anatomical_site_days: _Days = Field(None, description="Where on the body it is.")
+    skin_tone_days: _Days = Field(None, description="The skin tone, with its scale.")
+    modality_days: _Days = Field(None, description="How the picture was taken.")
+    confirmation_days: _Days = Field(None, description="How the diagnosis was confirmed.")
+
+
 class Retention(BaseModel):
     """For how many days things are kept; None keeps them until somebody erases them."""
 
@@ -147,6 +174,16 @@ class Retention(BaseModel):
     predictions_days: _Days = Field(description="Days that predictions for patients are kept.")
     log_days: _Days = Field(
         description="Days that the audit log is kept at least. Laws may ask for years."
+    )
+    by_purpose: PurposeDays = Field(
+        default_factory=PurposeDays,
+        description="Days after its import that a picture is used for a purpose. null: as long as "
+        "it is kept.",
+    )
+    by_field: FieldDays = Field(
+        default_factory=FieldDays,
+        description="Days after its import that a field beside the picture is kept. null: as long "
+        "as the picture is.",
     )
 
 
@@ -174,6 +211,18 @@ class AlertRules(BaseModel):
     within_hours: _Count = Field(24, description="... when they fall within so many hours.")
     bulk_patients: _Count = Field(
         100, description="So many patients read or exported by one user within these hours, too."
+    )
+
+
+class RequestRules(BaseModel):
+    """In which time patients' requests are answered."""
+
+    model_config = _FROZEN
+
+    answer_days: _Count = Field(
+        30,
+        description="Days in which a request for access, correction, restriction or erasure is "
+        "answered. GDPR asks for a month, HIPAA for 30 days.",
     )
 
 
@@ -268,6 +317,10 @@ class Policy(BaseModel):
     alerts: AlertRules = Field(
         default_factory=AlertRules,
         description="When the audit log raises a flag.",
+    )
+    requests: RequestRules = Field(
+        default_factory=RequestRules,
+        description="In which time patients' requests are answered.",
     )
     approval: ApprovalRules = Field(
         default_factory=ApprovalRules,

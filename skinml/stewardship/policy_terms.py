@@ -12,7 +12,7 @@ from math import inf, isinf, nextafter
 from typing import Any, Literal
 
 from skinml.errors import BudgetExceededError, PolicyError
-from skinml.stewardship.policy import ANYBODY, Policy
+from skinml.stewardship.policy import ANYBODY, FieldDays, Policy, PurposeDays
 
 Verdict = Literal["within", "stricter", "refused", "open"]
 """`within`: as far as the policy goes. `stricter`: less than that. `refused`: the policy does not
@@ -32,6 +32,9 @@ _CEILINGS = (
     "predictions_days",
     "refusals",
     "bulk_patients",
+    "answer_days",
+    *PurposeDays.model_fields,
+    *FieldDays.model_fields,
 )
 _FLOORS = ("least_noise_multiplier", "least_patients", "least_clinics", "within_hours")
 _SETS = (

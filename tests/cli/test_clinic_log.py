@@ -13,8 +13,9 @@ from skinml.clinic.flagging import note_flags
 from skinml.clinic.folder import ClinicFolder, create_folder, open_folder
 from skinml.clinic.logs import parse_mark, verify_copy, verify_own
 from skinml.errors import ConfigError
-from skinml.stewardship.audit_log import AuditLog, new_signing_key
+from skinml.stewardship.audit_log import AuditLog
 from skinml.stewardship.policy import parse_policy
+from skinml.stewardship.signing import new_signing_key
 from tests.cli.conftest import COMMAND, Invoke
 from tests.policy_text import policy_text
 

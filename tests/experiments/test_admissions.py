@@ -157,13 +157,13 @@ def test_the_noise_that_is_told_is_that_of_the_sum(
     values = counted.config.privacy.model_dump() | {"trust": "local", **more}
     privacy = type(counted.config.privacy).model_validate(values)
     config = counted.config.model_copy(update={"privacy": privacy})
-    release, total = admissions_release(privacy), np.arange(7.0)
+    release, total = admissions_release(privacy), np.arange(float(len(ADMISSION_CELLS)))
     assert release is not None
     found = noised_counts(config, total, num_clinics=clinics, num_present=clinics)
     assert found is not None
     assert found.std == pytest.approx(factor * release.noise_multiplier)
     scale = privacy.max_clinics_per_patient
-    assert list(found.counts.values()) == [scale * number for number in range(7)]
+    assert list(found.counts.values()) == [scale * number for number in range(len(ADMISSION_CELLS))]
 
 
 def test_the_clinics_own_record_says_whose_data_were_counted_the_refused_among_them(

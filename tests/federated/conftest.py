@@ -32,7 +32,7 @@ from skinml.privacy.quantise import GRID
 from skinml.privacy.settings import PrivacySettings
 from skinml.privacy.trust import noise_rule
 from skinml.records import Labels, Predictions, Samples
-from skinml.stewardship.audit_log import public_key_hex
+from skinml.stewardship.signing import public_key_hex
 from skinml.training.evaluate import evaluate
 from skinml.training.fit import fit
 from skinml.training.head import HeadLearner

@@ -25,16 +25,15 @@ from skinml.stewardship.audit_events import (
     fields_of,
 )
 from skinml.stewardship.audit_log import (
+    LINE,
     AuditLog,
     KeptMark,
-    Signature,
-    new_signing_key,
-    public_key_hex,
     verify_export,
     verify_log,
 )
 from skinml.stewardship.consent_rules import GIVERS, HOWS, REASONS
 from skinml.stewardship.policy import Trust, Unit
+from skinml.stewardship.signing import Signature, new_signing_key, public_key_hex
 
 KEY = bytes(range(32))
 NOW = datetime(2026, 3, 1, 9, 30, tzinfo=UTC)
@@ -93,7 +92,7 @@ def test_two_new_keys_differ_and_a_public_key_is_its_own() -> None:
     assert len(one) == len(other) == 32
     assert public_key_hex(one) != public_key_hex(other)
     with pytest.raises(ConfigError, match="its own public key"):
-        Signature(public_key_hex(one), other)
+        Signature(public_key_hex(one), other, about=LINE)
     with pytest.raises(ConfigError, match="32 bytes"):
         public_key_hex(b"short")
 
@@ -128,6 +127,8 @@ GOOD: dict[str, Any] = {
     "refused": {"withdrawn": 1},
     "releases": ("gradient",),
     "rule": "bulk access",
+    "restricted": True,
+    "right": "erase",
     "simulated": True,
     "since": NOW,
     "terms": ("max_epsilon_per_run",),
@@ -184,7 +185,7 @@ def test_no_field_takes_text_that_could_name_a_person_or_a_path(name: str) -> No
     others = {field: good(field) for field in fields_of(event) if field != name}
     for value in PERSONAL:
         number = name in {"epsilon", "delta", "noise_multiplier"} and value in (1.5, 2**60)
-        if number or (name == "simulated" and value is True):
+        if number or (name in {"simulated", "restricted"} and value is True):
             continue
         with pytest.raises(ConfigError) as caught:
             checked_fields(event, {**others, name: value})
@@ -270,10 +271,10 @@ def test_a_line_signed_with_another_key_shows_although_the_chain_is_whole(
             return "00" * 64
 
     path = tmp_path / "audit.journal"
-    forged = Journal(path, "audit log of clinic c1", Forger(public, KEY))
+    forged = Journal(path, "audit log of clinic c1", Forger(public, KEY, about=LINE))
     body = {"actor": "eve", "at": NOW.isoformat(), "event": "folder opened", "fields": {}}
     forged.append(lambda _: [body])
-    genuine = Journal(path, "audit log of clinic c1", Signature(public, KEY))
+    genuine = Journal(path, "audit log of clinic c1", Signature(public, KEY, about=LINE))
     with pytest.raises(IntegrityError):
         genuine.read()
     with pytest.raises(IntegrityError, match="line 4"):

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skinml.errors import BudgetExceededError, PolicyError
-from skinml.stewardship.policy import Policy, policy_from
+from skinml.stewardship.policy import FieldDays, Policy, PurposeDays, policy_from
 from skinml.stewardship.policy_terms import (
     Proposal,
     compare,
@@ -85,10 +85,14 @@ def policy() -> Policy:
 
 def change(**new: Any) -> Policy:
     """The policy with some values changed, those of sections by their own names."""
-    values = VALUES | {key: value for key, value in new.items() if key in VALUES}
-    for section in ("privacy", "retention", "roles", "alerts", "approval", "special_fields"):
-        values[section] = {k: new.get(k, v) for k, v in VALUES[section].items()}
-    return policy_from(values)
+    return policy_from(changed(policy_from(VALUES).model_dump(), new))
+
+
+def changed(values: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: changed(value, new) if isinstance(value, dict) else new.get(name, value)
+        for name, value in values.items()
+    }
 
 
 def verdicts(policy: Policy, proposal: Proposal) -> dict[str, str]:
@@ -239,6 +243,8 @@ CHANGES: tuple[tuple[str, Any, Any], ...] = (
     ("operator", ["ada"], ["*"]),
     ("auditor", [], ["di", "ed"]),
     ("refusals", 2, 4),
+    ("answer_days", 20, 60),
+    *((name, 90, None) for name in (*PurposeDays.model_fields, *FieldDays.model_fields)),
     ("within_hours", 48, 12),
     ("bulk_patients", 50, 200),
     ("without_asking", [], ["*"]),
@@ -263,13 +269,14 @@ def test_a_change_names_its_field_and_its_way(policy, name, stricter, looser):
 
 def test_every_value_of_a_policy_has_a_tested_way_or_is_named_here(policy):
     known = {name for name, _, _ in CHANGES} | {"schema_version", "clinic", "log_days"}
-    sections = {"privacy", "retention", "roles", "alerts", "approval", "special_fields"}
-    leaves = set(Policy.model_fields) - sections
-    for section in sections:
-        inner = set(type(getattr(policy, section)).model_fields)
-        assert not inner & leaves, "two values of one name could not be told apart"
-        leaves |= inner
-    assert leaves == known
+    leaves = list(leaves_of(policy.model_dump()))
+    assert len(leaves) == len(set(leaves)), "two values of one name could not be told apart"
+    assert set(leaves) == known
+
+
+def leaves_of(values):
+    for name, value in values.items():
+        yield from leaves_of(value) if isinstance(value, dict) else [name]
 
 
 def test_the_words_of_a_difference(policy):

@@ -1,0 +1,120 @@
+"""`skinml clinic retention`: what has come to its end, and its removal."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.text import Text
+
+from skinml.cli.clinic_ledger import narrow_console
+from skinml.cli.options import AsJson, AtFolder
+from skinml.errors import ConfigError
+
+if TYPE_CHECKING:
+    from skinml.clinic.retention import Due
+
+
+def retention(
+    apply: Annotated[
+        bool, typer.Option("--apply/--dry-run", help="Remove it, or only say what would go.")
+    ] = False,
+    folder: AtFolder = Path(),
+    as_json: AsJson = False,
+) -> None:
+    """Say what the policy's days have ended, and remove it with a certificate.
+
+    What has come to its end is used by no run from its day on, removed or not.
+
+    Example: skinml clinic retention --folder ./north --apply
+    """
+    from skinml.clinic.opening import open_at_screen
+    from skinml.clinic.retention import apply_retention, retention_due
+
+    opened, now = open_at_screen(folder), datetime.now(UTC)
+    if not apply:
+        due, certificate = retention_due(opened, now=now), None
+    else:
+        done = apply_retention(opened, now=now)
+        due, certificate = done.due, done.certificate
+    if as_json:
+        values = _values(due) | {
+            "removed": certificate is not None,
+            "certificate": str(certificate.path) if certificate else None,
+        }
+        print(json.dumps(values), flush=True)
+        return
+    console = narrow_console()
+    if due.nothing:
+        console.print(f"Nothing has come to its end by {due.day}.")
+        return
+    for line in _lines(due):
+        console.print(Text(line))
+    if certificate is None:
+        console.print("Nothing was removed. To do it: skinml clinic retention --apply")
+    else:
+        console.print("Removed. Files outside this folder and backups were not touched.")
+        console.print(Text(f"Certificate: {certificate.path}"), soft_wrap=True)
+
+
+def certificate(
+    file: Annotated[Path, typer.Argument(help="The certificate.")],
+    key: Annotated[
+        str, typer.Option(help="The clinic's public key, 64 digits; that of --folder if left out.")
+    ] = "",
+    folder: AtFolder = Path(),
+    as_json: AsJson = False,
+) -> None:
+    """Check that a certificate of a removal is as the clinic signed it; exit 5 if not.
+
+    Example: skinml clinic certificate retention.json --folder ./north
+    """
+    from skinml.clinic.certificates import verify_certificate
+    from skinml.clinic.identity import read_identity
+
+    if key and (len(key) != 64 or not all(digit in "0123456789abcdef" for digit in key)):
+        raise ConfigError(
+            rule="a public key of 64 hexadecimal digits",
+            got=f"{len(key)} characters",
+            do="Ask the clinic for it: skinml clinic log verify shows it.",
+        )
+    found = verify_certificate(file, key or read_identity(folder).public_key)
+    if as_json:
+        print(json.dumps(found), flush=True)
+        return
+    console = narrow_console()
+    console.print(Text(f"Signed by {found['clinic']}, {found['at']}: {found['kind']}."))
+    for name, value in found["says"].items():
+        console.print(Text(f"{name.replace('_', ' ')}: {_said(value)}"))
+
+
+def _said(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_said(each)}" for name, each in value.items()) or "none"
+    return str(value)
+
+
+def _lines(due: Due) -> list[str]:
+    lines = []
+    if due.pictures:
+        lines.append(f"{due.pictures:,} pictures of {due.patients:,} patients")
+    lines += [f"{count:,} values of {name.replace('_', ' ')}" for name, count in due.fields.items()]
+    if due.features:
+        lines.append(f"{due.features:,} files of computed features and of what was seen in images")
+    if due.predictions:
+        lines.append(f"{due.predictions:,} files of predictions")
+    return [f"Come to its end by {due.day}:", *(f"  {line}" for line in lines)]
+
+
+def _values(due: Due) -> dict[str, Any]:
+    return {
+        "day": due.day.isoformat(),
+        "pictures": due.pictures,
+        "patients": due.patients,
+        "fields": dict(due.fields),
+        "features": due.features,
+        "predictions": due.predictions,
+    }

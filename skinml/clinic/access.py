@@ -1,0 +1,189 @@
+"""A patient's own copy: a page to read, and the same for machines, with the pictures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date, datetime
+from pathlib import Path
+from typing import Any
+
+from skinml import __version__
+from skinml.clinic.consents import PatientAnswer, answer_of
+from skinml.clinic.contribution_words import epsilon_words, sentences
+from skinml.clinic.contributions import (
+    Contributions,
+    contributions_of,
+    is_known,
+    plain_values,
+    unknown_patient,
+)
+from skinml.clinic.evidence_words import FIELD_NAMES, PURPOSE_NAMES
+from skinml.clinic.folder import ClinicFolder
+from skinml.clinic.gate import require_role
+from skinml.clinic.pages import page_of, text_of
+from skinml.clinic.requests import answered
+from skinml.durable import make_folder, write_whole
+from skinml.errors import ConfigError
+from skinml.stewardship.audit_log import AuditEntry
+from skinml.stewardship.pictures import Picture
+from skinml.stewardship.policy import Retention
+from skinml.stewardship.pseudonyms import pseudonym
+from skinml.stewardship.purposes import PURPOSES
+from skinml.stewardship.retention import last_day_of_use, shortened
+
+_WHAT = "patient's copy"
+_TITLE = "What this clinic's system holds about you"
+
+
+@dataclass(frozen=True)
+class Copy:
+    """What was written for a patient. Per patient: never log.
+
+    Attributes:
+        folder: Where.
+        pictures: Files of pictures that were written.
+        runs: Runs that read the patient's data.
+        closed: Requests for access that this answers.
+    """
+
+    folder: Path
+    pictures: int
+    runs: int
+    closed: int
+
+
+def write_copy(folder: ClinicFolder, patient: str, into: Path, *, now: datetime) -> Copy:
+    """Write all that the clinic's folder holds about a patient, to be handed to the patient.
+
+    Args:
+        folder: The clinic's folder.
+        patient: The patient's id.
+        into: A folder that does not exist yet, or is empty: `summary.html` to read, `data.json`
+            for machines, `pictures/`.
+        now: The time, with its zone.
+
+    Returns:
+        What was written.
+
+    Raises:
+        ConfigError: If the folder is not empty.
+        DataError: If nothing at all is known of the patient; most likely the id is mistyped.
+        EnvironmentProblem: If a file cannot be read or written.
+        IntegrityError: If something in the clinic's folder was changed.
+        PolicyError: If the user may not read single patients' records.
+
+    Guarantees:
+        The audit log says so before the first file is there. What is written is readable by this
+        user of the computer and not sealed: whoever hands it over removes it.
+    """
+    actor = require_role(folder, "consent.read")
+    if into.exists() and (not into.is_dir() or any(into.iterdir())):
+        raise ConfigError(
+            rule="a folder for the copy that is not there yet, or is empty",
+            got="one with something in it",
+            do="Choose another one: two patients' copies must not mix.",
+        )
+    found = contributions_of(folder, patient)
+    if not (found.runs or found.erased or is_known(folder, patient)):
+        raise unknown_patient()
+    name, today = pseudonym(folder.key, patient), now.date()
+    held = _held(folder, patient, today)
+    told = {"kind": "records", "patient": name, "patients": 1, "objects": len(held)}
+    folder.audit.write("export", actor, now=now, **told)
+    make_folder(into, _WHAT)
+    files = _write_pictures(folder, held, into)
+    values = _values(folder, patient, held, found, files, now)
+    write_whole(into / "data.json", json.dumps(values, indent=1).encode(), _WHAT)
+    page = page_of(
+        text_of("access", values | _words(found)),
+        title=_TITLE,
+        footer=f"Written by skinml "
+        f"{__version__} on {today}. Keep it safe: it holds your health data.",
+    )
+    write_whole(into / "summary.html", page.encode(), _WHAT)
+    return Copy(into, len(files), len(found.runs), answered(folder, patient, "access", now=now))
+
+
+def _held(folder: ClinicFolder, patient: str, today: date) -> list[Picture]:
+    rules = folder.policy.retention
+    return [shortened(each, rules, today) for each in folder.pictures.of_patient(patient)]
+
+
+def _write_pictures(folder: ClinicFolder, held: list[Picture], into: Path) -> dict[str, str]:
+    """Write what can be read of the pictures; give the files' names by the pictures' numbers."""
+    objects = [each.object for each in held if each.object is not None]
+    contents, files = dict(folder.vault.find(objects)), dict[str, str]()
+    for place, picture in enumerate(held, start=1):
+        content = contents.get(picture.object or "")
+        if content is not None:
+            make_folder(into / "pictures", _WHAT)
+            ending = "png" if content.startswith(b"\x89PNG") else "jpg"
+            files[picture.number] = f"pictures/{place:03d}.{ending}"
+            write_whole(into / files[picture.number], content, _WHAT)
+    return files
+
+
+def _values(
+    folder: ClinicFolder,
+    patient: str,
+    held: list[Picture],
+    found: Contributions,
+    files: Mapping[str, str],
+    now: datetime,
+) -> dict[str, Any]:
+    policy, answer = folder.policy, answer_of(folder.consents.state_of(patient), now.date())
+    return {
+        "clinic": folder.name,
+        "day": now.date().isoformat(),
+        "patient": patient,
+        "purposes_of_the_clinic": list(policy.purposes),
+        "pictures": [_picture(at, p, files, policy.retention) for at, p in enumerate(held, 1)],
+        "consents": _consents(answer),
+        "runs": plain_values(found),
+        "who_looked": [_look(each) for each in _about(folder, patient)],
+        "recipients": sorted({c for c in policy.coordinators if c != "simulation"}),
+        "answer_days": policy.requests.answer_days,
+    }
+
+
+def _picture(
+    place: int, picture: Picture, files: Mapping[str, str], rules: Retention
+) -> dict[str, Any]:
+    ends = {
+        purpose: None if (last := last_day_of_use(picture, rules, purpose)) is None else str(last)
+        for purpose in PURPOSES
+    }
+    return {
+        "number": place,
+        "file": files.get(picture.number),
+        "state": picture.state,
+        "brought_in": picture.imported.isoformat(),
+        "fields": dict(picture.fields),
+        "used_until": ends,
+    }
+
+
+def _consents(answer: PatientAnswer) -> dict[str, Any]:
+    return {"today": dict(answer.purposes), "changes": [dict(each) for each in answer.changes]}
+
+
+def _about(folder: ClinicFolder, patient: str) -> list[AuditEntry]:
+    """Find the entries of the log that are about this patient alone."""
+    name = pseudonym(folder.key, patient)
+    return [each for each in folder.audit.entries() if each.fields.get("patient") == name]
+
+
+def _look(entry: AuditEntry) -> dict[str, str]:
+    kind = str(entry.fields.get("kind", entry.fields.get("right", "")))
+    return {"at": entry.at, "who": entry.actor, "what": f"{entry.event} {kind}".strip()}
+
+
+def _words(found: Contributions) -> dict[str, Any]:
+    return {
+        "sentences": sentences(found),
+        "field_names": FIELD_NAMES,
+        "purpose_names": PURPOSE_NAMES,
+        "epsilon_words": epsilon_words,
+    }

@@ -1,0 +1,168 @@
+"""The words that the evidence's documents take from a clinic's policy and ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import ceil, exp, isfinite
+from typing import Any
+
+from skinml.clinic.facts import Facts
+from skinml.stewardship.policy import KeptField
+from skinml.stewardship.purposes import Purpose
+from skinml.stewardship.roles import ROLES
+
+OPEN = "**To fill in:**"
+"""What stands in front of everything that only people can know."""
+
+_FIELDS: Mapping[KeptField, str] = {
+    "lesion_id": "which photographs show the same spot",
+    "malignant": "whether it is cancer",
+    "age": "your age in years; over 89 all ages are one",
+    "sex": "your sex",
+    "anatomical_site": "where on the body it is",
+    "skin_tone": "your skin tone, so that we can see whether a model works for all",
+    "modality": "how the photograph was taken",
+    "confirmation": "how the diagnosis was confirmed",
+}
+_PURPOSES: Mapping[Purpose, tuple[str, str]] = {
+    "care": ("your care", "your own care here"),
+    "research": (
+        "research",
+        "research: studies at our clinic, or with data that we bring together",
+    ),
+    "teaching": ("teaching", "teaching: showing students and staff what a condition looks like"),
+    "federated_training": (
+        "training with other clinics",
+        (
+            "training a computer to tell skin conditions apart, together with other clinics; from "
+            "our clinic only protected totals leave"
+        ),
+    ),
+    "publication_of_images": ("publication", "publication: your picture in a journal or a book"),
+}
+FIELD_NAMES: Mapping[str, str] = {
+    "diagnosis": "diagnosis",
+    "lesion_id": "spot",
+    "malignant": "cancer",
+    "anatomical_site": "where",
+    "skin_tone": "skin tone",
+    "skin_tone_scale": "scale of skin tone",
+    "modality": "kind of picture",
+    "confirmation": "confirmed by",
+}
+"""Short names of a record's fields for patients; others are called as they are."""
+PURPOSE_NAMES: Mapping[str, str] = {name: words for name, (words, _) in _PURPOSES.items()}
+_LOCKS = {
+    "passphrase": "locked by a passphrase",
+    "key_file": "locked by a file on another disk",
+    "keyring": "locked by this computer's keyring",
+    "nothing": "which is not locked",
+}
+
+
+def values_of(facts: Facts) -> dict[str, Any]:
+    """Gather what the templates name.
+
+    Args:
+        facts: What the clinic's own files say.
+
+    Returns:
+        Values by the names that the templates use.
+    """
+    policy = facts.policy
+    ceiling = policy.privacy.max_epsilon_for_life
+    kept = policy.retention.by_purpose.model_dump()
+    risk, measure, remains = _collusion(policy.trust)
+    return {
+        "facts": facts,
+        "policy": policy,
+        "open": OPEN,
+        "field_words": _FIELDS,
+        "purpose_words": {name: words for name, (_, words) in _PURPOSES.items()},
+        "purpose_short": PURPOSE_NAMES,
+        "purpose_days": {
+            purpose: kept[f"{purpose}_days"]
+            for purpose in policy.purposes
+            if kept[f"{purpose}_days"] is not None
+        },
+        "roles": [(role, ", ".join(getattr(policy.roles, role)) or "nobody") for role in ROLES],
+        "recipients": sorted(
+            {*facts.federations, *(run.coordinator for run in facts.processing if run.coordinator)}
+            - {"simulation"}
+        ),
+        "asks_words": _asking(tuple(c for c in policy.coordinators if c != "simulation")),
+        "lock_words": _LOCKS[facts.lock],
+        "guess": ceil(50 * (1 + facts.advantage)),
+        "guess_at_ceiling": None if ceiling is None else greatest_guess(ceiling, facts.delta),
+        "remains_words": _remains(facts.epsilon_life),
+        "collusion_risk": risk,
+        "collusion_measure": measure,
+        "collusion_remains": remains,
+        "days": _days,
+        "length": lambda days: "until they are erased" if days is None else _days(days),
+        "number": _number,
+        "said": lambda value: value if isinstance(value, str) else _number(value, "not told"),
+    }
+
+
+def greatest_guess(epsilon: float, delta: float) -> int:
+    """Bound how often of 100 a guess at whether one patient took part is right.
+
+    Args:
+        epsilon: Of all that was released.
+        delta: Its delta.
+
+    Returns:
+        From 50, a coin, to 100; holds whatever the mechanism was.
+
+    Source:
+        Kairouz, Oh and Viswanath 2015, arXiv:1311.0776, Theorem 2.1: the distance of the two
+        outcomes is at most (e^epsilon - 1 + 2 delta) / (e^epsilon + 1).
+
+    >>> greatest_guess(0.0, 0.0), greatest_guess(1.0, 1e-5), greatest_guess(10.0, 1e-5)
+    (50, 74, 100)
+    """
+    less = exp(-epsilon)  # so that a great epsilon does not overflow
+    distance = (1 - less + 2 * delta * less) / (1 + less)
+    return min(100, ceil(50 * (1 + distance)))
+
+
+def _collusion(trust: tuple[str, ...]) -> tuple[str, str, str]:
+    if set(trust) <= {"local", "distributed"}:
+        return (
+            "the coordinator reads what one clinic sent",
+            "sums under masks, or the whole noise added here",
+            "more clinics that help the coordinator than the run reckons with",
+        )
+    return (
+        "the coordinator reads what one clinic sent",
+        "runs in which it can are allowed by the policy: nothing but the approval of each run",
+        "whatever such a coordinator does with it",
+    )
+
+
+def _asking(coordinators: tuple[str, ...]) -> str:
+    if not coordinators:
+        return ""
+    return f"Those who may ask us for such training: {', '.join(coordinators)}."
+
+
+def _remains(epsilon: float) -> str:
+    if not isfinite(epsilon):
+        return "something left without noise: nothing bounds what it can tell"
+    if epsilon == 0:
+        return "nothing has left so far"
+    return f"epsilon {epsilon:.4g} of all that has left so far"
+
+
+def _days(days: int) -> str:
+    if days % 365 == 0:
+        years = days // 365
+        return "1 year" if years == 1 else f"{years} years"
+    return "1 day" if days == 1 else f"{days} days"
+
+
+def _number(value: float | None, missing: str = "no limit") -> str:
+    if value is None:
+        return missing
+    return f"{value:.4g}" if isfinite(value) else "without bound"

@@ -1,0 +1,293 @@
+"""Ending what a clinic keeps: shown first, then removed with a certificate.
+
+The order: what is to go is written down, sealed; the register is written anew without it; the
+vault's objects and all that was computed from images go; the audit log and a certificate say so;
+what was written down is removed. A process that was killed in between leaves the first, and the
+next command at the clinic's desk does the rest.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import date, datetime
+from pathlib import Path
+from typing import Any
+
+from skinml.clinic.certificates import Certificate, certify
+from skinml.clinic.folder import RETENTION, ClinicFolder
+from skinml.clinic.gate import require_role
+from skinml.durable import locked, read_whole, remove, write_whole
+from skinml.stewardship.encryption import derive_key, seal, unseal
+from skinml.stewardship.pictures import Picture
+from skinml.stewardship.policy import policy_digest
+from skinml.stewardship.retention import Ended, ended, is_over
+
+_WHAT = "retention"
+_CONTEXT = b"skinml retention 1"
+
+
+@dataclass(frozen=True)
+class Due:
+    """What has come to its end. Exact counts: they stay at the clinic.
+
+    Attributes:
+        day: The day asked about.
+        pictures: Pictures that go.
+        patients: Patients whose pictures these are.
+        fields: Values that go from pictures that stay, by field.
+        features: Files of computed features and prepared images that go.
+        predictions: Files of predictions that go.
+    """
+
+    day: date
+    pictures: int
+    patients: int
+    fields: Mapping[str, int]
+    features: int
+    predictions: int
+
+    @property
+    def nothing(self) -> bool:
+        """Whether there is nothing to remove."""
+        return not (self.pictures or self.fields or self.features or self.predictions)
+
+
+@dataclass(frozen=True)
+class Removed:
+    """What an end of retention did.
+
+    Attributes:
+        due: What was to go, and is gone.
+        objects: Files of the vault that were removed.
+        certificate: The certificate; None where there was nothing to remove.
+    """
+
+    due: Due
+    objects: int
+    certificate: Certificate | None
+
+
+def retention_due(folder: ClinicFolder, *, now: datetime) -> Due:
+    """Tell what has come to its end, and change nothing.
+
+    Args:
+        folder: The clinic's folder.
+        now: The time, with its zone.
+
+    Returns:
+        What would be removed.
+
+    Raises:
+        EnvironmentProblem: If a file cannot be read.
+        IntegrityError: If something was changed.
+        PolicyError: If the user may not check the folder.
+    """
+    require_role(folder, "check")
+    return _due(folder, *_found(folder, now.date()), now.date())
+
+
+def apply_retention(folder: ClinicFolder, *, now: datetime) -> Removed:
+    """Remove what has come to its end.
+
+    Args:
+        folder: The clinic's folder.
+        now: The time, with its zone.
+
+    Returns:
+        What was removed.
+
+    Raises:
+        EnvironmentProblem: If a file cannot be written or removed.
+        IntegrityError: If something was changed.
+        PolicyError: If the user may not erase.
+
+    Guarantees:
+        Killed at any moment after it began, the next command at the clinic's desk ends it. What
+        was to go is admitted by no gate from its day on, whether or not this was called.
+    """
+    actor = require_role(folder, "erase")
+    finish_retention(folder)
+    with locked(folder.path / ".retention.lock", _WHAT):
+        _finish(folder)  # somebody else's, begun since
+        today = now.date()
+        over, files = _found(folder, today)
+        due = _due(folder, over, files, today)
+        if due.nothing:
+            return Removed(due, 0, None)
+        plan: dict[str, Any] = {
+            "at": now.isoformat(),
+            "actor": actor,
+            "files": [str(path.relative_to(folder.path)) for path in files],
+            "counts": {
+                "pictures": due.pictures,
+                "patients": due.patients,
+                "fields": dict(due.fields),
+                "features": due.features,
+                "predictions": due.predictions,
+            },
+            "pictures": [each.number for each in over.pictures],
+            "fields": {each.number: list(each.fields) for each in over.shortened},
+            "objects": sorted({each.object for each in over.pictures if each.object}),
+        }
+        sealed = seal(_key(folder), json.dumps(plan).encode(), context=_CONTEXT)
+        write_whole(folder.path / RETENTION, sealed, _WHAT)
+        return Removed(due, len(plan["objects"]), _carry_out(folder, plan))
+
+
+def finish_retention(folder: ClinicFolder) -> bool:
+    """End what was begun and interrupted.
+
+    Args:
+        folder: The clinic's folder.
+
+    Returns:
+        Whether there was anything.
+
+    Raises:
+        EnvironmentProblem: If a file cannot be written or removed.
+        IntegrityError: If something was changed.
+    """
+    if not (folder.path / RETENTION).exists():
+        return False
+    with locked(folder.path / ".retention.lock", _WHAT):
+        return _finish(folder)
+
+
+def _finish(folder: ClinicFolder) -> bool:
+    path = folder.path / RETENTION
+    if not path.exists():
+        return False
+    plan = unseal(_key(folder), read_whole(path, _WHAT), context=_CONTEXT)
+    _carry_out(folder, json.loads(plan))
+    return True
+
+
+def _carry_out(folder: ClinicFolder, plan: Mapping[str, Any]) -> Certificate:
+    """Do all that is not done yet."""
+    now, actor, counts = datetime.fromisoformat(plan["at"]), plan["actor"], plan["counts"]
+    gone, kept = set(plan["pictures"]), plan["fields"]
+
+    def left(known: dict[str, Picture]) -> Iterable[Picture]:
+        for number, picture in known.items():
+            if number not in gone:
+                fields = {
+                    name: value
+                    for name, value in picture.fields.items()
+                    if name in kept.get(number, picture.fields)
+                }
+                yield replace(picture, fields=fields)
+
+    if gone or kept:  # once more, if need be: it costs time and changes nothing
+        folder.pictures.rewrite(left, now=now, actor=actor)
+        folder.vault.discard(plan["objects"])
+    for name in plan["files"]:
+        remove(folder.path / name, _WHAT)
+        remove(_day_of(folder.path / name), _WHAT)
+    if not _is_logged(folder, now):
+        folder.audit.write(
+            "retention",
+            actor,
+            now=now,
+            patients=counts["patients"],
+            objects=len(plan["objects"]),
+            count=counts["pictures"],
+            rows=sum(counts["fields"].values()),
+            policy=policy_digest(folder.policy),
+        )
+    says = {
+        "removed": counts,
+        "policy": policy_digest(folder.policy),
+        "how": "The register was written anew without them, the files of the pictures and all "
+        "that was computed from images were removed. Files outside this folder and backups that "
+        "skinml does not know of were not touched; trained models stay as they are.",
+    }
+    certificate = certify(folder, "retention", says, now=now)
+    remove(folder.path / RETENTION, _WHAT)
+    return certificate
+
+
+def _found(folder: ClinicFolder, today: date) -> tuple[Ended, list[Path]]:
+    over = ended(folder.pictures.pictures().values(), folder.policy.retention, today)
+    # Rows of one picture cannot be taken out of what was computed: all of it is computed again.
+    computed_anew = bool(over.pictures)
+    return over, _files_over(folder, today, every_feature=computed_anew)
+
+
+def _files_over(folder: ClinicFolder, today: date, *, every_feature: bool) -> list[Path]:
+    """Find what was computed and has come to its end."""
+    rules = folder.policy.retention
+    features = [*_files(folder.features, "*.store"), *_files(folder.path / "runs", "*/samples-*")]
+    predictions = _files(folder.path / "runs", "*/predictions-*")
+    inspections = [folder.inspections] if folder.inspections.exists() else []
+    gone = [p for p in features if every_feature or is_over(made(p), rules.features_days, today)]
+    gone += inspections if every_feature else []
+    gone += [
+        path
+        for path in predictions
+        if every_feature or is_over(made(path), rules.predictions_days, today)
+    ]
+    return gone
+
+
+def note_made(path: Path, today: date) -> None:
+    """Write down the day that a file begins which is added to later; nothing where there is one.
+
+    Args:
+        path: The file that is about to be made.
+        today: The day.
+
+    Raises:
+        EnvironmentProblem: If it cannot be written.
+    """
+    if not path.exists():
+        write_whole(_day_of(path), today.isoformat().encode(), "day of a file")
+
+
+def made(path: Path) -> date:
+    """Tell the day that a file of computed values began.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The day that its neighbour `NAME.made` names, which is written with it; where there is
+        none, the day that it was last written.
+    """
+    try:
+        return date.fromisoformat(_day_of(path).read_text().strip())
+    except (OSError, ValueError):
+        return date.fromtimestamp(path.stat().st_mtime)
+
+
+def _day_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}.made")
+
+
+def _files(place: Path, pattern: str) -> list[Path]:
+    return sorted(path for path in place.glob(pattern) if not path.name.endswith(".made"))
+
+
+def _due(folder: ClinicFolder, over: Ended, files: Collection[Path], today: date) -> Due:
+    predictions = sum(path.name.startswith("predictions-") for path in files)
+    return Due(
+        day=today,
+        pictures=len(over.pictures),
+        patients=len({each.patient for each in over.pictures}),
+        fields=over.fields,
+        features=len(files) - predictions,
+        predictions=predictions,
+    )
+
+
+def _is_logged(folder: ClinicFolder, now: datetime) -> bool:
+    moment = now.replace(microsecond=0)
+    return any(
+        entry.event == "retention" and datetime.fromisoformat(entry.at) == moment
+        for entry in folder.audit.entries()
+    )
+
+
+def _key(folder: ClinicFolder) -> bytes:
+    return derive_key(folder.key, "retention")

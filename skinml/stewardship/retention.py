@@ -1,0 +1,128 @@
+"""When what a clinic keeps has come to its end, by the policy's days.
+
+A picture of day D that is kept for N days may be used up to the end of day D + N, and not later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from datetime import date, timedelta
+
+from skinml.stewardship.pictures import Picture
+from skinml.stewardship.policy import KEPT_FIELDS, Retention
+
+# Columns that mean nothing without another one, and end with it.
+_BESIDE = {"skin_tone": ("skin_tone", "skin_tone_scale")}
+
+
+@dataclass(frozen=True, repr=False)
+class Ended:
+    """What has come to its end in a register of pictures. Per patient: never log.
+
+    Attributes:
+        pictures: Pictures whose days are over.
+        shortened: Other pictures, without the fields whose days are over.
+        fields: How many values of each field are in those.
+    """
+
+    pictures: tuple[Picture, ...]
+    shortened: tuple[Picture, ...]
+    fields: dict[str, int]
+
+
+def is_over(since: date, days: int | None, today: date) -> bool:
+    """Tell whether something has come to its end.
+
+    Args:
+        since: The day that its time began.
+        days: For how many days it is kept; None for good.
+        today: The day.
+
+    Returns:
+        Whether it may not be used any more.
+
+    >>> is_over(date(2026, 1, 1), 30, date(2026, 1, 31))
+    False
+    >>> is_over(date(2026, 1, 1), 30, date(2026, 2, 1))
+    True
+    """
+    return days is not None and (today - since).days > days
+
+
+def shortened(picture: Picture, rules: Retention, today: date) -> Picture:
+    """Leave out the fields of a picture whose days are over.
+
+    Args:
+        picture: The picture.
+        rules: The policy's days.
+        today: The day.
+
+    Returns:
+        The picture; the same object where nothing is over.
+    """
+    over = {
+        column
+        for name in KEPT_FIELDS
+        if is_over(picture.imported, getattr(rules.by_field, f"{name}_days"), today)
+        for column in _BESIDE.get(name, (name,))
+    }
+    kept = {name: value for name, value in picture.fields.items() if name not in over}
+    return picture if len(kept) == len(picture.fields) else replace(picture, fields=kept)
+
+
+def may_be_used(picture: Picture, rules: Retention, purpose: str, today: date) -> bool:
+    """Tell whether a picture's days, and those of a purpose, are not over.
+
+    Args:
+        picture: The picture.
+        rules: The policy's days.
+        purpose: What it shall be used for.
+        today: The day.
+
+    Returns:
+        Whether they are not.
+    """
+    last = last_day_of_use(picture, rules, purpose)
+    return last is None or today <= last
+
+
+def last_day_of_use(picture: Picture, rules: Retention, purpose: str) -> date | None:
+    """Tell until when a picture may be used for a purpose.
+
+    Args:
+        picture: The picture.
+        rules: The policy's days.
+        purpose: What it shall be used for.
+
+    Returns:
+        The last day; None where the policy sets none.
+    """
+    days = (rules.images_days, getattr(rules.by_purpose, f"{purpose}_days", None))
+    known = [each for each in days if each is not None]
+    return picture.imported + timedelta(days=min(known)) if known else None
+
+
+def ended(pictures: Iterable[Picture], rules: Retention, today: date) -> Ended:
+    """Find what has come to its end.
+
+    Args:
+        pictures: A register's pictures.
+        rules: The policy's days.
+        today: The day.
+
+    Returns:
+        What is to be removed. A picture whose purposes are all over is kept: whoever wants it gone
+        sets `images_days`.
+    """
+    gone, less, fields = [], [], dict[str, int]()
+    for picture in pictures:
+        if is_over(picture.imported, rules.images_days, today):
+            gone.append(picture)
+            continue
+        left = shortened(picture, rules, today)
+        if left is not picture:
+            less.append(left)
+            for name in picture.fields.keys() - left.fields.keys():
+                fields[name] = fields.get(name, 0) + 1
+    return Ended(tuple(gone), tuple(less), dict(sorted(fields.items())))

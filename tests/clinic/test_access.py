@@ -1,0 +1,132 @@
+"""A patient's own copy: all that is there, nobody else's, and the log says who took it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from skinml.clinic.access import write_copy
+from skinml.clinic.erasure import erase_patient
+from skinml.clinic.folder import ClinicFolder, open_folder
+from skinml.clinic.requests import note_request, requests_of
+from skinml.errors import ConfigError, DataError, PolicyError
+from skinml.privacy.events import GaussianEvent
+from skinml.stewardship.pictures import PICTURE, Picture
+from skinml.stewardship.pseudonyms import pseudonym
+from skinml.stewardship.roles import os_user
+from tests.clinic.rights import NOW, enrol, log_run, make, release
+
+PATIENT, OTHER = "Ada-4711", "Bo-4712"
+GRADIENT = ("gradient", "training", "train", GaussianEvent(8.0))
+JPEG = b"\xff\xd8\xff\xe0 picture of "
+
+
+def bring_in(folder: ClinicFolder, patient: str, *names: str, days_ago: int = 0) -> None:
+    """Put pictures on record as an import does."""
+    made = []
+    for name in names:
+        content = folder.vault.put(patient, JPEG + name.encode(), kind=PICTURE)
+        number = folder.pictures.number_of(patient, name)
+        fields = {"diagnosis": "naevus", "age": "54", "skin_tone": "4"}
+        day = NOW.date() - timedelta(days=days_ago)
+        made.append(
+            Picture(number, patient, "accepted", (), content, "s", "d", fields, imported=day)
+        )
+    folder.pictures.write(made, now=NOW, actor=os_user())
+
+
+@pytest.fixture
+def clinic(tmp_path: Path) -> ClinicFolder:
+    folder = make(tmp_path / "made")
+    enrol(folder, PATIENT, OTHER)
+    bring_in(folder, PATIENT, "one", "two")
+    bring_in(folder, OTHER, "three")
+    release(folder, "run-1", 1, [GRADIENT], {"train": [PATIENT, OTHER]})
+    log_run(folder, "run-1", "derm_tone")
+    return folder
+
+
+def test_the_copy_holds_the_patients_pictures_fields_consents_and_runs(
+    clinic: ClinicFolder, tmp_path: Path
+) -> None:
+    done = write_copy(clinic, PATIENT, tmp_path / "copy", now=NOW)
+    assert (done.pictures, done.runs) == (2, 1)
+    values = json.loads((tmp_path / "copy" / "data.json").read_text())
+    files = [tmp_path / "copy" / each["file"] for each in values["pictures"]]
+    assert sorted(each.read_bytes() for each in files) == [JPEG + b"one", JPEG + b"two"]
+    assert values["pictures"][0]["fields"]["age"] == "54"
+    assert values["consents"]["today"]["federated_training"] == "covered"
+    assert [each["kind"] for each in values["consents"]["changes"]] == ["consent"]
+    assert values["runs"]["runs"][0]["run"] == "run-1"
+    assert values["runs"]["epsilon"] > 0
+    page = (tmp_path / "copy" / "summary.html").read_text()
+    for words in ("pictures/001.jpg", "naevus", "yes, you agreed", "derm_tone", "1 model learnt"):
+        assert words in page, words
+    for text in (page, json.dumps(values)):
+        assert OTHER not in text
+        assert "<script" not in text
+
+
+def test_what_a_patient_is_told_follows_the_policys_days(tmp_path: Path) -> None:
+    days = "{images_days: 30, features_days: 9, predictions_days: 9, log_days: 9, by_field: "
+    folder = make(tmp_path / "made", retention=days + "{age_days: 5}}")
+    enrol(folder, PATIENT)
+    bring_in(folder, PATIENT, "one", days_ago=6)
+    write_copy(folder, PATIENT, tmp_path / "copy", now=NOW)
+    (told,) = json.loads((tmp_path / "copy" / "data.json").read_text())["pictures"]
+    assert set(told["fields"]) == {"diagnosis", "skin_tone"}
+    assert told["used_until"]["research"] == str(NOW.date() + timedelta(days=24))
+
+
+def test_the_log_says_who_took_it_and_the_next_copy_shows_that(
+    clinic: ClinicFolder, tmp_path: Path
+) -> None:
+    note_request(clinic, PATIENT, "access", now=NOW)
+    note_request(clinic, OTHER, "access", now=NOW)
+    assert write_copy(clinic, PATIENT, tmp_path / "one", now=NOW).closed == 1
+    assert [each.number for each in requests_of(clinic)] == [2]
+    name = pseudonym(clinic.key, PATIENT)
+    (told,) = (entry for entry in clinic.audit.entries() if entry.event == "export")
+    assert told.fields == {"kind": "records", "objects": 2, "patient": name, "patients": 1}
+    write_copy(clinic, PATIENT, tmp_path / "two", now=NOW)
+    looked = json.loads((tmp_path / "two" / "data.json").read_text())["who_looked"]
+    assert "export records" in [each["what"] for each in looked]
+
+
+def test_after_an_erasure_the_copy_holds_the_runs_and_no_picture(
+    clinic: ClinicFolder, tmp_path: Path
+) -> None:
+    erase_patient(clinic, PATIENT, now=NOW)
+    done = write_copy(open_folder(clinic.path), PATIENT, tmp_path / "copy", now=NOW)
+    assert (done.pictures, done.runs) == (0, 1)
+    assert "None were brought in" in (tmp_path / "copy" / "summary.html").read_text()
+
+
+def test_a_value_with_markup_is_shown_as_text(clinic: ClinicFolder, tmp_path: Path) -> None:
+    (first, *_) = clinic.pictures.of_patient(PATIENT)
+    odd = replace(first, fields={"diagnosis": "<script>alert(1)</script>|x\n# y [a](javascript:b)"})
+    clinic.pictures.write([odd], now=NOW, actor=os_user())
+    write_copy(clinic, PATIENT, tmp_path / "copy", now=NOW)
+    page = (tmp_path / "copy" / "summary.html").read_text()
+    assert "<script>" not in page
+    assert "&lt;script&gt;" in page
+    assert 'href="javascript' not in page
+
+
+def test_two_copies_do_not_mix_and_who_may_not_gets_none(
+    clinic: ClinicFolder, tmp_path: Path
+) -> None:
+    write_copy(clinic, PATIENT, tmp_path / "copy", now=NOW)
+    with pytest.raises(ConfigError, match="not there yet, or is empty"):
+        write_copy(clinic, OTHER, tmp_path / "copy", now=NOW)
+    with pytest.raises(DataError, match="knows something"):
+        write_copy(clinic, "Cy-1", tmp_path / "new", now=NOW)
+    nobody = "{steward: [nobody], clinician: [], operator: [], auditor: []}"
+    closed = make(tmp_path / "x", roles=nobody)
+    with pytest.raises(PolicyError):
+        write_copy(closed, PATIENT, tmp_path / "new", now=NOW)
+    assert not (tmp_path / "new").exists()

@@ -1,0 +1,160 @@
+"""An end of retention: what goes is gone from every file, whatever interrupts it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from skinml.clinic.certificates import verify_certificate
+from skinml.clinic.folder import RETENTION, ClinicFolder, open_folder
+from skinml.clinic.opening import open_at_screen
+from skinml.clinic.retention import apply_retention, made, note_made, retention_due
+from skinml.durable import write_whole
+from skinml.errors import IntegrityError, PolicyError
+from skinml.stewardship.vault import Vault
+from tests.clinic.rights import NOW, enrol, make
+from tests.clinic.test_access import JPEG, bring_in
+from tests.stewardship.test_vault_killed import die_at
+
+PATIENT, OTHER = "Ada-4711", "Bo-4712"
+RULES = (
+    "{images_days: 30, features_days: 365, predictions_days: 20, log_days: 9, "
+    "by_field: {age_days: 10}}"
+)
+TODAY = NOW.date()
+
+
+@pytest.fixture
+def clinic(tmp_path: Path) -> ClinicFolder:
+    folder = make(tmp_path / "made", retention=RULES)
+    enrol(folder, PATIENT, OTHER)
+    bring_in(folder, PATIENT, "old", days_ago=31)
+    bring_in(folder, PATIENT, "middle", days_ago=15)
+    bring_in(folder, OTHER, "new")
+    for name in ("features/net.store", "runs/r/samples-train.sealed", "inspections.sealed"):
+        (folder.path / name).parent.mkdir(exist_ok=True)
+        write_whole(folder.path / name, b"computed", "test")
+    note_made(folder.path / "features" / "other.store", TODAY - timedelta(days=400))
+    for name, age in (("features/other.store", 0), ("runs/r/predictions-test.sealed", 21)):
+        write_whole(folder.path / name, b"computed", "test")
+        at = (NOW - timedelta(days=age)).timestamp()
+        os.utime(folder.path / name, (at, at))
+    return folder
+
+
+def state(folder: ClinicFolder) -> tuple[list[bytes], list[str], int, int]:
+    """Pictures that can be read, ages on record, computed files, entries of the log."""
+    pictures = folder.pictures.pictures().values()
+    objects = [each.object for each in pictures if each.object]
+    computed = [*folder.path.glob("features/*"), *folder.path.glob("runs/*/*")]
+    return (
+        sorted(content.removeprefix(JPEG) for _, content in folder.vault.find(objects)),
+        [each.fields["age"] for each in pictures if "age" in each.fields],
+        len(computed) + folder.inspections.exists(),
+        sum(entry.event == "retention" for entry in folder.audit.entries()),
+    )
+
+
+AFTER = ([b"middle", b"new"], ["54"], 0, 1)
+
+
+def test_what_is_due_is_told_and_nothing_is_changed(clinic: ClinicFolder) -> None:
+    before = state(clinic)
+    due = retention_due(clinic, now=NOW)
+    assert (due.pictures, due.patients, due.fields) == (1, 1, {"age": 1})
+    assert (due.features, due.predictions) == (4, 1)
+    assert state(clinic) == before == ([b"middle", b"new", b"old"], ["54"] * 3, 6, 0)
+
+
+def test_what_ended_goes_and_the_rest_stays(clinic: ClinicFolder) -> None:
+    done = apply_retention(clinic, now=NOW)
+    folder = open_folder(clinic.path)
+    assert state(folder) == AFTER
+    assert done.objects == 1
+    assert len(list(folder.vault.listed(("picture",)))) == 2
+    again = apply_retention(folder, now=NOW)
+    assert again.due.nothing
+    assert again.certificate is None
+
+
+def test_no_byte_on_disk_opens_to_what_went_even_with_the_patients_key(
+    clinic: ClinicFolder,
+) -> None:
+    """An older register's lines, each tried with every key of the clinic."""
+    apply_retention(clinic, now=NOW)
+    lines = (clinic.path / "pictures.journal").read_bytes().splitlines()
+    assert len(lines) == 3  # what it replaces, and the two pictures that stay
+    for line in lines[1:]:
+        number = json.loads(line)["body"]["picture"]
+        assert clinic.pictures.find(number).imported > TODAY - timedelta(days=30)
+    objects = (clinic.path / "vault" / "objects").rglob("*")
+    assert sum(path.is_file() for path in objects) == 4  # two pictures, and what `enrol` puts in
+
+
+def test_the_certificate_says_what_went_and_only_the_clinic_can_sign_it(
+    clinic: ClinicFolder,
+) -> None:
+    done = apply_retention(clinic, now=NOW)
+    assert done.certificate is not None
+    key, path = clinic.identity.public_key, done.certificate.path
+    says = verify_certificate(path, key)["says"]
+    expected = {"pictures": 1, "patients": 1, "fields": {"age": 1}, "features": 4, "predictions": 1}
+    assert says["removed"] == expected
+    assert PATIENT not in path.read_text()
+    path.write_text(path.read_text().replace('"pictures": 1', '"pictures": 2'))
+    with pytest.raises(IntegrityError, match="as this clinic signed it"):
+        verify_certificate(path, key)
+
+
+@pytest.mark.parametrize("every", [6, pytest.param(1, marks=pytest.mark.slow)])
+def test_killed_at_any_step_the_next_opening_ends_it(
+    clinic: ClinicFolder, tmp_path: Path, every: int
+) -> None:
+    begun = 0
+    for number in range(1, 120, every):
+        here = tmp_path / f"death-{number}"
+        shutil.copytree(clinic.path.parent, here)
+
+        def act(path: Path = here / "north") -> None:
+            apply_retention(open_folder(path), now=NOW)
+
+        died = die_at(number, act)
+        begun += (here / "north" / RETENTION).exists()
+        folder = open_at_screen(here / "north")
+        if state(folder) != AFTER:
+            assert state(folder)[0] == [b"middle", b"new", b"old"]  # it had not begun
+            apply_retention(folder, now=NOW)
+        assert state(open_folder(here / "north")) == AFTER
+        assert not (here / "north" / RETENTION).exists()
+        shutil.rmtree(here)
+        if not died:
+            break
+    assert not died
+    assert begun > 10 / every
+
+
+def test_a_picture_of_an_erased_patient_is_no_obstacle(clinic: ClinicFolder) -> None:
+    Vault(clinic.path / "vault", clinic.patient_keys).erase([PATIENT])
+    due = retention_due(clinic, now=NOW)
+    assert (due.pictures, due.fields) == (0, {})
+    assert apply_retention(clinic, now=NOW).certificate is not None  # of the computed files
+    assert state(clinic)[0] == [b"new"]
+
+
+def test_a_store_that_is_added_to_does_not_become_younger(clinic: ClinicFolder) -> None:
+    path = clinic.path / "features" / "other.store"
+    note_made(path, TODAY)
+    assert made(path) == TODAY - timedelta(days=400)
+
+
+def test_only_who_may_erase_removes(tmp_path: Path) -> None:
+    roles = '{steward: [nobody], clinician: [], operator: ["*"], auditor: []}'
+    folder = make(tmp_path / "made", retention=RULES, roles=roles)
+    assert retention_due(folder, now=NOW).nothing
+    with pytest.raises(PolicyError):
+        apply_retention(folder, now=NOW)
