@@ -8,6 +8,7 @@ from skinml.cli import (
     clinic_approve,
     clinic_check,
     clinic_consent,
+    clinic_correct,
     clinic_evidence,
     clinic_import,
     clinic_init,
@@ -45,6 +46,7 @@ app.command()(clinic_retention.retention)
 app.command()(clinic_retention.certificate)
 app.command(cls=QuietCommand)(clinic_rights.contributions)
 app.command(cls=QuietCommand)(clinic_rights.access)
+app.command(cls=QuietCommand)(clinic_correct.correct)
 app.command(cls=QuietCommand)(clinic_rights.erase)
 app.command(cls=QuietCommand)(clinic_requests.restrict)
 app.add_typer(clinic_requests.app, name="requests")

@@ -168,7 +168,7 @@ def _look(
     if request.imported is None and not (request.data / request.manifest).is_file():
         return _Seen((_no_list(request),))
     try:
-        manifest = _read(request)
+        manifest = _read(request, day)
     except DataError as error:
         return _Seen((_about_broken_list(error),))
     frame = manifest.frame
@@ -194,13 +194,14 @@ def _look(
     return _Seen(tuple(findings), covers, tones, len(frame), num_patients)
 
 
-def _read(request: Request) -> Manifest:
+def _read(request: Request, day: datetime.date) -> Manifest:
     # Imported here: it brings pandera along, which takes a second that other commands save.
     from skinml.data.manifest import read_manifest
     from skinml.data.taxonomy import load_taxonomy
 
     if request.imported is not None:
-        return imported_manifest(request.imported, load_taxonomy(request.taxonomy))
+        taxonomy = load_taxonomy(request.taxonomy)
+        return imported_manifest(request.imported, request.purpose, day, taxonomy)
     return read_manifest(
         request.data / request.manifest,
         root=request.data,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from skinml.clinic.folder import ClinicFolder
 from skinml.clinic.identity import FILE
+from skinml.stewardship.retention import last_day_of_use, shortened
 
 if TYPE_CHECKING:
     from skinml.data.manifest import Manifest
@@ -29,11 +31,18 @@ def is_clinic_folder(path: Path, other: Path | None = None) -> bool:
     return place.resolve() == other.expanduser().resolve()
 
 
-def imported_manifest(folder: ClinicFolder, taxonomy: Taxonomy | None = None) -> Manifest:
+def imported_manifest(
+    folder: ClinicFolder, purpose: str, day: date, taxonomy: Taxonomy | None = None
+) -> Manifest:
     """List the pictures that may be used: accepted, or masked.
+
+    Each row has the last day of its use for the purpose, by the policy's days, in `kept_until`; the
+    gate looks at it. Fields whose days are over are left out here.
 
     Args:
         folder: The clinic's opened folder.
+        purpose: What the pictures shall be used for.
+        day: The day of use.
         taxonomy: The meaning of words; the shipped one by default.
 
     Returns:
@@ -46,11 +55,15 @@ def imported_manifest(folder: ClinicFolder, taxonomy: Taxonomy | None = None) ->
     from skinml.data.manifest import manifest_of
     from skinml.data.sealed_images import SealedImages
 
-    rows = [
-        {**picture.fields, "patient_id": picture.patient, "image": picture.object or ""}
-        for picture in folder.pictures.pictures().values()
-        if picture.usable
-    ]
+    rules = folder.policy.retention
+    rows = []
+    for picture in folder.pictures.pictures().values():
+        if not picture.usable:
+            continue
+        last = last_day_of_use(picture, rules, purpose)
+        own = {"patient_id": picture.patient, "image": picture.object or ""}
+        end = {} if last is None else {"kept_until": last.isoformat()}
+        rows.append({**shortened(picture, rules, day).fields, **own, **end})
     return manifest_of(
         rows, root=SealedImages(folder.vault), name=f"pictures of {folder.name}", taxonomy=taxonomy
     )

@@ -180,8 +180,12 @@ def _carry_out(folder: ClinicFolder, plan: Mapping[str, Any]) -> Certificate:
                 yield replace(picture, fields=fields)
 
     if gone or kept:  # once more, if need be: it costs time and changes nothing
-        folder.pictures.rewrite(left, now=now, actor=actor)
-        folder.vault.discard(plan["objects"])
+        # Imported here: it brings readers of pictures along.
+        from skinml.clinic.importing import changing_pictures
+
+        with changing_pictures(folder):
+            folder.pictures.rewrite(left, now=now, actor=actor)
+            folder.vault.discard(plan["objects"])
     for name in plan["files"]:
         remove(folder.path / name, _WHAT)
         remove(_day_of(folder.path / name), _WHAT)

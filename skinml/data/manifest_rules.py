@@ -28,6 +28,7 @@ OPTIONAL = (
     "confirmation",
     "dataset",
     "licence",
+    "kept_until",
 )
 FIRST_ROW = 2
 """Number of the first image's row as a spreadsheet shows it: the header is row 1."""
@@ -112,6 +113,11 @@ def _is_years(cells: pd.Series[str]) -> pd.Series[bool]:
     return (cells == "") | pd.to_numeric(cells, errors="coerce").between(0, _MOST_YEARS)
 
 
+def _is_day(cells: pd.Series[str]) -> pd.Series[bool]:
+    days = pd.to_datetime(cells, format="%Y-%m-%d", errors="coerce")
+    return (cells == "") | days.notna()
+
+
 def _is_word(words: Mapping[str, object]) -> pa.Check:
     rule = f"be one of {', '.join(sorted(words))}, or empty"
     return pa.Check(lambda cells: (cells == "") | cells.str.casefold().isin(words), error=rule)
@@ -128,6 +134,7 @@ _RULES = {
     "sex": pa.Column(str, _is_word(SEXES)),
     "malignant": pa.Column(str, _is_word(FLAGS)),
     "series": pa.Column(str, _is_word(SERIES)),
+    "kept_until": pa.Column(str, pa.Check(_is_day, error="be a day such as 2026-03-01, or empty")),
 }
 
 

@@ -88,13 +88,14 @@ def gather(
         IntegrityError: If a clinic's folder was changed.
     """
     settings, single = config.data, site is None
+    today = datetime.datetime.now(datetime.UTC).date()
     site = site or own_site(config)
     if site is not None and is_clinic_folder(site.folder.path, settings.root):
         settings = settings.model_copy(update={"partition": PartitionSettings(by="pooled")})
-        manifest = imported_manifest(site.folder, load_taxonomy(settings.taxonomy))
+        taxonomy = load_taxonomy(settings.taxonomy)
+        manifest = imported_manifest(site.folder, config.purpose, today, taxonomy)
     else:
         manifest = open_manifest(settings, workspace, progress)
-    today = datetime.datetime.now(datetime.UTC).date()
     gates = Gates(config, workspace, run, manifest.root, today, from_round=from_round, site=site)
     try:
         cohort = build_cohort(

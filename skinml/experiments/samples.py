@@ -31,6 +31,7 @@ from skinml.records import (
     Labels,
     Predictions,
     Samples,
+    StrArray,
 )
 from skinml.stewardship.admissibility import row_reasons
 from skinml.stewardship.encryption import seal, unseal
@@ -43,7 +44,7 @@ from skinml.training.features import (
 )
 
 _GROUP = "group."
-_GROUNDS = ("licence", "series")
+_GROUNDS = ("licence", "series", "kept_until")
 PERSONAL_TEST = "test-personal"
 """The name of what clinics' own heads predicted for their test patients."""
 
@@ -155,8 +156,9 @@ def grounds_by_split(cohort: Cohort, mine: BoolArray, purpose: str) -> dict[str,
         purpose: What they are used for.
 
     Returns:
-        By split and item: `licence`, empty where one of the item's images has none, and
-        `series`, filled where an image is one of a pair.
+        By split and item: `licence`, empty where one of the item's images has none, `series`,
+        filled where an image is one of a pair, and `kept_until`, the first day that one of its
+        images ends, empty where none does.
     """
     found = {}
     for name in _GROUNDS:
@@ -169,11 +171,18 @@ def grounds_by_split(cohort: Cohort, mine: BoolArray, purpose: str) -> dict[str,
     grounds = {
         "licence": np.where(shared, licences[:, 0], ""),
         "series": np.where((places != "").any(axis=1), "pair", ""),
+        "kept_until": _first_day(found["kept_until"]),
     }
     splits = cohort.items["split"].to_numpy(dtype=str)[mine]
     return {
         split: {name: cells[splits == split] for name, cells in grounds.items()} for split in SPLITS
     }
+
+
+def _first_day(days: StrArray) -> StrArray:
+    """Find the first of each row's days, YYYY-MM-DD; empty where there is none."""
+    first = np.sort(np.where(days == "", "9999-12-31", days), axis=1)[:, 0]
+    return np.where(first == "9999-12-31", "", first)
 
 
 def require_one_view(config: RunConfig) -> None:

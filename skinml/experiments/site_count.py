@@ -66,7 +66,7 @@ def count_site(
 
     words = load_taxonomy(taxonomy)
     if is_clinic_folder(folder.path, data):
-        listed = imported_manifest(folder, words)
+        listed = imported_manifest(folder, config.purpose, day, words)
     else:
         listed = read_manifest(data / manifest, root=data, taxonomy=words)
     one_place = config.data.model_copy(update={"partition": PartitionSettings(by="pooled")})

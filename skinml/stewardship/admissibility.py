@@ -130,8 +130,9 @@ def admissible(
 
     Args:
         frame: A manifest's rows: `patient_id`, and where they are there `licence`, the licence
-            of a research dataset, `licensed_for`, the purposes that it was declared for, and
-            `series`, filled for a photograph of a pair before and after treatment.
+            of a research dataset, `licensed_for`, the purposes that it was declared for, `series`,
+            filled for a photograph of a pair before and after treatment, and `kept_until`, the
+            last day of use, YYYY-MM-DD.
         purpose: What the rows shall be used for, such as "research".
         day: The day of use.
         consents: The clinic's register. Without one a row needs a licence.
@@ -204,7 +205,7 @@ def row_reasons(
     """Tell for each row whether it may be used, or why not, by the rules of `admissible`.
 
     Args:
-        frame: A manifest's rows, or their columns patient_id, licence and series.
+        frame: A manifest's rows, or their columns patient_id, licence, series and kept_until.
         purpose: What the rows shall be used for.
         day: The day of use.
         consents: The clinic's register.
@@ -247,6 +248,16 @@ def _judge_rows(
 
     A patient's recorded no goes before a licence: whoever gave a dataset away could not know it.
     """
+    reasons, licensed = _judge_grounds(frame, purpose, day, consents)
+    # ISO 8601: the order of words is that of days.
+    ends = _cells(frame, "kept_until").to_numpy(dtype=str)
+    over = (ends != "") & (ends < day.isoformat()) & (reasons == "")
+    return np.where(over, "kept too long", reasons), licensed
+
+
+def _judge_grounds(
+    frame: pd.DataFrame, purpose: str, day: datetime.date, consents: Consents | None
+) -> tuple[StrArray, BoolArray]:
     known = under_licence(frame)
     licensed = known & (purpose in _RESEARCH_PURPOSES) & _declared_for(frame, purpose)
     if consents is None:

@@ -49,6 +49,7 @@ Event = Literal[
     "key rotated",
     "erasure",
     "retention",
+    "correction",
     "anchor",
     "alert",
 ]
@@ -264,6 +265,8 @@ _TABLE: Mapping[Event, tuple[tuple[str, ...], tuple[str, ...]]] = {
     # A person changed the state of pictures: how many are in which now.
     "pictures reviewed": (("states",), ("reasons",)),
     "key rotated": (("key",), ("count", "public_key")),
+    # Values beside a patient's pictures were wrong: how many pictures have others now.
+    "correction": (("patient", "rows"), ()),
     # What was kept for its days: pictures in `count`, values of fields in `rows`.
     "retention": (("count",), ("patients", "objects", "rows", "policy")),
     "erasure": (("patients",), ("patient", "objects", "rows", "reason")),

@@ -31,7 +31,8 @@ def bring_in(folder: ClinicFolder, patient: str, *names: str, days_ago: int = 0)
     for name in names:
         content = folder.vault.put(patient, JPEG + name.encode(), kind=PICTURE)
         number = folder.pictures.number_of(patient, name)
-        fields = {"diagnosis": "naevus", "age": "54", "skin_tone": "4"}
+        tone = {"skin_tone": "4", "skin_tone_scale": "fitzpatrick"}
+        fields = {"diagnosis": "naevus", "age": "54", **tone}
         day = NOW.date() - timedelta(days=days_ago)
         made.append(
             Picture(number, patient, "accepted", (), content, "s", "d", fields, imported=day)
@@ -78,7 +79,7 @@ def test_what_a_patient_is_told_follows_the_policys_days(tmp_path: Path) -> None
     bring_in(folder, PATIENT, "one", days_ago=6)
     write_copy(folder, PATIENT, tmp_path / "copy", now=NOW)
     (told,) = json.loads((tmp_path / "copy" / "data.json").read_text())["pictures"]
-    assert set(told["fields"]) == {"diagnosis", "skin_tone"}
+    assert set(told["fields"]) == {"diagnosis", "skin_tone", "skin_tone_scale"}
     assert told["used_until"]["research"] == str(NOW.date() + timedelta(days=24))
 
 

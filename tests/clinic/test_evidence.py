@@ -27,7 +27,25 @@ PATIENT, OTHER = "Mustermann-4711", "Beispiel-4712"
 GRADIENT = ("gradient", "training", "train", GaussianEvent(6.0))
 LAWS = {"GDPR", "HIPAA", "DPDP Act 2023"}
 NAMED = {
-    "GDPR": "5(1) 6 7 9 13 14 15 17 18 20 21 22 25 30 32 33 35".split(),
+    "GDPR": [
+        "5(1)",
+        "6",
+        "7",
+        "9",
+        "13",
+        "14",
+        "15",
+        "17",
+        "18",
+        "20",
+        "21",
+        "22",
+        "25",
+        "30",
+        "32",
+        "33",
+        "35",
+    ],
     "HIPAA": ("164.312", "164.514"),
     "DPDP Act 2023": ("5", "6", "8", "11", "12", "13"),
 }

@@ -210,7 +210,7 @@ def test_what_the_models_are_unsure_of_waits_sealed_and_is_used_by_nothing(small
     assert len(folder.vault.listed([PENDING])) == 3
     assert folder.vault.listed([PICTURE]) == set()
     with pytest.raises(DataError):
-        imported_manifest(folder)
+        imported_manifest(folder, "research", NOW.date())
 
 
 def test_an_erased_patient_does_not_come_back_with_the_next_import(small, tmp_path) -> None:
@@ -355,7 +355,7 @@ def test_genes_are_kept_where_the_policy_names_a_purpose(small, tmp_path) -> Non
     bring(folder, source, records, terms=ImportTerms(columns={"genetic": "BRAF"}))
     fields = [each.fields["genetic"] for each in folder.pictures.pictures().values()]
     assert fields == ["wild type"] * 3
-    assert "genetic" not in imported_manifest(folder).frame
+    assert "genetic" not in imported_manifest(folder, "research", NOW.date()).frame
 
 
 def test_many_different_sentences_are_free_text_even_if_each_is_short(tmp_path) -> None:

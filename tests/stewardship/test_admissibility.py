@@ -245,3 +245,19 @@ def test_a_dataset_declared_for_some_purposes_is_used_for_no_other():
     ):
         kept = admissible(frame, purpose=purpose, day=day).frame["patient_id"]
         assert "".join(kept) == expected
+
+
+@pytest.mark.parametrize(("day", "kept"), [("2026-03-01", 2), ("2026-03-02", 1)])
+def test_a_row_is_used_up_to_its_last_day_on_whatever_ground(day: str, kept: int) -> None:
+    frame = pd.DataFrame(
+        {"patient_id": ["p", "q"], "licence": "CC0", "kept_until": ["2026-03-01", ""]}
+    )
+    found = assess(frame, "research", datetime.date.fromisoformat(day))
+    assert len(found.frame) == kept
+    assert dict(found.refused) == ({} if kept == 2 else {"kept too long": 1})
+
+
+def test_a_no_is_told_before_an_end() -> None:
+    frame = pd.DataFrame({"patient_id": ["p"], "licence": [""], "kept_until": ["2020-01-01"]})
+    found = assess(frame, "research", datetime.date(2026, 3, 1))
+    assert dict(found.refused) == {"no licence": 1}

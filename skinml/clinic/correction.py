@@ -1,0 +1,127 @@
+"""Correcting what stands beside a patient's pictures, so that the wrong value is gone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from skinml.clinic.folder import ClinicFolder
+from skinml.clinic.gate import require_role
+from skinml.clinic.importing import changing_pictures
+from skinml.clinic.importing_records import grouped_age
+from skinml.clinic.importing_terms import WORDS, require_plain_words
+from skinml.clinic.requests import answered
+from skinml.data.manifest import manifest_of
+from skinml.data.sealed_images import SealedImages
+from skinml.errors import ConfigError, DataError
+from skinml.stewardship.pictures import Picture
+from skinml.stewardship.pseudonyms import pseudonym
+
+_ALWAYS = ("diagnosis", "skin_tone_scale")
+
+
+@dataclass(frozen=True)
+class Corrected:
+    """What a correction did.
+
+    Attributes:
+        pictures: Pictures whose record is another one now.
+        closed: Requests for correction that this answers.
+    """
+
+    pictures: int
+    closed: int
+
+
+def correct_record(
+    folder: ClinicFolder,
+    patient: str,
+    changes: Mapping[str, str],
+    *,
+    now: datetime,
+    only: int | None = None,
+) -> Corrected:
+    """Write other values beside a patient's pictures.
+
+    Args:
+        folder: The clinic's folder.
+        patient: The patient's id.
+        changes: By the manifest's column, the right value; "" takes it away.
+        now: The time, with its zone.
+        only: The picture's number in the patient's own copy, from 1; None: all of them.
+
+    Returns:
+        What was changed.
+
+    Raises:
+        ConfigError: If a field is none that the policy keeps, or none is named.
+        DataError: If the patient has no such picture, a value is none that a manifest may have, or
+            nothing would change.
+        EnvironmentProblem: If it cannot be written.
+        IntegrityError: If the register was changed.
+        PolicyError: If the user may not.
+
+    Guarantees:
+        Later runs read the right value. The wrong one is in no file of the folder any more, but
+        for what runs computed before, which stays as it is. Killed at any moment, all or nothing
+        is changed.
+    """
+    actor = require_role(folder, "consent.change")
+    _require_kept(folder, changes)
+    values = dict(changes)
+    if values.get("age"):
+        values["age"] = grouped_age(values["age"])
+    for column in set(values) & set(WORDS):
+        require_plain_words(column, [values[column]], folder.policy)
+    with changing_pictures(folder):
+        held = folder.pictures.of_patient(patient)
+        chosen = held if only is None else held[only - 1 : only] if only > 0 else []
+        if not chosen:
+            raise DataError(
+                rule="a patient with such a picture in this clinic's folder",
+                got="none",
+                do="Look the numbers up in the patient's copy: skinml clinic access",
+            )
+        right = {each.number: _corrected(each, values) for each in chosen}
+        changed = {n: each for n, each in right.items() if each not in chosen}
+        if not changed:
+            raise DataError(
+                rule="another value than the one that stands there",
+                got="the same",
+                do="Nothing was changed, and nothing needs to be.",
+            )
+        _require_valid(folder, list(changed.values()))
+        folder.pictures.rewrite(
+            lambda known: (changed.get(number, each) for number, each in known.items()),
+            now=now,
+            actor=actor,
+        )
+    name = pseudonym(folder.key, patient)
+    folder.audit.write("correction", actor, now=now, patient=name, rows=len(changed))
+    return Corrected(len(changed), answered(folder, patient, "correct", now=now))
+
+
+def _require_kept(folder: ClinicFolder, changes: Mapping[str, str]) -> None:
+    known = sorted({*_ALWAYS, *folder.policy.fields} - {"lesion_id"})  # kept as a digest only
+    wrong = [name for name in changes if name not in known]
+    if wrong or not changes:
+        raise ConfigError(
+            rule=f"fields that this clinic keeps: {', '.join(known)}",
+            got=f"{len(wrong)} other" if wrong else "none",
+            do="Name them as FIELD=VALUE.",
+        )
+
+
+def _corrected(picture: Picture, values: Mapping[str, str]) -> Picture:
+    fields = {name: value for name, value in {**picture.fields, **values}.items() if value}
+    return replace(picture, fields=fields)
+
+
+def _require_valid(folder: ClinicFolder, pictures: list[Picture]) -> None:
+    """Hold the new values against the rules of a manifest; no value is repeated."""
+    rows = [
+        {**each.fields, "patient_id": each.patient, "image": each.object or f"none-{at}"}
+        for at, each in enumerate(pictures)
+    ]
+    manifest_of(rows, root=SealedImages(folder.vault), name="the corrected record")

@@ -1,0 +1,118 @@
+"""Correcting a record: the right value is read, the wrong one is gone, others are untouched."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from skinml.clinic.correction import correct_record
+from skinml.clinic.folder import ClinicFolder, open_folder
+from skinml.clinic.imported_data import imported_manifest
+from skinml.clinic.requests import note_request, requests_of
+from skinml.errors import ConfigError, DataError, SkinmlError
+from skinml.stewardship.pseudonyms import pseudonym
+from tests.clinic.rights import NOW, enrol, make
+from tests.clinic.test_access import bring_in
+from tests.stewardship.test_vault_killed import die_at
+
+PATIENT, OTHER = "Ada-4711", "Bo-4712"
+
+
+@pytest.fixture
+def clinic(tmp_path: Path) -> ClinicFolder:
+    folder = make(tmp_path / "made")
+    enrol(folder, PATIENT, OTHER)
+    bring_in(folder, PATIENT, "one", "two")
+    bring_in(folder, OTHER, "three")
+    return folder
+
+
+def ages(folder: ClinicFolder) -> dict[str, list[float]]:
+    frame = imported_manifest(folder, "research", NOW.date()).frame
+    return {str(name): rows["age"].tolist() for name, rows in frame.groupby("patient_id")}
+
+
+def test_the_right_value_is_read_and_the_old_line_is_gone(clinic: ClinicFolder) -> None:
+    before = (clinic.path / "pictures.journal").read_bytes().splitlines()
+    note_request(clinic, PATIENT, "correct", now=NOW)
+    done = correct_record(clinic, PATIENT, {"age": "61"}, now=NOW)
+    assert (done.pictures, done.closed) == (2, 1)
+    assert ages(open_folder(clinic.path)) == {PATIENT: [61, 61], OTHER: [54]}
+    after = (clinic.path / "pictures.journal").read_bytes().splitlines()
+    old = {json.loads(line)["body"]["sealed"] for line in before}
+    new = {json.loads(line)["body"].get("sealed") for line in after}
+    assert not old & new
+    assert requests_of(clinic) == ()
+    name = pseudonym(clinic.key, PATIENT)
+    told = [each.fields for each in clinic.audit.entries() if each.event == "correction"]
+    assert told == [{"patient": name, "rows": 2}]
+
+
+def test_one_picture_by_its_number_and_a_value_taken_away(clinic: ClinicFolder) -> None:
+    assert correct_record(clinic, PATIENT, {"age": "61"}, now=NOW, only=2).pictures == 1
+    assert ages(clinic)[PATIENT] == [54, 61]
+    correct_record(clinic, PATIENT, {"skin_tone": ""}, now=NOW)
+    assert all("skin_tone" not in each.fields for each in clinic.pictures.of_patient(PATIENT))
+
+
+def test_ages_over_89_stay_one_group(clinic: ClinicFolder) -> None:
+    correct_record(clinic, PATIENT, {"age": "97"}, now=NOW)
+    assert ages(clinic)[PATIENT] == [90, 90]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"age": "young"},
+        {"age": "-3"},
+        {"sex": "unheard of"},
+        {"malignant": "perhaps"},
+        {"diagnosis": ""},
+        {"diagnosis": "seen by Dr Miller on 2026-01-02, see letter"},
+        {"name": "Ada"},
+        {"lesion_id": "x"},
+        {"age": "54"},
+        {},
+    ],
+)
+def test_what_a_manifest_may_not_have_changes_nothing(
+    clinic: ClinicFolder, changes: dict[str, str]
+) -> None:
+    before = (clinic.path / "pictures.journal").read_bytes()
+    with pytest.raises(SkinmlError) as caught:
+        correct_record(clinic, PATIENT, changes, now=NOW)
+    assert isinstance(caught.value, ConfigError | DataError)
+    assert "Miller" not in str(caught.value)
+    assert (clinic.path / "pictures.journal").read_bytes() == before
+
+
+@pytest.mark.parametrize("number", [0, 3, -1])
+def test_a_picture_that_the_patient_has_not_is_refused(clinic: ClinicFolder, number: int) -> None:
+    with pytest.raises(DataError, match="such a picture"):
+        correct_record(clinic, PATIENT, {"age": "61"}, now=NOW, only=number)
+
+
+def test_killed_at_any_step_all_is_corrected_or_nothing(
+    clinic: ClinicFolder, tmp_path: Path
+) -> None:
+    found = set()
+    for number in range(1, 60):
+        here = tmp_path / f"death-{number}"
+        shutil.copytree(clinic.path.parent, here)
+
+        def act(path: Path = here / "north") -> None:
+            correct_record(open_folder(path), PATIENT, {"age": "61"}, now=NOW)
+
+        died = die_at(number, act)
+        read = ages(open_folder(here / "north"))
+        assert read[OTHER] == [54]
+        assert read[PATIENT] in ([54, 54], [61, 61])
+        found.add(tuple(read[PATIENT]))
+        shutil.rmtree(here)
+        if not died:
+            break
+    assert not died
+    assert len(found) == 2
