@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ssl
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -117,3 +119,24 @@ def test_nobody_is_signed_off_where_nobody_answers(tmp_path: Path) -> None:
     (tmp_path / "ca").write_bytes(AUTHORITY.certificate)
     gone = f"127.0.0.1:{free_port()}"
     assert not sign_off(gone, tmp_path / "ca", tmp_path / "no key is needed", 1)
+
+
+@pytest.mark.parametrize(
+    ("ending", "code"),
+    [("sys.exit(3)", 3), ("raise KeyboardInterrupt", 0), ("raise OSError('line')", 1), ("0", 0)],
+)
+def test_a_node_that_gives_up_ends_whatever_thread_it_leaves(ending: str, code: int) -> None:
+    """Flower's thread for the runner is no daemon: the process would stay for ever."""
+    script = (
+        "import sys, threading, time\n"
+        "from skinml.deployment.supernode import end_with\n"
+        "def program():\n"
+        "    threading.Thread(target=time.sleep, args=(600,)).start()\n"
+        "    print('said')\n"
+        f"    {ending}\n"
+        "end_with(program)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout) == (code, "said\n")
