@@ -110,7 +110,8 @@ def _show(done: Compared) -> None:
         table = plain_table(*lines.columns, words=lines.columns)
         for line in lines.rows:
             table.add_row(*(Text(cell) for cell in line))
-        console.print(Text(lines.caption))
+        if lines.caption:
+            console.print(Text(lines.caption))
         console.print(table)
     if record.found.unpaired:
         console.print(Text(f"Not paired, no difference tested: {record.found.unpaired}."))

@@ -14,6 +14,7 @@ from typing import Any
 from skinml.config import RunConfig
 from skinml.errors import ConfigError, DataError, InputError
 from skinml.experiments.code_version import SOURCE, code_versions
+from skinml.experiments.compare_configs import differing, sorted_by_config, told_config
 from skinml.experiments.compare_plan import (
     Arm,
     Charge,
@@ -52,11 +53,8 @@ from skinml.reports.compare_record import (
 )
 from skinml.reports.compare_screen import ScreenTable, screen_tables
 from skinml.seeding import Seeds
-from skinml.tracking.allowlist import flatten
 
 COMPARISONS = "comparisons"
-# Where a run was and what it is called says nothing about what it did.
-_NOT_SHOWN = ("seed", "work_dir", "tracking", "clinic")
 _MOST_RUNS = 500
 
 
@@ -165,7 +163,7 @@ def compare_finished(
             do="Example: skinml compare quickstart --epsilon none,3 --seeds 0,1",
         )
     runs = [find_named(name, workspace) for name in names]
-    by_arm = _sorted_by_config(runs)
+    by_arm = sorted_by_config(runs)
     attributes = _attributes(config_of(runs[0].record), groups)
     charged = ("Charged: nothing, for the runs were there already.",)
     return _compared(by_arm, attributes, workspace, charged, began, clock, progress or Silence())
@@ -222,41 +220,6 @@ def _runs(number: int) -> str:
     return "1 run was" if number == 1 else f"{number} runs were"
 
 
-def _sorted_by_config(runs: Sequence[FinishedRun]) -> dict[str, list[FinishedRun]]:
-    """Put runs of equal configs together, and name each such arm by what is its own."""
-    told = [_shown(run) for run in runs]
-    every = {name for each in told for name in each}
-    differing = sorted(n for n in every if len({each.get(n, "") for each in told}) > 1)
-    arms: dict[str, list[FinishedRun]] = {}
-    for run, each in zip(runs, told, strict=True):
-        arms.setdefault(_arm_name(run, each, differing), []).append(run)
-    if any(len({run.record.seed for run in each}) < len(each) for each in arms.values()):
-        # The same config and seed twice: each run is an arm of its own.
-        return {run.record.run: [run] for run in runs}
-    return arms
-
-
-def _shown(run: FinishedRun) -> dict[str, str]:
-    config = {k: v for k, v in run.record.config.items() if k not in _NOT_SHOWN}
-    told = {name: str(value) for name, value in flatten(config).items()}
-    if not run.record.guarantee.private:
-        # What a run without a promise has written there decides nothing.
-        told.pop("privacy.epsilon", None)
-    return told
-
-
-def _arm_name(run: FinishedRun, told: Mapping[str, str], differing: Sequence[str]) -> str:
-    private, rest = run.record.guarantee.private, list(differing)
-    promise = f"epsilon {float(told.get('privacy.epsilon', 'nan')):g}" if private else "none"
-    words = [f"{name}={told.get(name, '')}" for name in rest if not name.startswith("privacy.")]
-    also = [n for n in rest if n.startswith("privacy.") and n not in _PROMISE] if private else []
-    words += [f"{name}={told.get(name, '')}" for name in also]
-    return ", ".join([promise, *words])[:_LONGEST_NAME]
-
-
-_PROMISE, _LONGEST_NAME = ("privacy.epsilon", "privacy.trust"), 120
-
-
 def _compared(
     by_arm: Mapping[str, Sequence[FinishedRun]],
     attributes: Sequence[str],
@@ -275,9 +238,8 @@ def _compared(
     found, left_out = _found(by_arm, attributes, settings, workspace)
     watcher.reached(1)
     name = new_run_id(f"{first.experiment}-compare", began)
-    told = {run.record.run: _shown(run) for run in every}
-    names = {key for each in told.values() for key in each}
-    differing = sorted(n for n in names if len({each.get(n, "") for each in told.values()}) > 1)
+    told = {run.record.run: told_config(run) for run in every}
+    own = differing(tuple(told.values()))
     record = ComparisonRecord(
         comparison=name,
         experiment=first.experiment,
@@ -290,9 +252,9 @@ def _compared(
         left_out=left_out,
         charged=charged,
         notes=tuple(differing_words([run.record for run in every])),
-        config={key: value for key, value in told[first.run].items() if key not in differing},
+        config={key: value for key, value in told[first.run].items() if key not in own},
         differs={
-            arm: {key: told[runs[0].record.run].get(key, "") for key in differing}
+            arm: {key: str(told[runs[0].record.run].get(key, "none")) for key in own}
             for arm, runs in by_arm.items()
         },
         versions=code_versions(VERSIONS),

@@ -236,6 +236,12 @@ def differing_words(records: Sequence[RunRecord]) -> Iterator[str]:
         yield "The runs did not use the same data: part of a change may come from that."
     if len({record.versions.get(SOURCE) for record in records}) > 1:
         yield "The runs were made by different code: part of a change may come from that."
+    resumed = sum(record.resumes > 0 for record in records)
+    if resumed:
+        yield (
+            f"{resumed} of {len(records)} runs went on after a stop: what was asked again was "
+            "charged again, so that their epsilon is greater."
+        )
     incomplete = sum(not record.complete for record in records)
     if incomplete:
         yield f"In {incomplete} of {len(records)} runs a clinic was missing from a round."

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from math import inf, sqrt
 
 import numpy as np
@@ -76,6 +77,11 @@ class Draws:
         if self.value is None or len(set(self.seeds.values())) != 1:
             return None
         return np.asarray(sum(self.parts.values()))
+
+    @cached_property
+    def error(self) -> Error | None:
+        """How far chance may have moved the value, see `error_of`."""
+        return error_of(self)
 
     @property
     def one_seed(self) -> bool:
@@ -242,7 +248,7 @@ def mean_limits(draws: Draws, level: float) -> tuple[Interval | None, str]:
     Returns:
         The limits, None where there are none, and the words for the method.
     """
-    error = error_of(draws)
+    error = draws.error
     if draws.value is None:
         return None, ""
     base, method = _patient_limits(draws, level)
@@ -285,7 +291,7 @@ def difference_limits(draws: Draws, level: float) -> Interval | None:
     Returns:
         The limits; None where there are none.
     """
-    error = error_of(draws)
+    error = draws.error
     if draws.value is None or error is None:
         return None
     if error.standard == 0:
@@ -306,7 +312,7 @@ def detectable(draws: Draws, level: float) -> float | None:
     Returns:
         The difference; None where nothing is known of its error.
     """
-    error = error_of(draws)
+    error = draws.error
     if error is None or error.standard == 0:
         return None
     return (error.quantile((1 + level) / 2) + error.quantile(_POWER)) * error.standard

@@ -96,7 +96,7 @@ class Change:
         detectable: The smallest true change that would have been shown four times in five, however
             the other answers to this question came out; None: not even the greatest one.
         p_value: Of no change.
-        p_adjusted: The same, corrected over the answers to this question.
+        p_adjusted: The same, corrected over the answers to this question in this figure.
         margin_p: Of a change as large as the margin.
         margin_p_adjusted: The same, corrected.
         verdict: One of the three answers of `skinml.fairness.verdicts`.
@@ -145,7 +145,7 @@ class ArmComparison:
         gaps: Of each arm.
         worst: Of each arm and attribute, the group with the worst figure.
         changes: Against the first arm; none where runs could not be paired.
-        families: For each question, how many answers were corrected together.
+        families: For each question and figure, how many answers were corrected together.
         unpaired: Why nothing is paired; empty where it is.
         not_compared: What was asked for and the data do not allow, each with the reason.
     """

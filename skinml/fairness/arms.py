@@ -3,8 +3,8 @@
 An arm is one config; its runs differ in their seed alone. All runs of all arms share one draw of
 patient weights, so that whatever two arms or two groups differ in is paired. Three questions are
 asked of each arm beside the first: how much the figure changed for everybody, for each group, and
-how much the gap between a group and its reference changed. The answers to one question are one
-family, whose p-values are corrected together.
+how much the gap between a group and its reference changed. The answers to one question in one
+figure are one family, whose p-values are corrected together.
 """
 
 from __future__ import annotations
@@ -356,6 +356,11 @@ def _change(
     return found, draws
 
 
+def _family(change: Change) -> str:
+    """Name what a change is corrected with: answers to the same question in the same figure."""
+    return f"{change.question}: {change.metric}"
+
+
 def _answered(
     changes: Sequence[_Asked], settings: FairnessSettings
 ) -> tuple[tuple[Change, ...], dict[str, int]]:
@@ -363,8 +368,8 @@ def _answered(
     done: dict[int, Change] = {}
     families = {}
     alpha = 1 - settings.level
-    for question in ("overall", "group", "gap"):
-        asked = [at for at, (each, _) in enumerate(changes) if each.question == question]
+    for question in dict.fromkeys(_family(each) for each, _ in changes):
+        asked = [at for at, (each, _) in enumerate(changes) if _family(each) == question]
         corrected = holm([changes[at][0].p_value for at in asked])
         margins = holm([changes[at][0].margin_p for at in asked])
         families[question] = sum(p is not None for p in corrected)

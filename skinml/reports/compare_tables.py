@@ -322,8 +322,10 @@ def change_table(record: ComparisonRecord, question: str) -> Table:
         "group": "Each group",
         "gap": "The gap: on whom does it fall harder",
     }
-    family = found.families.get(question, 0)
-    together = f", {family} answers corrected together" if family > 1 else ""
+    sizes = {name: size for name, size in found.families.items() if name.startswith(question)}
+    family = max(sizes.values(), default=0)
+    each = " for each figure" if len(sizes) > 1 else ""
+    together = f", {family} answers corrected together{each}" if family > 1 else ""
     caption = f"{names[question]}, against {found.arms[0]}{together}"
     columns = ("Arm", "Of", "Change", "P-value", "Would have shown from", "Answer")
     return Table(caption, columns, rows)

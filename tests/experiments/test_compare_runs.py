@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from skinml.config import load_config
 from skinml.errors import ConfigError, InputError
+from skinml.experiments.compare_configs import sorted_by_config
 from skinml.experiments.compare_plan import arms_of, plan_runs, require_affordable, seeds_of
-from skinml.experiments.compare_runs import find_broken_off, find_finished, in_common
+from skinml.experiments.compare_runs import FinishedRun, find_broken_off, find_finished, in_common
 from skinml.experiments.workspace import Workspace
 from skinml.records import Labels, Predictions
 
@@ -104,3 +107,32 @@ def test_a_run_of_another_config_or_of_other_code_is_not_taken(not_private) -> N
         assert find_finished(own, workspace) is None
     finally:
         path.write_text(content)
+
+
+def test_runs_are_one_arm_where_their_configs_differ_in_the_seed_alone(not_private) -> None:
+    def run(number: int, seed: int, private: bool = True, **privacy: object) -> FinishedRun:
+        record = not_private.record
+        words = {"epsilon": 3.0, "trust": "distributed" if private else "none", **privacy}
+        config = {**record.config, "seed": seed}
+        config["privacy"] = {**record.config["privacy"], **words}
+        promised = replace(record.guarantee, private=private, trust=str(words["trust"]))
+        named = replace(record, run=f"run-{number}", seed=seed, config=config, guarantee=promised)
+        return FinishedRun(not_private.folder, named)
+
+    def names(*runs: FinishedRun) -> dict[str, int]:
+        return {name: len(each) for name, each in sorted_by_config(runs).items()}
+
+    bare = run(0, 0, private=False)
+    assert names(bare, run(1, 1, private=False, epsilon=8.0)) == {"none": 2}
+    assert names(bare, run(1, 0), run(2, 1)) == {"none": 1, "epsilon 3": 2}
+    assert names(run(1, 0), run(2, 0, epsilon=1.0)) == {"epsilon 3": 1, "epsilon 1": 1}
+    assert names(run(1, 0), run(2, 0, trust="local")) == {
+        "epsilon 3, privacy.trust=distributed": 1,
+        "epsilon 3, privacy.trust=local": 1,
+    }
+    assert names(run(1, 0), run(2, 0, clip_norm=0.1)) == {
+        "epsilon 3, privacy.clip_norm=0.5": 1,
+        "epsilon 3, privacy.clip_norm=0.1": 1,
+    }
+    # The same seed twice is not two seeds.
+    assert names(run(1, 0), run(2, 0)) == {"run-1": 1, "run-2": 1}

@@ -220,9 +220,14 @@ def test_few_malignant_patients_get_an_interval_and_no_answer(make):
 def test_p_values_are_corrected_over_the_arms_of_each_question(make):
     models = cohort(make, np.random.default_rng(10), [0.1, 0.4, 0.6, 0.9])
     found = compared([arm(str(at), [each]) for at, each in enumerate(models)])
-    assert found.families == {"overall": 6, "group": 6, "gap": 3}
-    for question in found.families:
-        asked = [each for each in found.changes if each.question == question]
+    assert found.families == {
+        "overall: auroc": 3,
+        "overall: balanced_accuracy": 3,
+        "group: auroc": 6,
+        "gap: auroc": 3,
+    }
+    for family in found.families:
+        asked = [each for each in found.changes if f"{each.question}: {each.metric}" == family]
         corrected = multipletests([each.p_value for each in asked], method="holm")[1]
         assert [each.p_adjusted for each in asked] == pytest.approx(corrected)
 
@@ -305,9 +310,7 @@ def test_what_could_have_been_seen_is_seen_four_times_in_five(make):
     models = cohort(make, np.random.default_rng(19), [0.2, 0.6])
     asked = change(compared([arm("a", models[:1]), arm("b", models[1:])]), "overall")
     error = half_width(asked.mean.estimate) / t.ppf(0.975, 139)
-    # Both figures of everybody are one family, so that a p-value of 0.025 is needed.
-    expected = norm.ppf(1 - 0.025 / 2) + norm.ppf(0.8)
-    assert asked.detectable / error == pytest.approx(expected, rel=0.03)
+    assert asked.detectable / error == pytest.approx(norm.ppf(0.975) + norm.ppf(0.8), rel=0.02)
 
 
 def test_a_figure_without_a_margin_is_never_ruled_out(make):

@@ -92,7 +92,7 @@ def comparison() -> ArmComparison:
             changed("epsilon 1", "0-2", -0.08, SHOWN),
             changed("epsilon 1", "3 & up", 0.0, CANNOT_TELL, reason="7 effective patients"),
         ),
-        families={"overall": 0, "group": 0, "gap": 4},
+        families={"gap: auroc": 4},
     )
 
 
