@@ -22,6 +22,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,10 +35,12 @@ from skinml.experiments.cohorts import open_manifest
 from skinml.experiments.learners import build_learner, clinic_mechanism, coordinator_mechanism
 from skinml.experiments.progress import Silence
 from skinml.experiments.workspace import Workspace
+from skinml.fairness.after_training import after_training
+from skinml.fairness.thresholds import choose_threshold, score_edges, score_histogram
 from skinml.models.linear_head import LinearHead
 from skinml.privacy.mechanism import Mechanism
 from skinml.privacy.noise import fixed_noise
-from skinml.records import Arrays, Samples, join_samples
+from skinml.records import Arrays, Predictions, Samples, join_samples
 from skinml.training.fit import Exchanged, fit
 from skinml.training.group_weights import GROUP_WEIGHTS
 from skinml.training.learner import Round
@@ -56,6 +59,21 @@ DARK, LIGHT = "0-2", "4-5"
 RESAMPLES = 1000
 
 Scores = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained head.
+
+    Attributes:
+        test: (n,) scores of the test items.
+        validation: (n,) scores of the validation items.
+        weights: The groups' factors in the last round; None without.
+    """
+
+    test: Scores
+    validation: Scores
+    weights: tuple[float, ...] | None
 
 
 @dataclass(frozen=True)
@@ -111,6 +129,9 @@ def main(arguments: Sequence[str]) -> int:
                 sys.stdout.flush()
             if asked.json:
                 asked.json.write_text(json.dumps([asdict(each) for each in lines], indent=1))
+    if asked.after:
+        for epsilon in asked.epsilons:
+            sys.stdout.write(f"{epsilon}: {json.dumps(scenes[0].after(epsilon), indent=1)}\n")
     return 0
 
 
@@ -119,9 +140,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--work", type=Path, required=True, help="where features are kept")
     parser.add_argument("--data", type=Path, default=Path("../shared/derm"))
     parser.add_argument("--json", type=Path, help="file for all figures")
-    parser.add_argument("--arms", nargs="+", choices=list(ARMS)[1:], default=list(ARMS)[1:])
+    parser.add_argument("--arms", nargs="*", choices=list(ARMS)[1:], default=list(ARMS)[1:])
     parser.add_argument("--epsilons", nargs="+", type=_epsilon, default=[None, 3.0])
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument(
+        "--after", action="store_true", help="thresholds and lines of groups' own, first split key"
+    )
     parser.add_argument("--split-keys", nargs="+", default=["skinml-1"])
     return parser
 
@@ -150,12 +174,12 @@ class Scene:
         self.test = _with_tones(
             join_samples([own["test"] for own in bench.clinics.values()]), tones
         )
-        self._known: dict[tuple[str, float | None, int], tuple[Scores, tuple[float, ...] | None]]
-        self._known = {}
+        self.validation = _with_tones(
+            join_samples([own["validation"] for own in bench.clinics.values()]), tones
+        )
+        self._known: dict[tuple[str, float | None, int], Trained] = {}
 
-    def trained(
-        self, arm: str, epsilon: float | None, seeds: int
-    ) -> list[tuple[Scores, tuple[float, ...] | None]]:
+    def trained(self, arm: str, epsilon: float | None, seeds: int) -> list[Trained]:
         """Train at every seed.
 
         Args:
@@ -174,9 +198,7 @@ class Scene:
             found.append(self._known[key])
         return found
 
-    def _run(
-        self, arm: str, epsilon: float | None, seed: int
-    ) -> tuple[Scores, tuple[float, ...] | None]:
+    def _run(self, arm: str, epsilon: float | None, seed: int) -> Trained:
         promise = "privacy.trust=none" if epsilon is None else f"privacy.epsilon={epsilon:g}"
         config = load_config(EXPERIMENT, [*self._overrides, promise, *ARMS[arm]])
         count, rng = len(self._clinics), np.random.default_rng([seed, 7])
@@ -199,7 +221,41 @@ class Scene:
 
         arrays = fit(learner, exchange).arrays
         head = LinearHead(**arrays, bias_input=config.training.head.bias_input)
-        return head.probabilities(self.test.inputs)[:, 1], sent[-1] if sent else None
+        test, validation = (
+            head.probabilities(each.inputs)[:, 1] for each in (self.test, self.validation)
+        )
+        return Trained(test, validation, sent[-1] if sent else None)
+
+    def after(self, epsilon: float | None) -> Mapping[str, Any]:
+        """Try thresholds and recalibrations of groups' own on the run without mitigation.
+
+        Args:
+            epsilon: None without privacy.
+
+        Returns:
+            The analysis, at the threshold of the exact validation scores.
+        """
+        made = self.trained("off", epsilon, 1)[0]
+        sides = [
+            Predictions(
+                self._classes,
+                part.labels,
+                np.stack([1 - scores, scores], axis=1),
+                (scores >= 0.5).astype(np.int64),
+                part.patients,
+                part.groups,
+            )
+            for part, scores in ((self.validation, made.validation), (self.test, made.test))
+        ]
+        held = sides[0]
+        counts = score_histogram(held.malignancy_scores, held.malignant, held.patients, 64)
+        return after_training(
+            *sides,
+            "skin_tone",
+            choose_threshold(counts, score_edges(64)).value,
+            settings=load_config(EXPERIMENT).fairness,
+            rng=lambda: np.random.default_rng(5),
+        ).values()
 
     def figures(self, scores: Scores, rows: NDArray[np.intp]) -> NDArray[np.float64]:
         """Compute the figures on some of the test items.
@@ -229,15 +285,15 @@ def _lines(
     arm: str,
     epsilon: float | None,
     scenes: Sequence[Scene],
-    made: Sequence[Sequence[tuple[Scores, tuple[float, ...] | None]]],
-    plain: Sequence[Sequence[tuple[Scores, tuple[float, ...] | None]]],
+    made: Sequence[Sequence[Trained]],
+    plain: Sequence[Sequence[Trained]],
 ) -> list[Line]:
     """Put one arm's figures together, each with what it differs by."""
     by_key, sds, differences, drawn = [], [], [], []
     for scene, ours, theirs in zip(scenes, made, plain, strict=True):
         everybody = np.arange(len(scene.test))
-        values = np.array([scene.figures(scores, everybody) for scores, _ in ours])
-        base = np.array([scene.figures(scores, everybody) for scores, _ in theirs])
+        values = np.array([scene.figures(each.test, everybody) for each in ours])
+        base = np.array([scene.figures(each.test, everybody) for each in theirs])
         by_key.append(values.mean(axis=0))
         sds.append(values.std(axis=0, ddof=1) if len(values) > 1 else np.zeros(3))
         differences.append(values.mean(axis=0) - base.mean(axis=0))
@@ -254,7 +310,7 @@ def _lines(
             float(np.mean([each[at] for each in differences])),
             float(low[at]),
             float(high[at]),
-            made[-1][-1][1],
+            made[-1][-1].weights,
         )
         for at, name in enumerate(("overall", "darkest", "gap"))
     ]
@@ -262,8 +318,8 @@ def _lines(
 
 def _resampled(
     scene: Scene,
-    ours: Sequence[tuple[Scores, tuple[float, ...] | None]],
-    theirs: Sequence[tuple[Scores, tuple[float, ...] | None]],
+    ours: Sequence[Trained],
+    theirs: Sequence[Trained],
 ) -> NDArray[np.float64]:
     """(resamples, figures) differences; every item of these data is one lesion."""
     rng = np.random.default_rng(11)
@@ -271,7 +327,7 @@ def _resampled(
     for _ in range(RESAMPLES):
         rows = rng.integers(0, len(scene.test), len(scene.test))
         pair = [
-            np.mean([scene.figures(scores, rows) for scores, _ in side], axis=0)
+            np.mean([scene.figures(each.test, rows) for each in side], axis=0)
             for side in (ours, theirs)
         ]
         differences.append(pair[0] - pair[1])

@@ -42,6 +42,7 @@ PAGES = (
     "docs/secure-aggregation.md",
     "docs/strategies.md",
     "docs/fairness.md",
+    "docs/mitigation.md",
     "docs/skin-tone.md",
     "docs/privacy-and-fairness.md",
     "docs/report.md",

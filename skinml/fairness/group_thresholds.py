@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from math import ceil, floor
 
 import numpy as np
+from scipy.special import expit
 
 from skinml.errors import require_in_range
+from skinml.fairness.calibration import score_logits
 from skinml.fairness.comparisons import paired_difference
 from skinml.fairness.groups import evaluate_groups
 from skinml.fairness.settings import FairnessSettings
@@ -22,6 +24,7 @@ from skinml.records import UNKNOWN_GROUP, BoolArray, Estimate, FloatArray, Label
 
 EVERYBODY = "everybody"
 TWO_WAYS = Labels(("other", "malignant"), (False, True))
+NO_GROUP = "no group has enough validation patients"
 ERRORS = ("sensitivity", "specificity")
 # Thresholds are told, and used, to this part of 1: finer ones would be single patients' scores.
 _STEPS = 1000
@@ -50,7 +53,7 @@ class GroupThreshold:
         group: The group; "everybody" for all groups, each at its own threshold.
         threshold: Its threshold; None where there are too few validation patients, who then keep
             the run's, and for everybody.
-        reason: Why there is none; empty where there is.
+        reason: Why nothing was tried; empty where something was.
         figures: Sensitivity and specificity.
     """
 
@@ -237,6 +240,8 @@ def group_thresholds(
             reasons[name] = f"fewer than {settings.exact_below} malignant validation patients"
         else:
             chosen[name] = threshold_for(scores, own, aim)
+    if not chosen:
+        reasons[EVERYBODY] = NO_GROUP
     pair = (_decided(test, attribute, threshold, {}), _decided(test, attribute, threshold, chosen))
     return aim, tuple(
         GroupThreshold(
@@ -252,6 +257,10 @@ def group_thresholds(
 def _decided(
     test: Predictions, attribute: str, threshold: float, own: Mapping[str, float]
 ) -> Predictions:
+    """Call items malignant from their groups' thresholds on, their scores moved to the run's."""
     scores, words = scores_of(test), test.groups[attribute].tolist()
     limits = np.array([own.get(word, threshold) for word in words])
-    return as_malignant(test, scores, np.asarray(scores >= limits))
+    # So moved, the two ways are not taken for one model where no alarm on these patients differs.
+    apart = score_logits(limits) - score_logits(np.full(len(limits), threshold))
+    moved = np.where(limits == threshold, scores, expit(score_logits(scores) - apart))
+    return as_malignant(test, moved, np.asarray(scores >= limits))

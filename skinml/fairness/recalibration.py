@@ -17,6 +17,7 @@ from scipy.special import expit
 from skinml.fairness.calibration import score_logits
 from skinml.fairness.group_thresholds import (
     EVERYBODY,
+    NO_GROUP,
     Compared,
     as_malignant,
     compared,
@@ -30,6 +31,9 @@ FIGURES = ("brier", "calibration_intercept", "calibration_slope")
 _MORE = ("auroc",)
 _STEPS = 50
 _TOLERANCE = 1e-10
+# Where rounding lets no step lower the loss, one as short as this is the end of the way.
+_NEARLY = 1e-6
+_PARTS = tuple(0.5**power for power in range(30))
 # A steeper line means scores that separate the classes: no finite fit.
 _STEEPEST = 100.0
 
@@ -66,7 +70,7 @@ class Recalibrated:
         group: The group; "everybody" for all groups, each by its own line.
         line: The group's line, for everybody the one fitted to all; None where there is none, and
             the line for everybody is used.
-        reason: Why there is none; empty where there is.
+        reason: Why nothing was tried; empty where something was.
         figures: Brier score, calibration intercept and slope, for everybody the AUROC too; before:
             by the line for everybody, after: by the group's own.
     """
@@ -91,20 +95,30 @@ def fit_line(scores: FloatArray, truth: BoolArray) -> Line | None:
     Source:
         Cox 1958, Biometrika 45; Newton's method on the log likelihood.
     """
-    design = np.stack([np.ones(len(scores)), score_logits(scores)])
-    found = np.array([0.0, 1.0])
+    odds = score_logits(scores)
+    centre = float(odds.mean())
+    design = np.stack([np.ones(len(scores)), odds - centre])
+    signs = np.where(truth, 1.0, -1.0)
+
+    def loss(line: FloatArray) -> float:
+        return float(np.logaddexp(0.0, -signs * (line @ design)).sum())
+
+    found = np.zeros(2)
     for _ in range(_STEPS):
         chances = expit(found @ design)
         information = (design * (chances * (1 - chances))) @ design.T
         if np.linalg.cond(information) > 1 / _TOLERANCE:
             return None
         step = np.linalg.solve(information, design @ (truth - chances))
-        found = found + np.clip(step, -5.0, 5.0)
-        if abs(found[1]) > _STEEPEST:
-            return None
         if np.abs(step).max() < _TOLERANCE:
-            return Line(float(found[0]), float(found[1]))
-    return None
+            return Line(float(found[0] - found[1] * centre), float(found[1]))
+        # A whole step may overshoot; some part of it lowers the loss, which is convex.
+        part = next((p for p in _PARTS if loss(found + p * step) < loss(found)), 0.0)
+        found = found + part * step
+        if part == 0.0 or abs(found[1]) > _STEEPEST:
+            break
+    flat = np.abs(step).max() < _NEARLY and abs(found[1]) <= _STEEPEST
+    return Line(float(found[0] - found[1] * centre), float(found[1])) if flat else None
 
 
 def recalibrations(
@@ -146,6 +160,8 @@ def recalibrations(
             lines[name] = line
         elif not reasons[name]:
             reasons[name] = "the scores of these validation patients have no finite fit"
+    if not lines:
+        reasons[EVERYBODY] = NO_GROUP
     pair = (_redrawn(test, attribute, common, {}), _redrawn(test, attribute, common, lines))
     found = []
     for name, reason in reasons.items():

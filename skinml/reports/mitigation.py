@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from skinml.fairness.after_training import AfterTraining, after_training_from
@@ -26,6 +26,8 @@ _IN_TRAINING = {
     "qfedavg": "While the model was trained, clinics on which it was worse counted more "
     "(q-FedAvg).",
 }
+# What more or less of is better or worse for a patient; a slope is neither.
+_ERRORS = ("sensitivity", "specificity", "brier", "auroc")
 _ALL = "Everybody, each group its own"
 
 
@@ -38,8 +40,8 @@ class MitigationPart:
         title: What the groups are of, in small letters; empty where nothing was tried afterwards.
         left_out: Why nothing was tried afterwards; empty where something was.
         aim: The sensitivity that groups' thresholds were chosen for.
-        thresholds: The table of thresholds; None: none.
-        lines: The table of recalibrations; None: none.
+        thresholds: The table of thresholds; None where no group has one of its own.
+        lines: The table of recalibrations; None where no group has one of its own.
         changes: What changed by more than chance explains, a sentence each.
     """
 
@@ -75,10 +77,14 @@ def mitigation_part(record: RunRecord) -> MitigationPart | None:
         training,
         title.lower(),
         aim=found.aim,
-        thresholds=_threshold_table(title, found),
-        lines=_line_table(title, found) if found.recalibrations else None,
+        thresholds=_threshold_table(title, found) if _tried(found.thresholds) else None,
+        lines=_line_table(title, found) if _tried(found.recalibrations) else None,
         changes=tuple(_changes(found)),
     )
+
+
+def _tried(groups: Sequence[GroupThreshold | Recalibrated]) -> bool:
+    return any(each.figures for each in groups)
 
 
 def _threshold_table(title: str, found: AfterTraining) -> Table:
@@ -155,7 +161,7 @@ def _changes(found: AfterTraining) -> Iterator[str]:
         who = f"{'Each group' if group == EVERYBODY else group} {how}"
         for name, made in figures.items():
             low, high = made.difference.low, made.difference.high
-            if low is None or high is None or low <= 0 <= high:
+            if name not in _ERRORS or low is None or high is None or low <= 0 <= high:
                 continue
             decimals = _FINE if name == "brier" else _DECIMALS
             value = figure(made.difference.value, decimals)

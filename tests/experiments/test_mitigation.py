@@ -15,7 +15,7 @@ from skinml.records import Labels
 CLASSES = Labels(("benign", "malignant"), (False, True))
 SMALL = [
     "data.synthetic.num_patients=420",
-    "data.synthetic.num_clinics=3",
+    "federation=centralised",  # the wire has tests of its own
     "training.head.rounds=4",
     "fairness.replicates=100",
     "fairness.null_draws=100",

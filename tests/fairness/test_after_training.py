@@ -196,6 +196,12 @@ def test_few_validation_patients_choose_nothing_and_say_so():
     assert by_group["light"].figures["sensitivity"].after.value is not None
 
 
+def test_where_no_group_has_enough_nothing_is_tried():
+    few = people(1, {"dark": 20, "light": 30}, {})
+    found = analysed(few, people(2, SIZES, {}))
+    assert not any(each.figures for each in (*found.thresholds, *found.recalibrations))
+
+
 def test_many_images_of_few_patients_are_few():
     one = people(1, {"dark": 30, "light": 900}, {})
     rows = np.concatenate([np.repeat(np.flatnonzero(rows_of(one, "dark")), 20), np.arange(930)])
@@ -216,6 +222,42 @@ def test_what_cannot_be_made_is_said():
     assert analysed(people(1, SIZES, {}, share=0.0), test).left_out == NO_MALIGNANT
     alone = people(2, {"dark": 300, "unknown": 20}, {})
     assert analysed(people(1, SIZES, {}), alone).left_out == ONE_GROUP
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_few_and_extreme_scores_have_scikit_learns_line_too(seed):
+    """Newton's whole steps would overshoot here."""
+    rng = np.random.default_rng(seed)
+    truth = rng.random(40) < 0.4
+    scores = expit(6 * rng.normal(size=40) + 3 * truth)
+    oracle = LogisticRegression(C=1e12, tol=1e-12, max_iter=10_000)
+    oracle.fit(logit(np.clip(scores, 1e-6, 1 - 1e-6))[:, None], truth)
+    found = fit_line(scores, truth)
+    assert found.intercept == pytest.approx(float(oracle.intercept_[0]), abs=1e-3)
+    assert found.slope == pytest.approx(float(oracle.coef_[0, 0]), abs=1e-3)
+
+
+def test_another_threshold_that_moves_no_alarm_here_still_has_an_interval():
+    """No test patient is between the two thresholds; of as many others some may be."""
+
+    def two_tones(scores, truth, prefix):
+        scores, truth = np.tile(scores, 2), np.tile(truth, 2)
+        return Predictions(
+            Labels(("benign", "malignant"), (False, True)),
+            truth.astype(int),
+            np.stack([1 - scores, scores], axis=1),
+            (scores > 0.5).astype(int),
+            np.array([f"{prefix}{number}" for number in range(len(scores))]),
+            {"skin_tone": np.repeat(["dark", "light"], len(scores) // 2)},
+        )
+
+    held = two_tones(np.repeat([0.6, 0.3], 20), np.repeat([True, False], 20), "v")
+    test = two_tones(np.tile([0.9, 0.2], 30), np.repeat([True, False], 30), "t")
+    for each in analysed(held, test).thresholds[1:]:
+        assert each.threshold == 0.6 != THRESHOLD
+        for made in each.figures.values():
+            assert made.difference.value == 0
+            assert made.difference.low < 0 < made.difference.high
 
 
 @pytest.mark.parametrize(

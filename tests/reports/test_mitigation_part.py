@@ -103,6 +103,18 @@ def test_of_noised_counts_it_is_said_why_there_is_nothing(record, read_page):
     assert "A threshold for each group" not in text
 
 
+def test_where_no_group_has_enough_patients_it_is_said_and_no_change_is_denied(
+    record, values, read_page
+):
+    emptied = json.loads(json.dumps(values))
+    for part in ("thresholds", "recalibrations"):
+        for each in emptied[part]:
+            each |= {"figures": {}, "reason": "fewer than 15 malignant validation patients"}
+    text = read_page(render_html(with_method(record, "none", emptied))).text
+    assert "no group by skin tone has enough malignant and other validation patients" in text
+    assert "No change is larger than chance" not in text
+
+
 def test_a_record_that_knows_nothing_of_mitigation_has_no_section(record, read_page):
     assert "What could be done about gaps" not in read_page(render_html(record)).text
     plain = read_page(render_html(with_method(record))).text
