@@ -146,17 +146,14 @@ def invert_heads(
 
     def answers(who: int, rounds: Sequence[Round], share: float) -> FloatArray:
         mechanism = Mechanism(share)
-        sums = [
-            alone[who].contribute(each, query, mechanism, nobody)[each.releases[0].name]
-            for each in rounds
-        ]
+        sums = [alone[who].contribute(each, query, mechanism, nobody)[GRADIENT] for each in rounds]
         return np.asarray(np.mean(sums, axis=0))
 
     exact = np.stack([answers(who, gradients[:1], 0.0) for who in range(len(chosen))])
     bias = config.training.head.bias_input
     inputs = head_inputs(everybody.inputs[chosen], centre, bias)[:, :-1]
     unrelated = float(np.mean([_cosine(inputs[at], inputs[at - 1]) for at in attacked]))
-    release = gradients[0].releases[0]
+    release = next(each for each in gradients[0].releases if each.name == GRADIENT)
     findings = []
     for view in views(config, len(samples)):
         rounds = gradients if view.share > 0 else gradients[:1]
