@@ -55,7 +55,7 @@ SCRIPTS = ("scripts/", ".ci/")
 GROUPS = {
     "data": (),
     "privacy": (),
-    "clinic": ("policy", "consent", "log", "keys"),
+    "clinic": ("policy", "consent", "log", "keys", "requests"),
     "federation": (),
 }
 BLOCK = re.compile(r"^```(bash|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
