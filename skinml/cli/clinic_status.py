@@ -85,6 +85,7 @@ def _sections(found: Status) -> list[tuple[str, list[str]]]:
             ],
         ),
         ("Consents", _consents(found)),
+        ("Waiting", _waiting(found)),
         ("Privacy", _privacy(found)),
         ("Log", _log(found)),
         ("Flags", _flags(found)),
@@ -171,6 +172,21 @@ def _consents(found: Status) -> list[str]:
     ]
     lines = [f"{found.num_patients:,} patients on record; today covered for:"]
     return lines + [", ".join(covered[at : at + 3]) for at in range(0, len(covered), 3)]
+
+
+def _waiting(found: Status) -> list[str]:
+    due = found.due
+    if due is None:
+        return [_HIDDEN]
+    lines = []
+    if due.requests:
+        late = f", {due.overdue:,} OVERDUE" if due.overdue else f", the next by {due.next_due}"
+        lines.append(f"patients' requests: {due.requests:,} open{late}")
+    if due.waiting:
+        lines.append(f"pictures that somebody has to look at: {due.waiting:,}")
+    if due.over:
+        lines.append(f"kept too long: {due.over:,} pictures (skinml clinic retention)")
+    return lines or ["nothing"]
 
 
 def _privacy(found: Status) -> list[str]:

@@ -9,10 +9,12 @@ from datetime import datetime
 
 from skinml.clinic.folder import ClinicFolder
 from skinml.clinic.gate import require_role
+from skinml.clinic.requests import requests_of
 from skinml.privacy.ledger import Entry, entries_of_year, spent
 from skinml.stewardship.alerts import Flag, flags
 from skinml.stewardship.audit_log import AuditEntry
 from skinml.stewardship.policy import Policy
+from skinml.stewardship.retention import ended
 from skinml.stewardship.roles import Role, allowed, roles_of
 
 _LAST_EVENTS = 4
@@ -41,6 +43,25 @@ class Spent:
 
 
 @dataclass(frozen=True)
+class DueHere:
+    """What waits for somebody. Exact counts: they stay at the clinic.
+
+    Attributes:
+        requests: Open requests of patients.
+        overdue: Those of them whose last day is over.
+        next_due: The last day of the next one, YYYY-MM-DD; None where none is open.
+        waiting: Imported pictures that a person has to look at.
+        over: Pictures whose days are over and which are not removed yet.
+    """
+
+    requests: int
+    overdue: int
+    next_due: str | None
+    waiting: int
+    over: int
+
+
+@dataclass(frozen=True)
 class Status:
     """One screen. Exact counts: they stay at the clinic.
 
@@ -55,6 +76,8 @@ class Status:
         spent: What the ledger says; None where the user may not read it.
         num_entries: Entries in the audit log; None where the user may not read it.
         events: Its last entries, the newest first; none where the user may not read them.
+        due: Requests of patients and what was kept for its days; None where the user may not
+            count consents.
         flags: What the stated rules point out, as far as the user may read the log.
         free_bytes: Space on the folder's disk.
     """
@@ -69,6 +92,7 @@ class Status:
     spent: Spent | None
     num_entries: int | None
     events: tuple[AuditEntry, ...]
+    due: DueHere | None
     flags: tuple[Flag, ...]
     free_bytes: int
 
@@ -102,9 +126,22 @@ def status_of(folder: ClinicFolder, now: datetime) -> Status:
         num_patients=folder.consents.book().num_patients if counts else None,
         spent=_spent(folder.ledger.entries(), policy, now) if reads else None,
         num_entries=len(entries) if reads else None,
+        due=_due(folder, policy, now) if counts else None,
         events=tuple(reversed(entries[-_LAST_EVENTS:])),
         flags=flags(entries, policy.alerts),
         free_bytes=shutil.disk_usage(folder.path).free,
+    )
+
+
+def _due(folder: ClinicFolder, policy: Policy, now: datetime) -> DueHere:
+    today, requests = now.date(), requests_of(folder)
+    pictures = folder.pictures.pictures().values()
+    return DueHere(
+        requests=len(requests),
+        overdue=sum(each.days_left(today) < 0 for each in requests),
+        next_due=requests[0].due.isoformat() if requests else None,
+        waiting=sum(each.state == "to_review" for each in pictures),
+        over=len(ended(pictures, policy.retention, today).pictures),
     )
 
 

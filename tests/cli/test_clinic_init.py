@@ -19,7 +19,7 @@ from rich.console import Console
 
 from skinml.cli.clinic_status import print_status
 from skinml.clinic.answers import Answers, policy_of
-from skinml.clinic.status import Spent, Status
+from skinml.clinic.status import DueHere, Spent, Status
 from skinml.stewardship.alerts import Flag
 from skinml.stewardship.audit_log import AuditEntry
 from skinml.stewardship.policy import policy_from
@@ -200,6 +200,7 @@ def test_the_fullest_status_fits_too() -> None:
         spent=Spent(1_234, 123_456, 1e-5, inf, inf, inf),
         num_entries=1_234_567,
         events=(event,) * 4,
+        due=DueHere(1_234_567, 1_234_567, "2026-11-22", 1_234_567, 1_234_567),
         flags=(Flag("repeated refusals", "u" * 64, 1_000_000, at),) * 9,
         free_bytes=2**50,
     )
@@ -224,6 +225,7 @@ def test_an_operators_status_hides_the_log_and_the_ledger() -> None:
         spent=None,
         num_entries=None,
         events=(),
+        due=None,
         flags=(),
         free_bytes=2**30,
     )

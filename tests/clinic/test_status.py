@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from skinml.clinic.answers import answered, policy_of, usual_answers
-from skinml.clinic.folder import ClinicFolder
+from skinml.clinic.folder import ClinicFolder, open_folder
 from skinml.clinic.new_clinic import make_clinic
 from skinml.clinic.policies import put_in_force
-from skinml.clinic.status import Status, status_of
+from skinml.clinic.requests import note_request
+from skinml.clinic.status import DueHere, Status, status_of
 from skinml.errors import IntegrityError, PolicyError
 from skinml.privacy.accounting import epsilon
 from skinml.privacy.events import GaussianEvent
 from skinml.privacy.ledger import Binding
 from skinml.stewardship.consent import Consent, ConsentRecord
 from skinml.stewardship.roles import os_user
+from tests.clinic import rights
+from tests.clinic.test_access import bring_in
 
 NOW = datetime.datetime(2026, 11, 22, 9, tzinfo=datetime.UTC)
 
@@ -163,3 +167,19 @@ def test_nothing_but_the_folder_is_needed(make: Callable[..., ClinicFolder]) -> 
             "9",
         )
     )
+
+
+def test_what_waits_for_somebody_is_counted(tmp_path: Path) -> None:
+    kept = "{images_days: 30, features_days: 9, predictions_days: 9, log_days: 9}"
+    folder = rights.make(tmp_path, retention=kept)
+    rights.enrol(folder, "p", "q")
+    assert status_of(folder, rights.NOW).due == DueHere(0, 0, None, 0, 0)
+    late = rights.NOW.date() - datetime.timedelta(days=40)
+    note_request(folder, "p", "access", now=rights.NOW, received=late)
+    note_request(folder, "q", "erase", now=rights.NOW)
+    bring_in(folder, "p", "old", days_ago=31)
+    bring_in(folder, "q", "new")
+    (picture,) = folder.pictures.of_patient("q")
+    folder.pictures.write([replace(picture, state="to_review")], now=rights.NOW, actor="ada")
+    due = status_of(open_folder(folder.path), rights.NOW).due
+    assert due == DueHere(2, 1, (late + datetime.timedelta(days=30)).isoformat(), 1, 1)
