@@ -177,15 +177,14 @@ def _consents(found: Status) -> list[str]:
 def _waiting(found: Status) -> list[str]:
     due = found.due
     if due is None:
-        return [_HIDDEN]
+        return ["for those who may count consents"]
     lines = []
     if due.requests:
         late = f", {due.overdue:,} OVERDUE" if due.overdue else f", the next by {due.next_due}"
         lines.append(f"patients' requests: {due.requests:,} open{late}")
-    if due.waiting:
-        lines.append(f"pictures that somebody has to look at: {due.waiting:,}")
-    if due.over:
-        lines.append(f"kept too long: {due.over:,} pictures (skinml clinic retention)")
+    pictures = [f"{due.waiting:,} to be looked at"] * bool(due.waiting)
+    pictures += [f"{due.over:,} kept too long"] * bool(due.over)
+    lines += [f"pictures: {', '.join(pictures)}"] * bool(pictures)
     return lines or ["nothing"]
 
 
