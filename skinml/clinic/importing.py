@@ -87,7 +87,7 @@ class ImportReport:
         dropped: Headers that were not.
         closed: Declared columns that the policy does not keep.
         other_files: Files below the source that the list does not name.
-        seconds: Time by stage.
+        seconds: Processor time by stage.
         dry_run: Whether nothing was written.
     """
 

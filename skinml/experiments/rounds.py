@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from functools import partial
 from threading import Event
 
+from skinml.clinic.folder import ClinicFolder
 from skinml.config import RunConfig
 from skinml.errors import SkinmlError
 from skinml.experiments.learners import clinic_mechanism, coordinator_mechanism
 from skinml.experiments.released import counts_release
 from skinml.experiments.resuming import Checkpoints
-from skinml.experiments.sites import Opener, Terms, open_clinic, secure_session
+from skinml.experiments.sites import Opener, Terms, open_clinic, open_site, secure_session
 from skinml.federated.answer_times import Stopwatch
 from skinml.federated.client_app import client_app, close_clinics
 from skinml.federated.clinic import Clinic, schedule
@@ -61,6 +62,7 @@ def train(
     reach: Callable[[RunTerms], Ask] | None = None,
     watch: Stopwatch | None = None,
     kept: KeptAdverts | None = None,
+    folder: ClinicFolder | None = None,
 ) -> Trained:
     """Run all rounds of a run that are still to be done, evaluation included.
 
@@ -76,6 +78,7 @@ def train(
         reach: Finds the way to real clinics; None: they are virtual.
         watch: Takes the time of the clinics' answers.
         kept: Where clinics' public keys outlive this process; None: nowhere.
+        folder: The opened folder of the only clinic, where one place holds all.
 
     Returns:
         The model, the released validation scores and counts.
@@ -105,7 +108,8 @@ def train(
         if reach is not None:
             return through(reach(held_to))
         if config.federation.mode == "centralised":
-            return through(partial(_ask_directly, open_clinic(terms, {"partition-id": 0})))
+            clinic = open_site(terms, folder) if folder else open_clinic(terms, {"partition-id": 0})
+            return through(partial(_ask_directly, clinic))
         app, cpus = client_app(Opener(terms)), config.federation.cpus
         return simulate(app, len(terms.clinics), drive, cpus=cpus)
     except SkinmlError:

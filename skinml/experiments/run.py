@@ -248,6 +248,7 @@ def _work(
             on_round,
             first_attempt=life.first_attempt,
             watch=watch,
+            folder=next(iter(gathered.folders.values())),
         )
         samples = {
             clinic: still_admitted(folder, name, config.purpose)
