@@ -39,6 +39,7 @@ PAGES = (
     "docs/guarantee.md",
     "docs/privacy-audit.md",
     "docs/clinic.md",
+    "docs/import.md",
     "docs/secure-aggregation.md",
     "docs/strategies.md",
     "docs/fairness.md",
