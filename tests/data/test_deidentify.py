@@ -221,7 +221,8 @@ def test_a_cut_model_file_is_noticed() -> None:
     ],
 )
 def test_few_real_close_ups_are_taken_for_faces_or_writing(derm_root, dataset, modality) -> None:
-    rows = list(csv.DictReader((derm_root / "manifest.csv").open()))
+    with (derm_root / "manifest.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
     chosen = [r for r in rows if (r["dataset"], r["modality"]) == (dataset, modality)][::23][:120]
     states = [safe((derm_root / row["image"]).read_bytes()).decision for row in chosen]
     assert sum("face" in each.reasons for each in states) <= 1
