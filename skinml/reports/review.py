@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from skinml.fairness.gaps import Gaps
-from skinml.records import Estimate, RunRecord
+from skinml.records import RunRecord
 from skinml.reports.clauses import Clause
 from skinml.reports.curve_figures import curves_part
 from skinml.reports.derived import Derived
@@ -115,7 +114,7 @@ def _unknown(derived: Derived) -> Table:
 
 
 def _unknown_shares(gaps: Gaps) -> list[Table]:
-    columns = ("Group", "Patients", "Not known, of 100")
+    columns = ("Group", "Patients", "Share not known")
     tables = []
     for attribute in dict.fromkeys(each.attribute for each in gaps.unknown):
         rows = tuple(
@@ -123,7 +122,7 @@ def _unknown_shares(gaps: Gaps) -> list[Table]:
                 f"{attribute_title(each.by)}: {group_title(each.group)}",
                 (
                     Cell(count(each.num_patients)),
-                    Cell(*(_in_100(each.share))),
+                    Cell(figure(each.share.value, 2), interval(each.share, 2)),
                 ),
             )
             for each in gaps.unknown
@@ -132,16 +131,6 @@ def _unknown_shares(gaps: Gaps) -> list[Table]:
         title = attribute_title(attribute).lower()
         tables.append(Table(f"Where {title} is not known", columns, rows))
     return tables
-
-
-def _in_100(share: Estimate) -> tuple[str, str]:
-    def percent(value: float | None) -> float | None:
-        return None if value is None else 100 * value
-
-    scaled = replace(
-        share, value=percent(share.value), low=percent(share.low), high=percent(share.high)
-    )
-    return figure(scaled.value, 0), interval(scaled, 0)
 
 
 def _heterogeneity(derived: Derived) -> Table:

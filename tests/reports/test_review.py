@@ -309,7 +309,7 @@ def test_where_the_tone_is_not_known_is_told_by_clinic_and_group(reviewed, read_
     changed = compared_of(reviewed, partly_known())
     table = read_page(render_html(changed)).tables["Where skin tone is not known"]
     rows = {row[0]: row[1:] for row in table[1:]}
-    assert rows["Clinic: north"][1].startswith("0 0 to 1")
+    assert rows["Clinic: north"][1].startswith("0.00 0.00 to 0.01")
     south = next(each for each in gaps_from(changed.gaps).unknown if each.group == "south")
     place = [at for at in range(800) if at % 2]
     assert south.num_patients == len(place)
