@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import warnings
 from collections.abc import Callable
-from threading import Event, Thread, current_thread, main_thread
+from threading import Event, Thread, current_thread
 from typing import TypeVar
 
 from flwr.app import Context
@@ -66,7 +65,6 @@ def simulate(
         servers.append(current_thread())
         outcome.append(drive(grid, stop))
 
-    terminated = signal.getsignal(signal.SIGTERM)
     level = logging.getLogger("flwr").level
     logging.getLogger("flwr").setLevel(logging.CRITICAL)
     try:
@@ -92,8 +90,5 @@ def simulate(
         for thread in servers:  # Ctrl-C reaches the main thread only
             thread.join(_GRACE_S)
         ray.shutdown()
-        if current_thread() is main_thread():
-            # Ray leaves a handler of its own, and a process may run several simulations.
-            signal.signal(signal.SIGTERM, terminated)
         logging.getLogger("flwr").setLevel(level)
     return outcome[0]

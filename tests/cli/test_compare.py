@@ -216,7 +216,7 @@ def test_a_comparison_that_was_stopped_goes_on_and_is_tracked_above_its_runs(
         assert time.monotonic() < until
         assert process.poll() is None, process.communicate()
         time.sleep(0.05)
-    os.kill(process.pid, signal.SIGTERM)
+    os.kill(process.pid, signal.SIGINT)
     out, err = process.communicate(timeout=120)
     assert process.returncode == 130, err
     assert out.startswith('{"error": {"code": 130')
