@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -20,12 +20,12 @@ def correct(
         list[str], typer.Option(help="FIELD=VALUE, such as sex=female; nothing behind = removes.")
     ],
     picture: Annotated[
-        int | None, typer.Option(help="The picture's number in the patient's copy; all without.")
+        str | None, typer.Option(help="The picture's number in the patient's copy; all without.")
     ] = None,
     folder: AtFolder = Path(),
     as_json: AsJson = False,
 ) -> None:
-    """Correct what stands beside a patient's pictures; the wrong value is gone.
+    """Correct what stands beside a patient's pictures; the register keeps the wrong one no more.
 
     The patient's id is typed or piped in. Models that were trained stay as
     they are; later runs read the right value.
@@ -37,15 +37,15 @@ def correct(
 
     changes = dict(map(_pair, field))
     opened, patient = open_at_screen(folder), ask_patient()
-    done = correct_record(opened, patient, changes, now=datetime.now(UTC), only=picture)
+    done = correct_record(opened, patient, changes, now=datetime.now().astimezone(), only=picture)
     if as_json:
         values = {"pictures": done.pictures, "requests_closed": done.closed}
         print(json.dumps(values), flush=True)
         return
     pictures = "1 picture" if done.pictures == 1 else f"{done.pictures} pictures"
     narrow_console().print(
-        f"Corrected beside {pictures}; the wrong value is in no file of this folder any more. "
-        "Models that were trained stay as they are."
+        f"Corrected beside {pictures}; the register holds the wrong value no more. What runs "
+        "computed before, and models that were trained, stay as they are."
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -34,7 +34,9 @@ def evidence(
     from skinml.clinic.evidence import DOCUMENTS, write_evidence
     from skinml.clinic.opening import open_at_screen
 
-    done = write_evidence(open_at_screen(folder), to, now=datetime.now(UTC), contact=contact)
+    done = write_evidence(
+        open_at_screen(folder), to, now=datetime.now().astimezone(), contact=contact
+    )
     if as_json:
         values = {
             "folder": str(done.folder),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, date, datetime
+from datetime import date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -43,7 +43,7 @@ def add(
     from skinml.clinic.opening import open_at_screen
     from skinml.clinic.requests import note_request
 
-    opened, now = open_at_screen(folder), datetime.now(UTC)
+    opened, now = open_at_screen(folder), datetime.now().astimezone()
     patient = ask_patient()
     request = note_request(opened, patient, right, now=now, received=_day(received))
     if as_json:
@@ -69,7 +69,7 @@ def list_(
     from skinml.clinic.opening import open_at_screen
     from skinml.clinic.requests import requests_of, whose
 
-    opened, now = open_at_screen(folder), datetime.now(UTC)
+    opened, now = open_at_screen(folder), datetime.now().astimezone()
     found, today = requests_of(opened, also_closed=every), now.date()
     names = whose(opened, found, now=now) if named and found else {}
     if as_json:
@@ -115,7 +115,7 @@ def close(
     from skinml.clinic.opening import open_at_screen
     from skinml.clinic.requests import close_request
 
-    now = datetime.now(UTC)
+    now = datetime.now().astimezone()
     opened = open_at_screen(folder)
     request = close_request(opened, number, "refused" if refused else "done", now=now)
     if as_json:
@@ -152,7 +152,7 @@ def restrict(
         opened,
         patient,
         restricted=not lift,
-        now=datetime.now(UTC),
+        now=datetime.now().astimezone(),
         even_if_unknown=even_if_unknown,
     )
     if as_json:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -34,7 +34,7 @@ def retention(
     from skinml.clinic.opening import open_at_screen
     from skinml.clinic.retention import apply_retention, retention_due
 
-    opened, now = open_at_screen(folder), datetime.now(UTC)
+    opened, now = open_at_screen(folder), datetime.now().astimezone()
     if not apply:
         due, certificate = retention_due(opened, now=now), None
     else:
@@ -48,8 +48,11 @@ def retention(
         print(json.dumps(values), flush=True)
         return
     console = narrow_console()
+    if due.restricted:
+        kept = f"{due.restricted:,} pictures are over and stay: their use is restricted."
+        console.print(Text(kept))
     if due.nothing:
-        console.print(f"Nothing has come to its end by {due.day}.")
+        console.print(f"Nothing is to be removed by {due.day}.")
         return
     for line in _lines(due):
         console.print(Text(line))
@@ -86,7 +89,7 @@ def certificate(
         print(json.dumps(found), flush=True)
         return
     console = narrow_console()
-    console.print(Text(f"Signed by {found['clinic']}, {found['at']}: {found['kind']}."))
+    console.print(Text(f"Signed by {found['clinic']}, {found['day']}: {found['kind']}."))
     for name, value in found["says"].items():
         console.print(Text(f"{name.replace('_', ' ')}: {_said(value)}"))
 
@@ -105,7 +108,7 @@ def _lines(due: Due) -> list[str]:
     if due.features:
         lines.append(f"{due.features:,} files of computed features and of what was seen in images")
     if due.predictions:
-        lines.append(f"{due.predictions:,} files of predictions")
+        lines.append(f"{due.predictions:,} files of predictions and of the clinic's own heads")
     return [f"Come to its end by {due.day}:", *(f"  {line}" for line in lines)]
 
 
@@ -117,4 +120,5 @@ def _values(due: Due) -> dict[str, Any]:
         "fields": dict(due.fields),
         "features": due.features,
         "predictions": due.predictions,
+        "restricted": due.restricted,
     }

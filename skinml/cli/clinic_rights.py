@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -36,7 +36,7 @@ def contributions(
     from skinml.clinic.opening import open_at_screen
 
     opened = open_at_screen(folder)
-    found = show_contributions(opened, ask_patient(), now=datetime.now(UTC), delta=delta)
+    found = show_contributions(opened, ask_patient(), now=datetime.now().astimezone(), delta=delta)
     if as_json:
         print(json.dumps(plain_values(found), allow_nan=False), flush=True)
     else:
@@ -66,7 +66,9 @@ def erase(
 
     opened, patient = open_at_screen(folder), ask_patient()
     _confirm(yes)
-    done = erase_patient(opened, patient, now=datetime.now(UTC), even_if_unknown=even_if_unknown)
+    done = erase_patient(
+        opened, patient, now=datetime.now().astimezone(), even_if_unknown=even_if_unknown
+    )
     if as_json:
         told = plain_values(done.contributions)
         values: dict[str, Any] = {"key_destroyed": done.key, "objects": done.objects}
@@ -105,7 +107,7 @@ def access(
     from skinml.clinic.opening import open_at_screen
 
     opened, patient = open_at_screen(folder), ask_patient()
-    done = write_copy(opened, patient, to, now=datetime.now(UTC))
+    done = write_copy(opened, patient, to, now=datetime.now().astimezone())
     if as_json:
         values = {"folder": str(done.folder), "pictures": done.pictures, "runs": done.runs}
         print(json.dumps(values | {"requests_closed": done.closed}), flush=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from skinml.clinic.contributions import (
     plain_values,
     unknown_patient,
 )
-from skinml.clinic.evidence_words import FIELD_NAMES, PURPOSE_NAMES
+from skinml.clinic.evidence_words import FIELD_NAMES, LOOKS, PURPOSE_NAMES, STANDS
 from skinml.clinic.folder import ClinicFolder
 from skinml.clinic.gate import require_role
 from skinml.clinic.pages import page_of, text_of
@@ -27,11 +27,11 @@ from skinml.clinic.requests import answered
 from skinml.durable import make_folder, write_whole
 from skinml.errors import ConfigError
 from skinml.stewardship.audit_log import AuditEntry
-from skinml.stewardship.pictures import Picture
+from skinml.stewardship.pictures import SHORT, Picture
 from skinml.stewardship.policy import Retention
 from skinml.stewardship.pseudonyms import pseudonym
 from skinml.stewardship.purposes import PURPOSES
-from skinml.stewardship.retention import last_day_of_use, shortened
+from skinml.stewardship.retention import last_day_of_use
 
 _WHAT = "patient's copy"
 _TITLE = "What this clinic's system holds about you"
@@ -89,7 +89,7 @@ def write_copy(folder: ClinicFolder, patient: str, into: Path, *, now: datetime)
     if not (found.runs or found.erased or is_known(folder, patient)):
         raise unknown_patient()
     name, today = pseudonym(folder.key, patient), now.date()
-    held = _held(folder, patient, today)
+    held = _held(folder, patient)
     told = {"kind": "records", "patient": name, "patients": 1, "objects": len(held)}
     folder.audit.write("export", actor, now=now, **told)
     make_folder(into, _WHAT)
@@ -97,7 +97,7 @@ def write_copy(folder: ClinicFolder, patient: str, into: Path, *, now: datetime)
     values = _values(folder, patient, held, found, files, now)
     write_whole(into / "data.json", json.dumps(values, indent=1).encode(), _WHAT)
     page = page_of(
-        text_of("access", values | _words(found)),
+        text_of("access", values | _words(found) | {"bulk": values["lists_read"]}),
         title=_TITLE,
         footer=f"Written by skinml "
         f"{__version__} on {today}. Keep it safe: it holds your health data.",
@@ -106,21 +106,20 @@ def write_copy(folder: ClinicFolder, patient: str, into: Path, *, now: datetime)
     return Copy(into, len(files), len(found.runs), answered(folder, patient, "access", now=now))
 
 
-def _held(folder: ClinicFolder, patient: str, today: date) -> list[Picture]:
-    rules = folder.policy.retention
-    return [shortened(each, rules, today) for each in folder.pictures.of_patient(patient)]
+def _held(folder: ClinicFolder, patient: str) -> list[Picture]:
+    return folder.pictures.of_patient(patient)
 
 
 def _write_pictures(folder: ClinicFolder, held: list[Picture], into: Path) -> dict[str, str]:
     """Write what can be read of the pictures; give the files' names by the pictures' numbers."""
     objects = [each.object for each in held if each.object is not None]
     contents, files = dict(folder.vault.find(objects)), dict[str, str]()
-    for place, picture in enumerate(held, start=1):
+    for picture in held:
         content = contents.get(picture.object or "")
         if content is not None:
             make_folder(into / "pictures", _WHAT)
             ending = "png" if content.startswith(b"\x89PNG") else "jpg"
-            files[picture.number] = f"pictures/{place:03d}.{ending}"
+            files[picture.number] = f"pictures/{picture.number[:SHORT]}.{ending}"
             write_whole(into / files[picture.number], content, _WHAT)
     return files
 
@@ -139,30 +138,34 @@ def _values(
         "day": now.date().isoformat(),
         "patient": patient,
         "purposes_of_the_clinic": list(policy.purposes),
-        "pictures": [_picture(at, p, files, policy.retention) for at, p in enumerate(held, 1)],
+        "pictures": [_picture(each, files, policy.retention) for each in held],
         "consents": _consents(answer),
         "runs": plain_values(found),
         "who_looked": [_look(each) for each in _about(folder, patient)],
+        "lists_read": _bulk(folder),
         "recipients": sorted({c for c in policy.coordinators if c != "simulation"}),
         "answer_days": policy.requests.answer_days,
     }
 
 
-def _picture(
-    place: int, picture: Picture, files: Mapping[str, str], rules: Retention
-) -> dict[str, Any]:
+def _picture(picture: Picture, files: Mapping[str, str], rules: Retention) -> dict[str, Any]:
     ends = {
         purpose: None if (last := last_day_of_use(picture, rules, purpose)) is None else str(last)
         for purpose in PURPOSES
     }
     return {
-        "number": place,
+        "number": picture.number[:SHORT],
         "file": files.get(picture.number),
         "state": picture.state,
         "brought_in": picture.imported.isoformat(),
+        "kept_until": _end(picture.imported, rules.images_days),
         "fields": dict(picture.fields),
         "used_until": ends,
     }
+
+
+def _end(since: date, days: int | None) -> str | None:
+    return None if days is None else (since + timedelta(days=days)).isoformat()
 
 
 def _consents(answer: PatientAnswer) -> dict[str, Any]:
@@ -177,12 +180,34 @@ def _about(folder: ClinicFolder, patient: str) -> list[AuditEntry]:
 
 def _look(entry: AuditEntry) -> dict[str, str]:
     kind = str(entry.fields.get("kind", entry.fields.get("right", "")))
-    return {"at": entry.at, "who": entry.actor, "what": f"{entry.event} {kind}".strip()}
+    return {"at": entry.at, "event": entry.event, "kind": kind}
+
+
+def _bulk(folder: ClinicFolder) -> list[str]:
+    """List the days on which several patients' records were read or taken out at once."""
+    days = {
+        each.at[:10]
+        for each in folder.audit.entries()
+        if each.event in ("access", "export")
+        and "patient" not in each.fields
+        and each.fields.get("patients", 0)
+    }
+    return sorted(days)
+
+
+def _said(name: str, value: str) -> str:
+    """Say a field's value in words that a patient knows."""
+    if name == "malignant":
+        return "yes" if value.casefold() in ("1", "1.0", "true", "malignant") else "no"
+    return value.replace("_", " ")
 
 
 def _words(found: Contributions) -> dict[str, Any]:
     return {
         "sentences": sentences(found),
+        "said": _said,
+        "stands": STANDS,
+        "looks": LOOKS,
         "field_names": FIELD_NAMES,
         "purpose_names": PURPOSE_NAMES,
         "epsilon_words": epsilon_words,

@@ -13,6 +13,7 @@ from skinml.clinic.folder import ClinicFolder
 from skinml.durable import make_folder, read_whole, write_whole
 from skinml.errors import IntegrityError
 from skinml.journal import canonical
+from skinml.stewardship.encryption import keyed_digest
 from skinml.stewardship.signing import Signature
 
 _WHAT = "certificate"
@@ -58,7 +59,7 @@ def certify(
         "format": _FORMAT,
         "kind": kind,
         "clinic": folder.name,
-        "at": now.isoformat(timespec="seconds"),
+        "day": now.date().isoformat(),
         "public_key": folder.identity.public_key,
         "says": dict(says),
     }
@@ -81,7 +82,9 @@ def certificate_path(folder: ClinicFolder, kind: str, now: datetime) -> Path:
     Returns:
         The path; it says nothing of whom it concerns.
     """
-    return folder.path / "certificates" / f"{kind}-{now.strftime('%Y%m%dT%H%M%S%f')}.json"
+    # Not the time itself: beside an exported log it would say whose pseudonym that is.
+    mark = keyed_digest(folder.key, f"certificate {now.isoformat()}".encode())[:12]
+    return folder.path / "certificates" / f"{kind}-{now.date()}-{mark}.json"
 
 
 def verify_certificate(path: Path, public_key: str) -> Mapping[str, Any]:

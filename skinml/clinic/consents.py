@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 from pydantic import ValidationError
 
 from skinml.clinic.gate import require_role
+from skinml.clinic.requests import answered
 from skinml.durable import locked
 from skinml.errors import ConfigError, DataError, EnvironmentProblem
 from skinml.stewardship.consent import (
@@ -212,6 +213,7 @@ def withdraw_consent(
     known = cast(tuple[Purpose, ...], words)
     folder.consents.withdraw(patient, purposes=known, now=now, actor=actor)
     log_changes(folder)
+    answered(folder, patient, "object", now=now)
     return answer_of(folder.consents.state_of(patient), now.date())
 
 

@@ -15,7 +15,7 @@ from skinml.clinic.requests import answered
 from skinml.data.manifest import manifest_of
 from skinml.data.sealed_images import SealedImages
 from skinml.errors import ConfigError, DataError
-from skinml.stewardship.pictures import Picture
+from skinml.stewardship.pictures import SHORT, Picture
 from skinml.stewardship.pseudonyms import pseudonym
 
 _ALWAYS = ("diagnosis", "skin_tone_scale")
@@ -40,7 +40,7 @@ def correct_record(
     changes: Mapping[str, str],
     *,
     now: datetime,
-    only: int | None = None,
+    only: str | None = None,
 ) -> Corrected:
     """Write other values beside a patient's pictures.
 
@@ -49,7 +49,7 @@ def correct_record(
         patient: The patient's id.
         changes: By the manifest's column, the right value; "" takes it away.
         now: The time, with its zone.
-        only: The picture's number in the patient's own copy, from 1; None: all of them.
+        only: The picture's number as the patient's own copy has it; None: all of them.
 
     Returns:
         What was changed.
@@ -63,20 +63,22 @@ def correct_record(
         PolicyError: If the user may not.
 
     Guarantees:
-        Later runs read the right value. The wrong one is in no file of the folder any more, but
-        for what runs computed before, which stays as it is. Killed at any moment, all or nothing
-        is changed.
+        Later runs read the right value. The wrong one is in no register any more; what runs
+        computed before stays as it is, until `predictions_days`. Killed at any moment, all or
+        nothing is changed.
     """
     actor = require_role(folder, "consent.change")
     _require_kept(folder, changes)
     values = dict(changes)
     if values.get("age"):
         values["age"] = grouped_age(values["age"])
+    if ("diagnosis" in values) != ("malignant" in values):
+        _require_both(folder, patient, values)
     for column in set(values) & set(WORDS):
         require_plain_words(column, [values[column]], folder.policy)
     with changing_pictures(folder):
         held = folder.pictures.of_patient(patient)
-        chosen = held if only is None else held[only - 1 : only] if only > 0 else []
+        chosen = [each for each in held if only is None or each.number[:SHORT] == only]
         if not chosen:
             raise DataError(
                 rule="a patient with such a picture in this clinic's folder",
@@ -110,6 +112,17 @@ def _require_kept(folder: ClinicFolder, changes: Mapping[str, str]) -> None:
             rule=f"fields that this clinic keeps: {', '.join(known)}",
             got=f"{len(wrong)} other" if wrong else "none",
             do="Name them as FIELD=VALUE.",
+        )
+
+
+def _require_both(folder: ClinicFolder, patient: str, values: Mapping[str, str]) -> None:
+    """Refuse a diagnosis alone where whether it is malignant stands beside it, and the reverse."""
+    there = {name for each in folder.pictures.of_patient(patient) for name in each.fields}
+    if "malignant" in there | set(values):
+        raise ConfigError(
+            rule="diagnosis and malignant together, for one says something of the other",
+            got="one of them",
+            do="Name both, such as --field diagnosis=melanoma --field malignant=1.",
         )
 
 

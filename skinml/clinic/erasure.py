@@ -146,6 +146,8 @@ def _certify(folder: ClinicFolder, patient: str, now: datetime) -> None:
         "withdrawn for all but care.",
         "files_removed": objects,
         "not_undone": " ".join(sentences(found)),
+        "own_heads": "Heads that this clinic keeps to itself were trained without noise: what they "
+        "learnt stays in them until they are removed.",
         "epsilon_of_what_left": found.epsilon if isfinite(found.epsilon) else "unbounded",
         "delta": found.delta,
         "models": found.models,

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from math import ceil, exp, isfinite
 from typing import Any
 
+from skinml.clinic.consents import COVERED
 from skinml.clinic.facts import Facts
 from skinml.stewardship.policy import KeptField
 from skinml.stewardship.purposes import Purpose
@@ -51,6 +52,29 @@ FIELD_NAMES: Mapping[str, str] = {
     "confirmation": "confirmed by",
 }
 """Short names of a record's fields for patients; others are called as they are."""
+STANDS: Mapping[str, str] = {
+    COVERED: "yes, you agreed",
+    "no consent": "no, you were not asked or did not answer",
+    "purpose not covered": "no, you did not agree to this",
+    "data not covered": "no, not with pictures and record together",
+    "not yet valid": "not yet",
+    "expired": "no, your yes has ended",
+    "withdrawn": "no, you said no",
+    "restricted": "no, you asked us not to use them",
+}
+"""How a purpose stands, for patients."""
+LOOKS: Mapping[str, str] = {
+    "consent granted": "wrote down that you agreed",
+    "consent withdrawn": "wrote down that you said no",
+    "use restricted": "changed whether your data may be used",
+    "request received": "wrote down what you asked for",
+    "request answered": "answered what you asked for",
+    "access": "looked at your record",
+    "export": "made a copy for you",
+    "correction": "corrected your record",
+    "erasure": "deleted your pictures",
+}
+"""What the log says of one patient, for that patient."""
 PURPOSE_NAMES: Mapping[str, str] = {name: words for name, (words, _) in _PURPOSES.items()}
 _LOCKS = {
     "passphrase": "locked by a passphrase",

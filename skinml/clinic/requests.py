@@ -211,8 +211,8 @@ def answered(folder: ClinicFolder, patient: str, right: str, *, now: datetime) -
         return each.patient == name and each.right == right and each.closed is None
 
     numbers = {each.number for each in _read(folder) if fits(each)}
-    if not numbers:
-        return 0
+    if not numbers or (right == "correct" and len(numbers) > 1):
+        return 0  # one correction does not answer two questions: a person closes them
 
     def close(known: Sequence[Request]) -> list[Request]:
         return [replace(e, closed=now.date(), outcome="done") if fits(e) else e for e in known]

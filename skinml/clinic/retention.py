@@ -9,7 +9,7 @@ next command at the clinic's desk does the rest.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import date, datetime
 from pathlib import Path
@@ -38,7 +38,8 @@ class Due:
         patients: Patients whose pictures these are.
         fields: Values that go from pictures that stay, by field.
         features: Files of computed features and prepared images that go.
-        predictions: Files of predictions that go.
+        predictions: Files of predictions, and of heads of the clinic's own, that go.
+        restricted: Pictures that are over and stay, for their patients asked for that.
     """
 
     day: date
@@ -47,6 +48,7 @@ class Due:
     fields: Mapping[str, int]
     features: int
     predictions: int
+    restricted: int
 
     @property
     def nothing(self) -> bool:
@@ -85,7 +87,7 @@ def retention_due(folder: ClinicFolder, *, now: datetime) -> Due:
         PolicyError: If the user may not check the folder.
     """
     require_role(folder, "check")
-    return _due(folder, *_found(folder, now.date()), now.date())
+    return _due(_found(folder, now.date()), now.date())
 
 
 def apply_retention(folder: ClinicFolder, *, now: datetime) -> Removed:
@@ -112,8 +114,8 @@ def apply_retention(folder: ClinicFolder, *, now: datetime) -> Removed:
     with locked(folder.path / ".retention.lock", _WHAT):
         _finish(folder)  # somebody else's, begun since
         today = now.date()
-        over, files = _found(folder, today)
-        due = _due(folder, over, files, today)
+        found = _found(folder, today)
+        over, files, due = found.over, found.files, _due(found, today)
         if due.nothing:
             return Removed(due, 0, None)
         plan: dict[str, Any] = {
@@ -204,35 +206,56 @@ def _carry_out(folder: ClinicFolder, plan: Mapping[str, Any]) -> Certificate:
         "removed": counts,
         "policy": policy_digest(folder.policy),
         "how": "The register was written anew without them, the files of the pictures and all "
-        "that was computed from images were removed. Files outside this folder and backups that "
-        "skinml does not know of were not touched; trained models stay as they are.",
+        "that was computed from them were removed, not overwritten: the patients' keys are there "
+        "as long as the patients are, and open a copy in a backup. Files outside this folder were "
+        "not touched; trained models stay as they are.",
     }
     certificate = certify(folder, "retention", says, now=now)
     remove(folder.path / RETENTION, _WHAT)
     return certificate
 
 
-def _found(folder: ClinicFolder, today: date) -> tuple[Ended, list[Path]]:
-    over = ended(folder.pictures.pictures().values(), folder.policy.retention, today)
-    # Rows of one picture cannot be taken out of what was computed: all of it is computed again.
-    computed_anew = bool(over.pictures)
-    return over, _files_over(folder, today, every_feature=computed_anew)
+@dataclass(frozen=True)
+class _Found:
+    """What is over: on record, as files, and what stays because its use is restricted."""
+
+    over: Ended
+    files: list[Path]
+    restricted: int
 
 
-def _files_over(folder: ClinicFolder, today: date, *, every_feature: bool) -> list[Path]:
-    """Find what was computed and has come to its end."""
-    rules = folder.policy.retention
-    features = [*_files(folder.features, "*.store"), *_files(folder.path / "runs", "*/samples-*")]
-    predictions = _files(folder.path / "runs", "*/predictions-*")
+def _found(folder: ClinicFolder, today: date) -> _Found:
+    rules, pictures = folder.policy.retention, list(folder.pictures.pictures().values())
+    patients = sorted({each.patient for each in pictures})
+    verdicts = folder.consents.verdicts(patients, "care", today)
+    # GDPR, Art. 18: who asked for a restriction wants the data kept.
+    kept = {
+        patient
+        for patient, verdict in zip(patients, verdicts, strict=True)
+        if verdict == "restricted"
+    }
+    over = ended([each for each in pictures if each.patient not in kept], rules, today)
+    held = ended([each for each in pictures if each.patient in kept], rules, today)
+    return _Found(over, _files_over(folder, today, over), len(held.pictures))
+
+
+def _files_over(folder: ClinicFolder, today: date, over: Ended) -> list[Path]:
+    """Find what was computed and has come to its end.
+
+    Rows of one picture, or of one field, cannot be taken out of what was computed: it goes whole,
+    and features are computed again.
+    """
+    rules, runs = folder.policy.retention, folder.path / "runs"
     inspections = [folder.inspections] if folder.inspections.exists() else []
-    gone = [p for p in features if every_feature or is_over(made(p), rules.features_days, today)]
-    gone += inspections if every_feature else []
-    gone += [
-        path
-        for path in predictions
-        if every_feature or is_over(made(path), rules.predictions_days, today)
+    stores, samples = _files(folder.features, "*.store"), _files(runs, "*/samples-*")
+    predictions = [*_files(runs, "*/predictions-*"), *_files(runs, "*/personal-head*")]
+    changed = bool(over.pictures or over.shortened)
+    return [
+        *(inspections if over.pictures else []),
+        *(p for p in stores if over.pictures or is_over(made(p), rules.features_days, today)),
+        *(p for p in samples if changed or is_over(made(p), rules.features_days, today)),
+        *(p for p in predictions if changed or is_over(made(p), rules.predictions_days, today)),
     ]
-    return gone
 
 
 def note_made(path: Path, today: date) -> None:
@@ -273,15 +296,17 @@ def _files(place: Path, pattern: str) -> list[Path]:
     return sorted(path for path in place.glob(pattern) if not path.name.endswith(".made"))
 
 
-def _due(folder: ClinicFolder, over: Ended, files: Collection[Path], today: date) -> Due:
-    predictions = sum(path.name.startswith("predictions-") for path in files)
+def _due(found: _Found, today: date) -> Due:
+    told = ("predictions-", "personal-head")
+    predictions = sum(path.name.startswith(told) for path in found.files)
     return Due(
         day=today,
-        pictures=len(over.pictures),
-        patients=len({each.patient for each in over.pictures}),
-        fields=over.fields,
-        features=len(files) - predictions,
+        pictures=len(found.over.pictures),
+        patients=len({each.patient for each in found.over.pictures}),
+        fields=found.over.fields,
+        features=len(found.files) - predictions,
         predictions=predictions,
+        restricted=found.restricted,
     )
 
 

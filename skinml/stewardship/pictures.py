@@ -27,6 +27,8 @@ PENDING = "pending"
 """Kind of those that a person has to look at first: without metadata, and with nothing masked."""
 
 NUMBER_DIGITS = 32
+SHORT = 8
+"""Digits of a number that people see; those of one patient do not meet by chance."""
 
 
 @dataclass(frozen=True, repr=False)

@@ -52,7 +52,8 @@ def test_the_right_value_is_read_and_the_old_line_is_gone(clinic: ClinicFolder) 
 
 
 def test_one_picture_by_its_number_and_a_value_taken_away(clinic: ClinicFolder) -> None:
-    assert correct_record(clinic, PATIENT, {"age": "61"}, now=NOW, only=2).pictures == 1
+    second = clinic.pictures.of_patient(PATIENT)[1].number[:8]
+    assert correct_record(clinic, PATIENT, {"age": "61"}, now=NOW, only=second).pictures == 1
     assert ages(clinic)[PATIENT] == [54, 61]
     correct_record(clinic, PATIENT, {"skin_tone": ""}, now=NOW)
     assert all("skin_tone" not in each.fields for each in clinic.pictures.of_patient(PATIENT))
@@ -70,6 +71,7 @@ def test_ages_over_89_stay_one_group(clinic: ClinicFolder) -> None:
         {"age": "-3"},
         {"sex": "unheard of"},
         {"malignant": "perhaps"},
+        {"malignant": "1"},
         {"diagnosis": ""},
         {"diagnosis": "seen by Dr Miller on 2026-01-02, see letter"},
         {"name": "Ada"},
@@ -89,8 +91,8 @@ def test_what_a_manifest_may_not_have_changes_nothing(
     assert (clinic.path / "pictures.journal").read_bytes() == before
 
 
-@pytest.mark.parametrize("number", [0, 3, -1])
-def test_a_picture_that_the_patient_has_not_is_refused(clinic: ClinicFolder, number: int) -> None:
+@pytest.mark.parametrize("number", ["", "1", "0123abcd"])
+def test_a_picture_that_the_patient_has_not_is_refused(clinic: ClinicFolder, number: str) -> None:
     with pytest.raises(DataError, match="such a picture"):
         correct_record(clinic, PATIENT, {"age": "61"}, now=NOW, only=number)
 
@@ -116,3 +118,20 @@ def test_killed_at_any_step_all_is_corrected_or_nothing(
             break
     assert not died
     assert len(found) == 2
+
+
+def test_a_diagnosis_and_what_it_says_of_cancer_are_corrected_together(
+    clinic: ClinicFolder,
+) -> None:
+    both = {"diagnosis": "melanoma", "malignant": "1"}
+    correct_record(clinic, PATIENT, both, now=NOW)
+    with pytest.raises(ConfigError, match="together"):
+        correct_record(clinic, PATIENT, {"diagnosis": "naevus"}, now=NOW)
+    correct_record(clinic, OTHER, {"diagnosis": "melanoma"}, now=NOW)  # nothing beside it
+
+
+def test_one_correction_does_not_answer_two_questions(clinic: ClinicFolder) -> None:
+    for _ in range(2):
+        note_request(clinic, PATIENT, "correct", now=NOW)
+    assert correct_record(clinic, PATIENT, {"age": "61"}, now=NOW).closed == 0
+    assert len(requests_of(clinic)) == 2

@@ -13,6 +13,7 @@ import pytest
 from skinml.clinic.certificates import verify_certificate
 from skinml.clinic.folder import RETENTION, ClinicFolder, open_folder
 from skinml.clinic.opening import open_at_screen
+from skinml.clinic.restriction import restrict_patient
 from skinml.clinic.retention import apply_retention, made, note_made, retention_due
 from skinml.durable import write_whole
 from skinml.errors import IntegrityError, PolicyError
@@ -136,6 +137,31 @@ def test_killed_at_any_step_the_next_opening_ends_it(
             break
     assert not died
     assert begun > 10 / every
+
+
+def test_what_a_patient_wants_kept_is_kept_and_told(clinic: ClinicFolder) -> None:
+    restrict_patient(clinic, PATIENT, restricted=True, now=NOW)
+    due = retention_due(clinic, now=NOW)
+    assert (due.pictures, due.fields, due.restricted) == (0, {}, 1)
+    apply_retention(clinic, now=NOW)
+    assert state(clinic)[:2] == ([b"middle", b"new", b"old"], ["54"] * 3)
+    restrict_patient(clinic, PATIENT, restricted=False, now=NOW)
+    assert retention_due(clinic, now=NOW).pictures == 1
+
+
+def test_a_field_that_is_over_goes_from_what_was_computed_too(tmp_path: Path) -> None:
+    folder = make(tmp_path / "made", retention=RULES)
+    enrol(folder, PATIENT)
+    bring_in(folder, PATIENT, "middle", days_ago=15)
+    for name in ("runs/r/samples-train.sealed", "runs/r/predictions-test.sealed"):
+        (folder.path / name).parent.mkdir(exist_ok=True)
+        write_whole(folder.path / name, b"with its groups", "test")
+    write_whole(folder.path / "features" / "net.store", b"of pixels alone", "test")
+    apply_retention(folder, now=NOW)
+    left = [
+        path.name for place in ("runs/r", "features") for path in (folder.path / place).iterdir()
+    ]
+    assert left == ["net.store"]
 
 
 def test_a_picture_of_an_erased_patient_is_no_obstacle(clinic: ClinicFolder) -> None:
