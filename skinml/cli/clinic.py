@@ -19,6 +19,7 @@ from skinml.cli import (
     clinic_policy,
     clinic_requests,
     clinic_retention,
+    clinic_review,
     clinic_rights,
     clinic_status,
 )
@@ -30,6 +31,7 @@ app = typer.Typer(
 )
 app.command()(clinic_init.init)
 app.command(name="import")(clinic_import.import_)
+app.command()(clinic_review.review)
 app.command()(clinic_check.check)
 app.command()(clinic_status.status)
 app.command()(clinic_ledger.ledger)

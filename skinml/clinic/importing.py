@@ -154,7 +154,7 @@ def import_pictures(
     looking = finders or shipped_finders(terms.pictures)
     work = _Work(folder, request, dates, looking, now, actor)
     if not request.dry_run:
-        _remove_orphans(folder)
+        remove_orphans(folder)
     before = folder.pictures.pictures()
     if progress is not None:
         progress.begin("looking at pictures", len(rows))
@@ -379,8 +379,16 @@ def _erased(folder: ClinicFolder, records: Records) -> set[str]:
     return {patient for patient, name in names.items() if name in asked and name not in there}
 
 
-def _remove_orphans(folder: ClinicFolder) -> None:
-    """Remove what an import that was killed had sealed and not put on record."""
+def remove_orphans(folder: ClinicFolder) -> None:
+    """Remove what an import or a review that was killed had sealed and not put on record.
+
+    Args:
+        folder: The clinic's folder.
+
+    Raises:
+        EnvironmentProblem: If a file cannot be removed.
+        IntegrityError: If the register was changed.
+    """
     with changing_pictures(folder):
         folder.vault.discard(folder.vault.listed([PICTURE, PENDING]) - folder.pictures.objects())
 

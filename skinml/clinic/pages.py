@@ -62,6 +62,42 @@ def page_of(text: str, *, title: str, footer: str) -> str:
     )
 
 
+def screen_of(template: str, values: Mapping[str, Any]) -> str:
+    """Fill in a page that is shown by a program and not kept.
+
+    Args:
+        template: Name of an HTML template of this room, without its ending.
+        values: What it names; all of it is escaped.
+
+    Returns:
+        HTML with its style inside.
+    """
+    style = Markup(screen_style())  # noqa: S704  ours
+    return _pages().get_template(f"{template}.html.j2").render(values, style=style)
+
+
+@cache
+def screen_style() -> str:
+    """Give the style of pages that are shown by a program.
+
+    Returns:
+        CSS, as it stands between the tags of each page.
+    """
+    return _style() + (_TEMPLATES / "review.css").read_text(encoding="utf-8")
+
+
+def script_of(name: str) -> str:
+    """Give a script of this room.
+
+    Args:
+        name: Its name, without its ending.
+
+    Returns:
+        JavaScript.
+    """
+    return (_TEMPLATES / f"{name}.js").read_text(encoding="utf-8")
+
+
 @cache
 def _texts() -> Environment:
     # Not HTML: words stand as they are; what could be read as markup of a table is escaped.
@@ -79,7 +115,11 @@ def _texts() -> Environment:
 @cache
 def _pages() -> Environment:
     return Environment(
-        loader=FileSystemLoader(_TEMPLATES), undefined=StrictUndefined, autoescape=True
+        loader=FileSystemLoader(_TEMPLATES),
+        undefined=StrictUndefined,
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
 
 

@@ -20,6 +20,7 @@ Action = Literal[
     "consent.read",
     "consent.count",
     "data.import",
+    "data.review",
     "data.use",
     "log.read",
     "log.export",
@@ -41,6 +42,7 @@ WORDS: dict[Action, str] = {
     "consent.read": "read a patient's consents",
     "consent.count": "count consents",
     "data.import": "import data",
+    "data.review": "review imported pictures",
     "data.use": "use patients' data for care",
     "log.read": "read the audit log and the ledger",
     "log.export": "export the audit log",
@@ -61,6 +63,7 @@ PERMISSIONS: dict[Role, frozenset[Action]] = {
             "consent.change",
             "consent.read",
             "consent.count",
+            "data.review",
             "log.read",
             "log.export",
             "keys.rotate",
@@ -73,7 +76,9 @@ PERMISSIONS: dict[Role, frozenset[Action]] = {
     "clinician": frozenset(
         {"policy.read", "consent.change", "consent.read", "consent.count", "data.use"}
     ),
-    "operator": frozenset({"policy.read", "consent.count", "data.import", "run.train", "check"}),
+    "operator": frozenset(
+        {"policy.read", "consent.count", "data.import", "data.review", "run.train", "check"}
+    ),
     "auditor": frozenset({"policy.read", "consent.count", "log.read", "log.export"}),
 }
 

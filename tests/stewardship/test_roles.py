@@ -30,6 +30,7 @@ MAY = {
     "consent.read": "ab",
     "consent.count": "abcd",
     "data.import": "c",
+    "data.review": "ac",
     "data.use": "b",
     "log.read": "ad",
     "log.export": "ad",

@@ -1,0 +1,55 @@
+"""`skinml clinic review`: a page on this computer where a person looks at imported pictures."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from skinml.cli.options import AtFolder
+
+
+def review(
+    folder: AtFolder = Path(),
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="The port on this computer; 0: a free one.")
+    ] = 0,
+    idle: Annotated[
+        float, typer.Option(min=0.05, help="Minutes without anybody after which it ends.")
+    ] = 15.0,
+    no_browser: Annotated[
+        bool, typer.Option("--no-browser", help="Print the address and open no browser.")
+    ] = False,
+) -> None:
+    """Look at pictures that wait: accept, cover a part or reject, in the browser of this computer.
+
+    The page answers on 127.0.0.1 only and ends with Ctrl-C, its Quit button, or when idle.
+
+    Example: skinml clinic review --folder ./north
+    """
+    from skinml.clinic.opening import open_at_screen
+    from skinml.clinic.review_server import serve_review
+
+    def ready(address: str) -> None:
+        print("Open this address in one browser; it is good once:", flush=True)
+        print(f"   {address}", flush=True)
+        print("Ctrl-C or the button Quit ends the review.", flush=True)
+        if not no_browser:
+            _open_browser(address)
+
+    serve_review(open_at_screen(folder), port=port, idle_s=60 * idle, ready=ready)
+    print("The review has ended. Nothing of it is open any more.", flush=True)
+
+
+def _open_browser(address: str) -> None:
+    """Open a window, where there are windows: a browser inside the terminal would take it over."""
+    if sys.platform != "darwin" and not (
+        os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    ):
+        return
+    import webbrowser
+
+    webbrowser.open(address)
