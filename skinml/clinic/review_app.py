@@ -189,7 +189,7 @@ def _overview(desk: Desk, show: str, page: int) -> dict[str, Any]:
     part = numbers[(page - 1) * _PER_PAGE : page * _PER_PAGE]
     desk.review.note_access(part, now=datetime.now(UTC))
     place = {number: at for at, number in enumerate(pictures, 1)}
-    shown: dict[str, str] = {**STATE_WORDS, "all": "all"}
+    shown = {str(state): words for state, words in STATE_WORDS.items()} | {"all": "all"}
     return _shared(desk, pictures) | {
         "title": "Pictures",
         "filters": [
