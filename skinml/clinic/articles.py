@@ -87,7 +87,10 @@ def _storage(place: tuple[str, str], facts: Facts) -> Line:
             "down why not."
         )
         return Line(*place, demand, "done by the clinic", how, "skinml clinic policy change")
-    how = f"Images end after {days} days: unused from then on, and removed with a certificate."
+    how = (
+        f"Imported pictures end after {days} days: no run uses them from then on. They are removed, "
+        "with a certificate, when somebody types --apply. Folders outside are not looked after."
+    )
     return Line(*place, demand, "done by skinml", how, "skinml clinic retention")
 
 
@@ -100,10 +103,11 @@ def _locked(place: tuple[str, str], facts: Facts) -> Line:
         )
         return Line(*place, demand, "not covered", how)
     how = (
-        "Each patient's data under a key of their own, these under the clinic's, and that locked "
-        f"by {facts.lock.replace('_', ' ')}."
+        "Pictures, features and predictions under a key for each patient; registers, requests and "
+        "the clinic's own heads under the clinic's key; that locked by "
+        f"{facts.lock.replace('_', ' ')}."
     )
-    return Line(*place, demand, "done by skinml", how, "skinml clinic status")
+    return Line(*place, demand, "done by skinml", how, "skinml clinic keys lock")
 
 
 def _in_time(place: tuple[str, str], facts: Facts) -> list[Line]:

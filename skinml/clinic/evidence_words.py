@@ -116,6 +116,7 @@ def values_of(facts: Facts) -> dict[str, Any]:
         ),
         "asks_words": _asking(tuple(c for c in policy.coordinators if c != "simulation")),
         "lock_words": _LOCKS[facts.lock],
+        "unbounded": not isfinite(facts.epsilon_life),
         "guess": ceil(50 * (1 + facts.advantage)),
         "guess_at_ceiling": None if ceiling is None else greatest_guess(ceiling, facts.delta),
         "remains_words": _remains(facts.epsilon_life),
