@@ -221,9 +221,10 @@ def _picture_page(
 ) -> str:
     picture, pictures = desk.review.find(number), desk.review.pictures()
     desk.review.note_access([number], now=datetime.now(UTC))
+    place = list(pictures).index(number) + 1
     values = _shared(desk, pictures) | {
-        "title": "Picture",
-        "place": list(pictures).index(number) + 1,
+        "title": f"Picture {place}",
+        "place": place,
         "picture": picture,
         "state": STATE_WORDS[picture.state],
         "reasons": reasons_of(picture),

@@ -17,6 +17,7 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
 
 from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
@@ -49,6 +50,7 @@ class Door:
     form: str = field(default_factory=lambda: secrets.token_urlsafe(32), repr=False)
     entered: bool = False
     seen: float = field(default_factory=time.monotonic)
+    _once: Lock = field(default_factory=Lock, repr=False)
 
     @property
     def host(self) -> str:
@@ -74,9 +76,10 @@ class Door:
         Returns:
             Whether it is right and was not used before.
         """
-        fits = same(token, self.entry) and not self.entered
-        self.entered = self.entered or fits
-        return fits
+        with self._once:
+            fits = same(token, self.entry) and not self.entered
+            self.entered = self.entered or fits
+            return fits
 
     def knows(self, request: Request) -> bool:
         """Tell whether a request comes from who was let in.

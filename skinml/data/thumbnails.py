@@ -6,7 +6,8 @@ import io
 
 from PIL import Image
 
-from skinml.data.foreign_pictures import open_picture
+from skinml.data.foreign_pictures import Refused
+from skinml.data.images import BOMB, BROKEN
 from skinml.data.settings import ImageLimits
 
 
@@ -24,10 +25,18 @@ def small_copy(content: bytes, longest: int, limits: ImageLimits) -> bytes:
     Raises:
         Refused: If it is no picture.
     """
-    image = Image.fromarray(open_picture(content, limits).pixels)
-    image.thumbnail((longest, longest))
+    try:
+        with Image.open(io.BytesIO(content), formats=("JPEG", "PNG")) as image:
+            if image.width * image.height > limits.max_pixels:
+                raise Refused("too many pixels")
+            image.thumbnail((longest, longest))  # of a JPEG it decodes no more than it needs
+            small = image.convert("RGB")
+    except BOMB:
+        raise Refused("too many pixels") from None
+    except BROKEN:
+        raise Refused("broken file") from None
     made = io.BytesIO()
-    image.save(made, "JPEG", quality=80)
+    small.save(made, "JPEG", quality=80)
     return made.getvalue()
 
 

@@ -164,6 +164,16 @@ def test_a_new_session_ends_what_another_could_take_back(folder) -> None:
     assert folder.pictures.find(next(iter(one.pictures()))).state == "rejected"
 
 
+def test_a_session_goes_on_after_the_register_was_written_anew(folder) -> None:
+    review = Review(folder)
+    decide(review, 0, "accept")
+    other = open_folder(folder.path)
+    other.pictures.rewrite(lambda known: known.values(), now=NOW, actor="op")
+    decide(review, 1, "mask", FACE)
+    states = [each.state for each in open_folder(folder.path).pictures.pictures().values()]
+    assert states == ["accepted", "masked", "to_review"]
+
+
 def test_who_was_erased_while_a_picture_was_shown_does_not_come_back(folder) -> None:
     review = Review(folder)
     picture = next(iter(review.pictures().values()))

@@ -8,6 +8,7 @@ import re
 import shutil
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
 from html import unescape
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from skinml.clinic.review import Review
 from skinml.clinic.review_app import Desk, make_app
 from skinml.clinic.review_guard import Door, owner_of
 from skinml.stewardship.pictures import Picture
+from tests.clinic.rights import NOW
 from tests.clinic.waiting import FILE, PATIENT, make_waiting
 
 HOST = "127.0.0.1:8123"
@@ -249,6 +251,15 @@ def test_no_page_tells_a_patient_or_a_file_unless_somebody_asks(page, client) ->
     told = client.post(f"/whose/{page.numbers[0]}", data=data).text
     assert PATIENT.format(0) in told
     assert not any(FILE.format(number) in told for number in range(3))
+
+
+def test_a_number_that_looks_like_html_is_shown_as_it_is(page, client) -> None:
+    picture = replace(page.picture(), patient="<script>1</script>&")
+    page.folder.pictures.write([picture], now=NOW, actor="op")
+    text = client.get(f"/look/{picture.number}").text
+    told = client.post(f"/whose/{picture.number}", data=hidden(text)).text
+    assert "&lt;script&gt;1&lt;/script&gt;&amp;" in told
+    assert "<script>1" not in told
 
 
 def test_pixels_come_as_the_vault_has_them_and_thumbnails_without_metadata(page, client) -> None:
