@@ -79,25 +79,46 @@ class Page:
         return self.folder.pictures.find(self.numbers[at])
 
 
+@pytest.fixture(scope="module")
+def page(template, tmp_path_factory) -> Page:
+    """A page for tests that change nothing."""
+    return copied(template, tmp_path_factory.mktemp("page"))
+
+
 @pytest.fixture
-def page(template, tmp_path) -> Page:
-    shutil.copytree(template / "north", tmp_path / "north")
-    shutil.copytree(template / "anchors", tmp_path / "anchors")
-    return Page(tmp_path)
+def fresh(template, tmp_path) -> Page:
+    """A page of its own for a test that changes something."""
+    return copied(template, tmp_path)
+
+
+def copied(template: Path, place: Path) -> Page:
+    shutil.copytree(template / "north", place / "north")
+    shutil.copytree(template / "anchors", place / "anchors")
+    return Page(place)
+
+
+def outside(page: Page) -> httpx.Client:
+    return httpx.Client(transport=Inside(page.app), base_url=ORIGIN)
+
+
+def inside(page: Page) -> httpx.Client:
+    """A browser that was let in."""
+    client = outside(page)
+    client.cookies.set(page.door.cookie_name, page.door.cookie)
+    client.headers["origin"] = ORIGIN
+    return client
 
 
 @pytest.fixture
 def stranger(page) -> Iterator[httpx.Client]:
-    with httpx.Client(transport=Inside(page.app), base_url=ORIGIN) as client:
+    with outside(page) as client:
         yield client
 
 
 @pytest.fixture
-def client(page, stranger) -> httpx.Client:
-    """A browser that was let in."""
-    assert stranger.get(f"/enter?token={page.door.entry}").status_code == 200
-    stranger.headers["origin"] = ORIGIN
-    return stranger
+def client(page) -> Iterator[httpx.Client]:
+    with inside(page) as client:
+        yield client
 
 
 def hidden(text: str) -> dict[str, str]:
@@ -131,9 +152,8 @@ def test_without_the_cookie_no_form_is_taken(page, stranger, place: str) -> None
     assert page.ended == 0
 
 
-def test_the_first_address_is_good_once_and_gives_a_cookie_that_scripts_cannot_read(
-    page, stranger
-) -> None:
+def test_the_first_address_is_good_once_and_gives_a_cookie_that_scripts_cannot_read(fresh) -> None:
+    page, stranger = fresh, outside(fresh)
     assert stranger.get("/enter?token=").status_code == 403
     assert stranger.get(f"/enter?token={page.door.entry[:-1]}").status_code == 403
     assert stranger.get(f"/enter?token={page.door.cookie}").status_code == 403
@@ -241,7 +261,8 @@ def test_every_answer_forbids_keeping_framing_and_loading_from_elsewhere(page, c
         assert not re.search(r'(?:src|href|action)="(?!/)', answer.text)
 
 
-def test_no_page_tells_a_patient_or_a_file_unless_somebody_asks(page, client) -> None:
+def test_no_page_tells_a_patient_or_a_file_unless_somebody_asks(fresh) -> None:
+    page, client = fresh, inside(fresh)
     texts = [client.get(place.format(page.numbers[0])).text for place in ("/", "/look/{}")]
     press(client, page.numbers[0], "reject")
     texts += [client.get("/?show=all").text, client.get(f"/look/{page.numbers[0]}").text]
@@ -253,7 +274,8 @@ def test_no_page_tells_a_patient_or_a_file_unless_somebody_asks(page, client) ->
     assert not any(FILE.format(number) in told for number in range(3))
 
 
-def test_a_number_that_looks_like_html_is_shown_as_it_is(page, client) -> None:
+def test_a_number_that_looks_like_html_is_shown_as_it_is(fresh) -> None:
+    page, client = fresh, inside(fresh)
     picture = replace(page.picture(), patient="<script>1</script>&")
     page.folder.pictures.write([picture], now=NOW, actor="op")
     text = client.get(f"/look/{picture.number}").text
@@ -271,7 +293,8 @@ def test_pixels_come_as_the_vault_has_them_and_thumbnails_without_metadata(page,
     assert b"Exif" not in small.content
 
 
-def test_plain_forms_accept_mask_reject_undo_and_end(page, client) -> None:
+def test_plain_forms_accept_mask_reject_undo_and_end(fresh) -> None:
+    page, client = fresh, inside(fresh)
     one, two, three = page.numbers
     answer = press(client, one, "accept", box="6,4,40,30,face")
     assert (answer.status_code, answer.headers["location"]) == (303, f"/look/{two}")
