@@ -55,8 +55,10 @@ def cohort(make, rng, num_patients, images, prevalence, icc, separation, mixed):
 def covered(make, simulations=SIMULATIONS, options=OPTIONS, figures=None, **case):
     """For each figure, how often its interval held the population's value, and out of how many."""
     rng = np.random.default_rng(17)
+    # So many that the error of this value itself is a twentieth of what the intervals are about.
+    many = max(40_000, 400 * case["num_patients"])
     population = overall_cell(
-        cohort(make, rng, **{**case, "num_patients": 40_000}), threshold=THRESHOLD
+        cohort(make, rng, **{**case, "num_patients": many}), threshold=THRESHOLD
     )
     truth = {measure.name: measure.value for measure in measures_of(population, options, figures)}
     hits: dict[str, list[bool]] = defaultdict(list)
