@@ -111,17 +111,57 @@ def test_close_ups_are_left_out_by_a_model_of_dermoscopic_images(
     assert outcome.json["metrics"]["n_images"] == dermoscopic
 
 
-def test_two_views_of_a_lesion_are_one_item_and_incomplete_lesions_are_left_out(
-    derm_root: Path, skinml: Callable[..., Any], tmp_path: Path
-) -> None:
-    data = _slice(derm_root, tmp_path / "data", _milk_lesions, 40)
-    words = (f"data.root={data}", f"work_dir={tmp_path}", "federation=centralised")
+@pytest.fixture(scope="module")
+def tone(
+    derm_root: Path, skinml: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Any]:
+    """`derm_tone` on about 80 lesions in one place."""
+    place = tmp_path_factory.mktemp("tone")
+    data = _slice(derm_root, place / "data", _milk_lesions, 40)
+    words = (f"data.root={data}", f"work_dir={place}", "federation=centralised")
     trained = skinml("run", "derm_tone", *SMALL, *words)
     assert trained.code == 0, trained.told
+    return place, trained
+
+
+def test_the_report_of_derm_tone_opens_in_a_browser_without_a_word_and_passes_axe(
+    tone: tuple[Path, Any],
+) -> None:
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="no axe installed")
+    from tests.reports.test_browser import DESK, FLAGS, PHONE, SERIOUS, Heard, chromium
+
+    page_file = Path(tone[1].json["artifacts"]["report"])
+    with sync_api.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=chromium(), args=list(FLAGS))
+        for width in (PHONE, DESK):
+            heard, page = Heard(), browser.new_page(viewport={"width": width, "height": 900})
+            page.on("console", lambda message, heard=heard: heard.told.append(message.text))
+            page.on("pageerror", lambda error, heard=heard: heard.told.append(str(error)))
+            page.on("request", lambda request, heard=heard: heard.asked.append(request.url))
+            page.goto(page_file.as_uri())
+            assert heard.told == []
+            assert heard.asked == [page_file.as_uri()]
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
+            found = axe.Axe().run(page).response["violations"]
+            assert [each["id"] for each in found if each["impact"] in SERIOUS] == []
+            for drawing in page.locator("svg[role=img], img").all():
+                assert (
+                    drawing.get_attribute("aria-label")
+                    or drawing.get_attribute("alt")
+                    or (drawing.locator("title").count())
+                )
+        browser.close()
+
+
+def test_two_views_of_a_lesion_are_one_item_and_incomplete_lesions_are_left_out(
+    derm_root: Path, skinml: Callable[..., Any], tone: tuple[Path, Any], tmp_path: Path
+) -> None:
+    place, trained = tone
     elsewhere = _slice(derm_root, tmp_path / "elsewhere", _milk_lesions, 5)
     lines = (elsewhere / "manifest.csv").read_text().splitlines(keepends=True)
     (elsewhere / "manifest.csv").write_text("".join(lines[:-1]))  # one lesion loses a view
-    flags = ("--data", elsewhere, "--work-dir", tmp_path, "--json")
+    flags = ("--data", elsewhere, "--work-dir", place, "--json")
     outcome = skinml("evaluate", trained.json["run"], *flags)
     assert outcome.code == 0, outcome.told
     assert outcome.json["metrics"]["n_images"] == (len(lines) - 1) // 2 - 1
