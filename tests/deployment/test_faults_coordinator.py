@@ -123,6 +123,7 @@ def test_a_line_cut_for_a_minute_is_waited_out_and_the_app_may_die_before_its_la
     at_point(net, run, "finishing")
     apps = [each for each in family(net.serving["net"].pid) if "serverapp" in str(words_of(each))]
     kill_at_once(apps)
+    wait_for(lambda: not in_work(net.folder.runs / run))  # a large process takes a moment to go
     assert net.standing(run).stage != "finished"
     net.command("resume", run)
     finished(net, run, lives=1)
