@@ -92,6 +92,8 @@ def _print(report: ImportReport) -> None:
     )
     for number, words in (
         (report.erased, "rows of erased patients were passed over."),
+        (report.ended, "rows of pictures that were kept for their days; not brought in again."),
+        (report.corrected, "values that were corrected here stand against those of the list."),
         (report.missing_rows, "pictures on record are not in this list; they stay."),
         (report.other_files, "files in the folder are not in the list; nothing read."),
     ):
@@ -102,5 +104,10 @@ def _print(report: ImportReport) -> None:
         console.print(f"Not kept, for nobody declared it: {', '.join(report.dropped)}.")
     if report.closed:
         console.print(f"Not kept, for the policy says no: {', '.join(report.closed)}.")
+    if report.without_consent:
+        console.print(
+            f"{report.without_consent:,} patients without a consent: nothing of theirs is used. "
+            "Record it: skinml clinic consent"
+        )
     if report.states.get("to_review") and not report.dry_run:
         console.print("Pictures wait for a person: skinml clinic review")

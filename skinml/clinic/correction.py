@@ -8,9 +8,9 @@ from datetime import datetime
 
 from skinml.clinic.folder import ClinicFolder
 from skinml.clinic.gate import require_role
-from skinml.clinic.importing import changing_pictures
 from skinml.clinic.importing_records import grouped_age
 from skinml.clinic.importing_terms import WORDS, require_plain_words
+from skinml.clinic.picture_lock import changing_pictures
 from skinml.clinic.requests import answered
 from skinml.data.manifest import manifest_of
 from skinml.data.sealed_images import SealedImages
@@ -19,6 +19,8 @@ from skinml.stewardship.pictures import SHORT, Picture
 from skinml.stewardship.pseudonyms import pseudonym
 
 _ALWAYS = ("diagnosis", "skin_tone_scale")
+# Columns of which one says something of the other: a list may not bring half of such a pair.
+_TOGETHER = ({"diagnosis", "malignant"}, {"skin_tone", "skin_tone_scale"})
 
 
 @dataclass(frozen=True)
@@ -63,9 +65,9 @@ def correct_record(
         PolicyError: If the user may not.
 
     Guarantees:
-        Later runs read the right value. The wrong one is in no register any more; what runs
-        computed before stays as it is, until `predictions_days`. Killed at any moment, all or
-        nothing is changed.
+        Later runs read the right value, also after an import of a list that has the wrong one. The
+        wrong one is in no register any more; what runs computed before stays as it is, until
+        `predictions_days`. Killed at any moment, all or nothing is changed.
     """
     actor = require_role(folder, "consent.change")
     _require_kept(folder, changes)
@@ -127,8 +129,14 @@ def _require_both(folder: ClinicFolder, patient: str, values: Mapping[str, str])
 
 
 def _corrected(picture: Picture, values: Mapping[str, str]) -> Picture:
+    """Put values in their place; they, and what means nothing without them, win from now on."""
     fields = {name: value for name, value in {**picture.fields, **values}.items() if value}
-    return replace(picture, fields=fields)
+    if fields == picture.fields:
+        return picture
+    named = {column for each in _TOGETHER if each & values.keys() for column in each}
+    return replace(
+        picture, fields=fields, corrected=tuple(sorted({*picture.corrected, *values, *named}))
+    )
 
 
 def _require_valid(folder: ClinicFolder, pictures: list[Picture]) -> None:

@@ -8,7 +8,7 @@ was killed in between leaves the first, and the next command at the clinic's des
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from math import isfinite
@@ -20,12 +20,14 @@ from skinml.clinic.contribution_words import sentences
 from skinml.clinic.contributions import Contributions, contributions_of, is_known, unknown_patient
 from skinml.clinic.folder import ERASURE, ClinicFolder
 from skinml.clinic.gate import require_role
+from skinml.clinic.picture_lock import changing_pictures
 from skinml.clinic.requests import answered
 from skinml.durable import locked, read_whole, remove, write_whole
+from skinml.errors import EnvironmentProblem
 from skinml.stewardship.audit_log import AuditEntry
 from skinml.stewardship.consent import USUALLY_WITHDRAWN, PatientState, Withdrawal
 from skinml.stewardship.encryption import derive_key, seal, unseal
-from skinml.stewardship.pseudonyms import pseudonym
+from skinml.stewardship.pseudonyms import pseudonym, pseudonyms
 
 _WHAT = "erasure"
 _CONTEXT = b"skinml erasure 1"
@@ -109,12 +111,61 @@ def finish_erasure(folder: ClinicFolder) -> bool:
         return _finish(folder)
 
 
+def erased_among(folder: ClinicFolder, patients: Collection[str]) -> set[str]:
+    """Find patients who were erased here and have not come back since.
+
+    Args:
+        folder: The clinic's folder.
+        patients: The clinic's own ids.
+
+    Returns:
+        Those who were erased, or of whom an erasure has begun, and who have no key. Who comes
+        back, by a consent recorded since, has one.
+
+    Raises:
+        EnvironmentProblem: If a file cannot be read.
+        IntegrityError: If something in the folder was changed.
+
+    Guarantees:
+        Inside `changing_pictures` the answer holds until the block ends.
+    """
+    asked = {
+        str(entry.fields.get("patient"))
+        for entry in folder.audit.entries()
+        if entry.event == "erasure"
+    }
+    begun = _begun(folder)
+    if begun is not None:
+        asked.add(pseudonym(folder.key, begun["patient"]))
+    if not asked:
+        return set()
+    unique = sorted(patients)
+    names = dict(zip(unique, pseudonyms(folder.key, unique), strict=True))
+    there = folder.patient_keys.find_pseudonyms(asked)
+    return {patient for patient, name in names.items() if name in asked and name not in there}
+
+
 def _finish(folder: ClinicFolder) -> bool:
+    begun = _begun(folder)
+    if begun is None:
+        return False
+    _erase(folder, begun)
+    return True
+
+
+def _begun(folder: ClinicFolder) -> Mapping[str, str] | None:
+    """Read what an erasure that is not ended yet was asked for."""
     path = folder.path / ERASURE
     if not path.exists():
-        return False
-    _erase(folder, json.loads(unseal(_key(folder), read_whole(path, _WHAT), context=_CONTEXT)))
-    return True
+        return None
+    try:
+        content = read_whole(path, _WHAT)
+    except EnvironmentProblem:
+        if path.exists():
+            raise
+        return None  # it has ended since
+    asked = json.loads(unseal(_key(folder), content, context=_CONTEXT))
+    return {str(name): str(value) for name, value in asked.items()}
 
 
 def _erase(folder: ClinicFolder, asked: Mapping[str, str]) -> tuple[bool, int]:
@@ -124,11 +175,12 @@ def _erase(folder: ClinicFolder, asked: Mapping[str, str]) -> tuple[bool, int]:
     if not _is_withdrawn(folder.consents.state_of(patient), now):
         folder.consents.withdraw(patient, now=now, actor=actor)
     log_changes(folder)
-    done = folder.vault.erase([patient])
-    if not _is_logged(folder, name, now):
-        folder.audit.write(
-            "erasure", actor, now=now, patients=1, patient=name, objects=done.objects
-        )
+    with changing_pictures(folder):  # so that an import which goes on hears of it, and no key after
+        done = folder.vault.erase([patient])
+        if not _is_logged(folder, name, now):
+            folder.audit.write(
+                "erasure", actor, now=now, patients=1, patient=name, objects=done.objects
+            )
     key_gone = done.patients > 0
     _certify(folder, patient, now)
     remove(folder.path / ERASURE, _WHAT)

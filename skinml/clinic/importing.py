@@ -11,26 +11,26 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import date, datetime
 from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
+from skinml.clinic.erasure import erased_among
 from skinml.clinic.folder import ClinicFolder
 from skinml.clinic.gate import require_role
 from skinml.clinic.importing_records import Dates, Records, Row, dates_of, grouped_age, read_records
 from skinml.clinic.importing_terms import ImportTerms
+from skinml.clinic.picture_lock import changing_pictures, remove_orphans
 from skinml.data.deidentify import Finders, Safe, make_safe, shipped_finders
 from skinml.data.foreign_pictures import Refused, read_below
 from skinml.data.settings import ImageLimits
 from skinml.data.taxonomy import load_taxonomy
-from skinml.durable import locked
 from skinml.errors import EnvironmentProblem
 from skinml.stewardship.deidentification import Decision
 from skinml.stewardship.pictures import PENDING, PICTURE, Picture
-from skinml.stewardship.pseudonyms import pseudonyms
+from skinml.stewardship.retention import is_over, shortened
 
 _BATCH = 8  # pictures put on record at once: so many are looked at again after a kill, at most
 
@@ -80,6 +80,10 @@ class ImportReport:
         changed_rows: Pictures on record whose row says something else now; pictures kept.
         unchanged: Pictures on record as they are.
         erased: Rows of patients who were erased here; nothing of them was read.
+        ended: Rows of pictures that were kept for their days before; nothing of them was read.
+        corrected: Values of the list that a correction made here stands against.
+        without_consent: Patients with neither a consent that stands today, for any purpose of the
+            policy, nor a licence; nothing of theirs is used.
         missing_rows: Pictures on record that the list does not name any more; they stay.
         states: How many of the list's pictures are in which state now.
         reasons: How many have which reason.
@@ -98,6 +102,9 @@ class ImportReport:
     changed_rows: int
     unchanged: int
     erased: int
+    ended: int
+    corrected: int
+    without_consent: int
     missing_rows: int
     states: Mapping[str, int]
     reasons: Mapping[str, int]
@@ -149,8 +156,10 @@ def import_pictures(
         )
     dates = dates_of(folder, terms, now.date())
     records = read_records(folder, request.records, terms, dates, load_taxonomy(request.taxonomy))
-    gone = _erased(folder, records)
-    rows = [row for row in records.rows if row.patient not in gone]
+    gone = erased_among(folder, {row.patient for row in records.rows})
+    living = [row for row in records.rows if row.patient not in gone]
+    over = _over(folder, folder.pictures.ended(), now.date())
+    rows = [row for row in living if _number(folder, row) not in over]
     looking = finders or shipped_finders(terms.pictures)
     work = _Work(folder, request, dates, looking, now, actor)
     if not request.dry_run:
@@ -163,7 +172,12 @@ def import_pictures(
         done.append(each)
         if progress is not None:
             progress.reached(len(done))
-    report = _report(request, records, before, done)
+    report = replace(
+        _report(request, records, before, done),
+        erased=len(records.rows) - len(living) + len(rows) - len(done),
+        ended=len(living) - len(rows),
+        without_consent=_without_consent(folder, living, now.date()),
+    )
     changed = report.new + report.changed_files + report.changed_rows
     if changed and not request.dry_run:
         folder.audit.write(
@@ -194,7 +208,10 @@ def _report(
         changed_files=kinds["file"],
         changed_rows=kinds["row"],
         unchanged=kinds["same"],
-        erased=len(records.rows) - len(done),
+        erased=0,
+        ended=0,
+        corrected=sum(each.corrected for each in done),
+        without_consent=0,
         missing_rows=len(before.keys() - {each.picture.number for each in done}),
         states=dict(Counter[str](each.picture.state for each in done)),
         reasons=dict(Counter[str](why for each in done for why in each.picture.reasons)),
@@ -207,26 +224,6 @@ def _report(
     )
 
 
-@contextmanager
-def changing_pictures(folder: ClinicFolder) -> Iterator[None]:
-    """Keep others from changing vault and register of pictures until the block ends.
-
-    Put the new object first, then the line of the register, then discard the old object: whatever
-    a kill leaves in between, no line names an object that is not there.
-
-    Args:
-        folder: The clinic's folder.
-
-    Yields:
-        Nothing.
-
-    Raises:
-        EnvironmentProblem: If another process holds it for a minute.
-    """
-    with locked(folder.path / ".pictures.lock", "register of pictures"):
-        yield
-
-
 @dataclass(frozen=True, repr=False)
 class _Done:
     """One picture, ready to be put on record: what it is, and its bytes where they are new."""
@@ -235,6 +232,7 @@ class _Done:
     picture: Picture
     content: bytes | None = None
     seconds: tuple[tuple[str, float], ...] = ()
+    corrected: int = 0
 
 
 @dataclass(frozen=True, repr=False)
@@ -252,16 +250,17 @@ class _Work:
             for chunk in _batches(rows):
                 done = list(pool.map(self.step, chunk, [before] * len(chunk)))
                 if not self.request.dry_run:
-                    self.keep(done)
+                    done = self.keep(done)
                 for each in done:
                     yield replace(each, content=None)  # thousands of pictures do not stay in memory
 
     def step(self, row: Row, before: Mapping[str, Picture]) -> _Done:
         """Do everything for one picture but write."""
         register, request = self.folder.pictures, self.request
-        number = register.number_of(row.patient, row.image)
+        number = _number(self.folder, row)
         described = register.digest_of(json.dumps(dict(row.fields), sort_keys=True).encode())
         known = before.get(number)
+        held = _held_against(known, row)
         try:
             content = read_below(request.source, row.image, request.limits)
         except Refused as refusal:
@@ -269,10 +268,11 @@ class _Work:
         else:
             source = register.digest_of(content)
             if known is not None and known.source == source:
-                same = known.described == described
+                if known.described == described:
+                    return _Done("same", known, corrected=held)
                 fields = {**_from_header(known, request.terms), **row.fields}
                 renewed = replace(known, fields=fields, described=described)
-                return _Done("same", known) if same else _Done("row", renewed)
+                return _Done("row", renewed, corrected=held)
             tags = tuple(request.terms.dicom.values())
             safe = make_safe(content, request.terms.pictures, self.finders, request.limits, tags)
         picture = Picture(
@@ -287,33 +287,51 @@ class _Work:
             boxes=safe.decision.masks,
             width=safe.width,
             height=safe.height,
-            imported=self.now.date() if known is None else known.imported,
+            imported=self.now.date(),
         )
         if known is None:
             return _Done("new", picture, safe.content, safe.seconds)
         if not source and known.state == "rejected" and known.reasons == picture.reasons:
-            return _Done("same", known)
-        return _Done("file", picture, safe.content, safe.seconds)
+            return _Done("same", known, corrected=held)
+        return _Done("file", picture, safe.content, safe.seconds, held)
 
-    def keep(self, done: Sequence[_Done]) -> None:
-        """Put a few pictures on record: objects, then lines, then the old objects go."""
-        fresh = [each for each in done if each.kind != "same"]
-        if not fresh:
-            return
-        vault = self.folder.vault
-        with changing_pictures(self.folder):
-            # Somebody may have reviewed one since: of a changed row only the fields are taken.
-            current = self.folder.pictures.pictures()
-            written = [
-                replace(
-                    current[each.picture.number],
-                    fields=each.picture.fields,
-                    described=each.picture.described,
-                )
-                for each in fresh
-                if each.kind == "row" and each.picture.number in current
+    def keep(self, done: Sequence[_Done]) -> list[_Done]:
+        """Put a few pictures on record: objects, then lines, then the old objects go.
+
+        Returns:
+            Those that could be: patients may have been erased, and days have ended, since.
+        """
+        if all(each.kind == "same" for each in done):
+            return list(done)
+        folder, vault = self.folder, self.folder.vault
+        with changing_pictures(folder):
+            gone = erased_among(folder, {each.picture.patient for each in done})
+            began = folder.pictures.ended()
+            over = _over(folder, began, self.now.date())
+            done = [
+                each
+                for each in done
+                if each.picture.patient not in gone and each.picture.number not in over
             ]
-            fresh = [each for each in fresh if each.kind != "row"]
+            # Somebody may have reviewed or corrected one since: what was done by hand stays.
+            current = folder.pictures.pictures()
+            written = [
+                self._merged(
+                    replace(known, fields=each.picture.fields, described=each.picture.described),
+                    known,
+                )
+                for each in done
+                if each.kind == "row" and (known := current.get(each.picture.number))
+            ]
+            fresh = []
+            for each in done:
+                if each.kind in ("new", "file"):
+                    number = each.picture.number
+                    picture = replace(
+                        each.picture, imported=began.get(number, each.picture.imported)
+                    )
+                    picture = self._merged(picture, current.get(number))
+                    fresh.append(replace(each, picture=picture))
             numbers = [each.picture.number for each in fresh]
             old = {current[name].object for name in numbers if name in current} - {None}
             for kind in (PICTURE, PENDING):
@@ -326,8 +344,56 @@ class _Work:
                 ]
             written += [each.picture for each in fresh if not each.content]
             vault.remember([each.patient for each in written])
-            self.folder.pictures.write(written, now=self.now, actor=self.actor)
+            folder.pictures.write(written, now=self.now, actor=self.actor)
             vault.discard([each for each in old if each])
+        return done
+
+    def _merged(self, picture: Picture, known: Picture | None) -> Picture:
+        """Keep corrected values and the day that a picture's time began; leave out what is over."""
+        if known is not None:
+            listed = {k: v for k, v in picture.fields.items() if k not in known.corrected}
+            own = {k: known.fields[k] for k in known.corrected if k in known.fields}
+            picture = replace(
+                picture,
+                fields={**listed, **own},
+                imported=known.imported,
+                corrected=known.corrected,
+            )
+        return shortened(picture, self.folder.policy.retention, self.now.date())
+
+
+def _number(folder: ClinicFolder, row: Row) -> str:
+    return folder.pictures.number_of(row.patient, row.image)
+
+
+def _over(folder: ClinicFolder, began: Mapping[str, date], today: date) -> set[str]:
+    """Find pictures that were removed because their days were over, and still are."""
+    days = folder.policy.retention.images_days
+    return {number for number, day in began.items() if is_over(day, days, today)}
+
+
+def _held_against(known: Picture | None, row: Row) -> int:
+    """Count the values of a row that a correction stands against."""
+    if known is None:
+        return 0
+    return sum(
+        column in row.fields and row.fields[column] != known.fields.get(column)
+        for column in known.corrected
+    )
+
+
+def _without_consent(folder: ClinicFolder, rows: Sequence[Row], today: date) -> int:
+    """Count patients of whom nothing may be used on any ground."""
+    patients = sorted({row.patient for row in rows if not row.fields.get("licence")})
+    covered = {
+        patient
+        for purpose in folder.policy.purposes
+        for patient, why in zip(
+            patients, folder.consents.verdicts(patients, purpose, today), strict=True
+        )
+        if why in ("", "restricted")
+    }
+    return len(patients) - len(covered)
 
 
 def _batches(rows: Sequence[Row]) -> Iterator[list[Row]]:
@@ -364,33 +430,6 @@ def _from_header(known: Picture, terms: ImportTerms) -> dict[str, str]:
     """What a picture's own header may have told, which a changed row does not take away."""
     told = {"age" if column == "birth_date" else str(column) for column in terms.dicom}
     return {column: value for column, value in known.fields.items() if column in told}
-
-
-def _erased(folder: ClinicFolder, records: Records) -> set[str]:
-    """Find patients who were erased here and have not come back since."""
-    asked = {
-        str(entry.fields.get("patient"))
-        for entry in folder.audit.entries()
-        if entry.event == "erasure"
-    }
-    patients = list(dict.fromkeys(row.patient for row in records.rows))
-    names = dict(zip(patients, pseudonyms(folder.key, patients), strict=True))
-    there = folder.patient_keys.find_pseudonyms(asked)
-    return {patient for patient, name in names.items() if name in asked and name not in there}
-
-
-def remove_orphans(folder: ClinicFolder) -> None:
-    """Remove what an import or a review that was killed had sealed and not put on record.
-
-    Args:
-        folder: The clinic's folder.
-
-    Raises:
-        EnvironmentProblem: If a file cannot be removed.
-        IntegrityError: If the register was changed.
-    """
-    with changing_pictures(folder):
-        folder.vault.discard(folder.vault.listed([PICTURE, PENDING]) - folder.pictures.objects())
 
 
 def _other_files(source: Path, rows: Iterable[Row]) -> int:

@@ -1,9 +1,10 @@
 """Ending what a clinic keeps: shown first, then removed with a certificate.
 
-The order: what is to go is written down, sealed; the register is written anew without it; the
-vault's objects and all that was computed from images go; the audit log and a certificate say so;
-what was written down is removed. A process that was killed in between leaves the first, and the
-next command at the clinic's desk does the rest.
+The order: what is to go is written down, sealed; the register is written anew without it, but for
+the day that each picture's time began, so that no import brings it back as new; the vault's objects
+and what was computed from it go; the audit log and a certificate say so; what was written down is
+removed. A process that was killed in between leaves the first, and the next command
+at the clinic's desk does the rest.
 """
 
 from __future__ import annotations
@@ -18,11 +19,12 @@ from typing import Any
 from skinml.clinic.certificates import Certificate, certify
 from skinml.clinic.folder import RETENTION, ClinicFolder
 from skinml.clinic.gate import require_role
+from skinml.clinic.picture_lock import changing_pictures, discard_orphans
 from skinml.durable import locked, read_whole, remove, write_whole
 from skinml.stewardship.encryption import derive_key, seal, unseal
 from skinml.stewardship.pictures import Picture
 from skinml.stewardship.policy import policy_digest
-from skinml.stewardship.retention import Ended, ended, is_over
+from skinml.stewardship.retention import Ended, columns_over, ended, is_over
 
 _WHAT = "retention"
 _CONTEXT = b"skinml retention 1"
@@ -130,12 +132,15 @@ def apply_retention(folder: ClinicFolder, *, now: datetime) -> Removed:
                 "predictions": due.predictions,
             },
             "pictures": [each.number for each in over.pictures],
-            "fields": {each.number: list(each.fields) for each in over.shortened},
-            "objects": sorted({each.object for each in over.pictures if each.object}),
+            "fields": {
+                each.number: sorted(columns_over(each.imported, folder.policy.retention, today))
+                for each in over.shortened
+            },
+            "objects": len({each.object for each in over.pictures if each.object}),
         }
         sealed = seal(_key(folder), json.dumps(plan).encode(), context=_CONTEXT)
         write_whole(folder.path / RETENTION, sealed, _WHAT)
-        return Removed(due, len(plan["objects"]), _carry_out(folder, plan))
+        return Removed(due, plan["objects"], _carry_out(folder, plan))
 
 
 def finish_retention(folder: ClinicFolder) -> bool:
@@ -169,7 +174,7 @@ def _finish(folder: ClinicFolder) -> bool:
 def _carry_out(folder: ClinicFolder, plan: Mapping[str, Any]) -> Certificate:
     """Do all that is not done yet."""
     now, actor, counts = datetime.fromisoformat(plan["at"]), plan["actor"], plan["counts"]
-    gone, kept = set(plan["pictures"]), plan["fields"]
+    gone, less = set(plan["pictures"]), plan["fields"]
 
     def left(known: dict[str, Picture]) -> Iterable[Picture]:
         for number, picture in known.items():
@@ -177,17 +182,15 @@ def _carry_out(folder: ClinicFolder, plan: Mapping[str, Any]) -> Certificate:
                 fields = {
                     name: value
                     for name, value in picture.fields.items()
-                    if name in kept.get(number, picture.fields)
+                    if name not in less.get(number, ())
                 }
                 yield replace(picture, fields=fields)
 
-    if gone or kept:  # once more, if need be: it costs time and changes nothing
-        # Imported here: it brings readers of pictures along.
-        from skinml.clinic.importing import changing_pictures
-
+    if gone or less:  # once more, if need be: it costs time and changes nothing
         with changing_pictures(folder):
             folder.pictures.rewrite(left, now=now, actor=actor)
-            folder.vault.discard(plan["objects"])
+            # Whatever object they have by now: a review may have put another one in its place.
+            discard_orphans(folder)
     for name in plan["files"]:
         remove(folder.path / name, _WHAT)
         remove(_day_of(folder.path / name), _WHAT)
@@ -197,7 +200,7 @@ def _carry_out(folder: ClinicFolder, plan: Mapping[str, Any]) -> Certificate:
             actor,
             now=now,
             patients=counts["patients"],
-            objects=len(plan["objects"]),
+            objects=plan["objects"],
             count=counts["pictures"],
             rows=sum(counts["fields"].values()),
             policy=policy_digest(folder.policy),

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from threading import RLock
 from typing import Literal
@@ -19,7 +19,7 @@ from typing import Literal
 from skinml.clinic.erasure import finish_erasure
 from skinml.clinic.folder import ClinicFolder
 from skinml.clinic.gate import require_role
-from skinml.clinic.importing import changing_pictures, remove_orphans
+from skinml.clinic.picture_lock import changing_pictures, remove_orphans
 from skinml.data.deidentify import masked_by_hand
 from skinml.data.foreign_pictures import Refused
 from skinml.data.settings import ImageLimits
@@ -254,6 +254,14 @@ class Review:
                 raise _too_late()
             if before.object is not None and before.object not in vault.objects(before.patient):
                 raise _too_late()
+            # Its fields may have been corrected since: only what the decision changed goes back.
+            before = replace(
+                current,
+                state=before.state,
+                reasons=before.reasons,
+                object=before.object,
+                boxes=before.boxes,
+            )
             self._folder.pictures.write([before], now=now, actor=actor)
             self._log(before, actor, now)
             self._last = None

@@ -2,7 +2,8 @@
 
 One journal line a change. In the clear a line has only the picture's number and the id of its
 patient's key; the rest is sealed under that key, so that erasing the patient erases it. The state
-of a picture is what its last line says.
+of a picture is what its last line says. Of a picture whose time has ended a line stays, with its
+number and the day that its time began, so that no later import begins that time anew.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ class Picture:
         width: Pixels across; 0 where nothing of it was kept.
         height: Pixels down.
         imported: The day of the import that first kept it; retention counts from here.
+        corrected: Fields that the clinic corrected since; no list of an import changes them.
     """
 
     number: str
@@ -62,6 +64,7 @@ class Picture:
     width: int = 0
     height: int = 0
     imported: date = date.min
+    corrected: tuple[str, ...] = ()
 
     @property
     def usable(self) -> bool:
@@ -87,7 +90,7 @@ class PictureRegister:
         self._journal = journal
         self._keys = keys
         self._key = key
-        self._opened: dict[str, Picture] = {}
+        self._opened: dict[str, Picture | date] = {}
 
     def number_of(self, patient: str, name: str) -> str:
         """Number a picture, so that the same file is known in the next import.
@@ -128,23 +131,36 @@ class PictureRegister:
         """Read the state of every picture.
 
         Returns:
-            By number, in the order of their first import; without those of erased patients.
+            By number, in the order of their first import; without those of erased patients and
+            those whose time has ended.
 
         Raises:
             EnvironmentProblem: If a file cannot be read.
             IntegrityError: If one was changed.
         """
-        return self._standing(self._journal.read())
+        return _pictures(self._standing(self._journal.read()))
 
-    def _standing(self, bodies: Sequence[Body]) -> dict[str, Picture]:
-        """Read the state of every picture from the journal's lines."""
+    def ended(self) -> dict[str, date]:
+        """List the pictures that are gone because their time had ended.
+
+        Returns:
+            By number, the day that the time began; nothing else of them is there.
+
+        Raises:
+            EnvironmentProblem: If a file cannot be read.
+            IntegrityError: If one was changed.
+        """
+        return _ended(self._standing(self._journal.read()))
+
+    def _standing(self, bodies: Sequence[Body]) -> dict[str, Picture | date]:
+        """Read from the journal's lines the state of every picture, or when its time began."""
         last: dict[str, int] = {}
         for at, body in enumerate(bodies):
             if REPLACES not in body:
                 last[str(body["picture"])] = at
         ids = {bytes.fromhex(str(bodies[at]["key"])) for at in last.values()}
         keys = self._keys.find(ids)
-        found = {}
+        found: dict[str, Picture | date] = {}
         for number, at in last.items():
             key_id = bytes.fromhex(str(bodies[at]["key"]))
             if key_id not in keys:
@@ -204,7 +220,8 @@ class PictureRegister:
         """Put pictures on record, or say how they stand now.
 
         Args:
-            pictures: The pictures; their patients get keys where they have none.
+            pictures: The pictures. Those of patients without a key are left out: whoever has none
+                was erased meanwhile.
             now: The time, with its zone.
             actor: Who did it: a user of the operating system.
 
@@ -217,18 +234,29 @@ class PictureRegister:
             self._journal.append(lambda _: bodies)
 
     def _bodies(self, pictures: Iterable[Picture], *, now: datetime, actor: str) -> list[Body]:
-        chosen = list(pictures)
-        keys = self._keys.issue([each.patient for each in chosen])
+        return self._sealed(
+            [(each.number, each.patient, _packed(each)) for each in pictures], now=now, actor=actor
+        )
+
+    def _sealed(
+        self, lines: Sequence[tuple[str, str, bytes]], *, now: datetime, actor: str
+    ) -> list[Body]:
+        """Seal lines of number, patient and content, each under its patient's key."""
+        patients = list(dict.fromkeys(patient for _, patient, _ in lines))
+        names = dict(zip(patients, self._keys.pseudonyms(patients), strict=True))
+        keys = self._keys.find_pseudonyms(names.values())
         bodies: list[Body] = []
-        for each in chosen:
-            owner = keys[each.patient]
-            sealed = seal(owner.key, _packed(each), context=_context(each.number, owner.id))
+        for number, patient, content in lines:
+            owner = keys.get(names[patient])
+            if owner is None:
+                continue
+            sealed = seal(owner.key, content, context=_context(number, owner.id))
             bodies.append(
                 {
                     "actor": checked_actor(actor),
                     "at": written_time(now),
                     "key": owner.id.hex(),
-                    "picture": each.number,
+                    "picture": number,
                     "sealed": base64.b64encode(sealed).decode(),
                 }
             )
@@ -244,7 +272,8 @@ class PictureRegister:
         """Write the register anew, so that what its old lines said can be read by nobody.
 
         Args:
-            change: From the pictures as they stand to those that shall be on record.
+            change: From the pictures as they stand to those that shall be on record. Of one that
+                it leaves out stays the day that its time began, see `ended`.
             now: The time, with its zone.
             actor: Who does it: a user of the operating system.
 
@@ -255,12 +284,24 @@ class PictureRegister:
         Guarantees:
             Killed at any moment, there is the old register or the new one.
         """
-        self._journal.replace(
-            lambda bodies: self._bodies(change(self._standing(bodies)), now=now, actor=actor)
-        )
+
+        def lines(bodies: tuple[Body, ...]) -> Sequence[Body]:
+            standing = self._standing(bodies)
+            known, over = _pictures(standing), _ended(standing)
+            left = list(change(known))
+            gone = [known[number] for number in known.keys() - {each.number for each in left}]
+            marks = [(each.number, each.patient, _mark_of(each.imported)) for each in gone]
+            last = {str(body["picture"]): body for body in bodies if REPLACES not in body}
+            return [
+                *(last[number] for number in over),
+                *self._sealed(marks, now=now, actor=actor),
+                *self._bodies(left, now=now, actor=actor),
+            ]
+
+        self._journal.replace(lines)
         self._opened.clear()
 
-    def _open(self, at: int, body: Body, key: bytes) -> Picture:
+    def _open(self, at: int, body: Body, key: bytes) -> Picture | date:
         line = str(body["sealed"])
         if line not in self._opened:
             number, key_id = str(body["picture"]), bytes.fromhex(str(body["key"]))
@@ -301,6 +342,19 @@ def reviewed(
     )
 
 
+def _pictures(standing: Mapping[str, Picture | date]) -> dict[str, Picture]:
+    return {name: each for name, each in standing.items() if isinstance(each, Picture)}
+
+
+def _ended(standing: Mapping[str, Picture | date]) -> dict[str, date]:
+    return {name: each for name, each in standing.items() if isinstance(each, date)}
+
+
+def _mark_of(began: date) -> bytes:
+    """Write what stays of a picture whose time has ended."""
+    return json.dumps({"ended": True, "imported": began.isoformat()}).encode()
+
+
 def _packed(picture: Picture) -> bytes:
     values = asdict(picture)
     del values["number"]
@@ -308,7 +362,9 @@ def _packed(picture: Picture) -> bytes:
     return json.dumps(values).encode()
 
 
-def _unpacked(number: str, values: dict[str, Any]) -> Picture:
+def _unpacked(number: str, values: dict[str, Any]) -> Picture | date:
+    if "ended" in values:
+        return date.fromisoformat(values["imported"])
     return Picture(
         **{
             **values,
@@ -316,6 +372,7 @@ def _unpacked(number: str, values: dict[str, Any]) -> Picture:
             "reasons": tuple(values["reasons"]),
             "boxes": tuple(Box(**box) for box in values["boxes"]),
             "imported": date.fromisoformat(values["imported"]),
+            "corrected": tuple(values.get("corrected", ())),
         }
     )
 

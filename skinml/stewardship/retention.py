@@ -50,6 +50,25 @@ def is_over(since: date, days: int | None, today: date) -> bool:
     return days is not None and (today - since).days > days
 
 
+def columns_over(imported: date, rules: Retention, today: date) -> set[str]:
+    """Tell which columns may not stand beside a picture any more.
+
+    Args:
+        imported: The day of the import that first kept the picture.
+        rules: The policy's days.
+        today: The day.
+
+    Returns:
+        The columns whose days are over.
+    """
+    return {
+        column
+        for name in KEPT_FIELDS
+        if is_over(imported, getattr(rules.by_field, f"{name}_days"), today)
+        for column in _BESIDE.get(name, (name,))
+    }
+
+
 def shortened(picture: Picture, rules: Retention, today: date) -> Picture:
     """Leave out the fields of a picture whose days are over.
 
@@ -61,12 +80,7 @@ def shortened(picture: Picture, rules: Retention, today: date) -> Picture:
     Returns:
         The picture; the same object where nothing is over.
     """
-    over = {
-        column
-        for name in KEPT_FIELDS
-        if is_over(picture.imported, getattr(rules.by_field, f"{name}_days"), today)
-        for column in _BESIDE.get(name, (name,))
-    }
+    over = columns_over(picture.imported, rules, today)
     kept = {name: value for name, value in picture.fields.items() if name not in over}
     return picture if len(kept) == len(picture.fields) else replace(picture, fields=kept)
 

@@ -8,7 +8,7 @@ import shutil
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -16,20 +16,25 @@ import pytest
 from skinml.clinic.check_clinic import check_clinic
 from skinml.clinic.check_machine import Moment
 from skinml.clinic.consents import add_consent
-from skinml.clinic.erasure import erase_patient
-from skinml.clinic.folder import ClinicFolder, open_folder
+from skinml.clinic.correction import correct_record
+from skinml.clinic.erasure import erase_patient, erased_among
+from skinml.clinic.folder import ERASURE, ClinicFolder, open_folder
 from skinml.clinic.imported_data import imported_manifest
 from skinml.clinic.importing import ImportReport, ImportRequest, import_pictures
 from skinml.clinic.importing_records import dates_of
 from skinml.clinic.importing_terms import ImportTerms, read_terms
+from skinml.clinic.policies import apply_change, plan_change
+from skinml.clinic.retention import apply_retention
 from skinml.data.deidentify import Finders
 from skinml.data.foreign_pictures import open_picture
 from skinml.data.settings import ImageLimits
 from skinml.errors import ConfigError, DataError, EnvironmentProblem, PolicyError
 from skinml.stewardship.deidentification import Box, Sighting
-from skinml.stewardship.pictures import PENDING, PICTURE, reviewed
+from skinml.stewardship.pictures import PENDING, PICTURE, SHORT, reviewed
+from skinml.stewardship.pseudonyms import pseudonym
 from tests.clinic.hostile_pictures import PLANTED, Hostile, dicom, jpeg, make_hostile, skin
 from tests.clinic.rights import FORM, make
+from tests.policy_text import policy_text
 from tests.stewardship.test_vault_killed import die_at
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -37,9 +42,9 @@ NOTHING = Finders(lambda pixels: [], lambda pixels: [])
 
 
 def bring(folder: ClinicFolder, source: Path, records: Path, **more) -> ImportReport:
-    finders = more.pop("finders", NOTHING)
+    finders, now = more.pop("finders", NOTHING), more.pop("now", NOW)
     request = ImportRequest(source, records, **more)
-    return import_pictures(folder, request, now=NOW, finders=finders)
+    return import_pictures(folder, request, now=now, finders=finders)
 
 
 def write_list(path: Path, rows: Sequence[dict[str, str]]) -> Path:
@@ -222,6 +227,125 @@ def test_an_erased_patient_does_not_come_back_with_the_next_import(small, tmp_pa
     assert {each.patient for each in folder.pictures.pictures().values()} == {"bo"}
     add_consent(folder, "ada", FORM, now=NOW)  # who agrees anew is welcome
     assert bring(folder, *small).new == 2
+
+
+def test_who_is_erased_while_an_import_goes_on_gets_no_key_by_it(small, tmp_path) -> None:
+    folder = make(tmp_path)
+    add_consent(folder, "ada", FORM, now=NOW)
+    asked = []
+
+    def erase_meanwhile(pixels) -> list[Sighting]:
+        if not asked:
+            asked.append(erase_patient(open_folder(folder.path), "ada", now=NOW))
+        return []
+
+    report = bring(folder, *small, finders=Finders(erase_meanwhile, lambda pixels: []))
+    assert (report.new, report.erased) == (1, 2)
+    assert folder.patient_keys.find_pseudonyms([pseudonym(folder.key, "ada")]) == {}
+    assert {each.patient for each in folder.pictures.pictures().values()} == {"bo"}
+    assert bring(folder, *small).erased == 2
+
+
+def test_an_erasure_that_was_killed_bars_its_patient_before_the_log_says_so(
+    small, tmp_path
+) -> None:
+    folder = make(tmp_path / "made")
+    bring(folder, *small)
+    for number in range(1, 120, 4):
+        here = tmp_path / f"death-{number}"
+        shutil.copytree(folder.path.parent, here)
+        copy = open_folder(here / "north")
+        assert die_at(number, lambda copy=copy: erase_patient(copy, "ada", now=NOW))
+        copy = open_folder(here / "north")
+        told = any(entry.event == "erasure" for entry in copy.audit.entries())
+        has_key = bool(copy.patient_keys.find_pseudonyms([pseudonym(copy.key, "ada")]))
+        assert erased_among(copy, ["ada", "bo"]) == (set() if has_key else {"ada"})
+        shutil.rmtree(here)
+        if not has_key:
+            break
+    assert not told  # the key is gone, and only what was written down first says whose
+    assert number > 8
+
+
+DAYS = "features_days: 365, predictions_days: 20, log_days: 9, by_field: {age_days: 10}"
+ENDS = f"{{images_days: 30, {DAYS}}}"
+
+
+def test_what_was_kept_for_its_days_does_not_come_back_as_new(small, tmp_path) -> None:
+    source, records = small
+    folder = make(tmp_path, retention=ENDS)
+    bring(folder, source, records)
+    later = NOW + timedelta(days=31)
+    assert apply_retention(folder, now=later).due.pictures == 3
+    rows = rows_of(records)
+    (source / "3.jpg").write_bytes(jpeg(skin(3)))
+    write_list(records, [*rows, rows[0] | {"image": "3.jpg"}])
+    report = bring(folder, source, records, now=later)
+    assert (report.new, report.ended, report.erased) == (1, 3, 0)
+    (picture,) = folder.pictures.pictures().values()
+    assert picture.imported == later.date()
+    assert bring(folder, source, records, now=later, dry_run=True).ended == 3
+
+
+def test_where_the_policy_keeps_longer_again_the_days_still_count_from_the_first_import(
+    small, tmp_path
+) -> None:
+    folder = make(tmp_path, retention=ENDS)
+    bring(folder, *small)
+    later = NOW + timedelta(days=31)
+    apply_retention(folder, now=later)
+    text = policy_text(retention=f"{{images_days: 90, {DAYS}}}")
+    apply_change(folder, plan_change(folder, text.encode()), now=later)
+    longer = open_folder(folder.path)
+    assert bring(longer, *small, now=later).new == 3
+    pictures = longer.pictures.pictures().values()
+    assert {each.imported for each in pictures} == {NOW.date()}
+    assert not any("age" in each.fields for each in pictures)
+
+
+def test_a_field_that_was_kept_for_its_days_does_not_come_back_with_a_changed_row_or_file(
+    small, tmp_path
+) -> None:
+    source, records = small
+    folder = make(tmp_path, retention=ENDS)
+    bring(folder, source, records)
+    later = NOW + timedelta(days=11)
+    assert apply_retention(folder, now=later).due.fields == {"age": 2}
+    records.write_text(records.read_text().replace("ada,0.jpg,nevus", "ada,0.jpg,melanoma"))
+    (source / "1.jpg").write_bytes(jpeg(skin(9)))
+    report = bring(folder, source, records, now=later)
+    assert (report.changed_rows, report.changed_files) == (1, 1)
+    pictures = list(folder.pictures.pictures().values())
+    assert not any("age" in each.fields for each in pictures)
+    assert {each.imported for each in pictures} == {NOW.date()}
+
+
+def test_a_corrected_value_stands_against_every_later_list(small, tmp_path) -> None:
+    source, records = small
+    folder = make(tmp_path)
+    bring(folder, source, records)
+    number = folder.pictures.number_of("ada", "1.jpg")
+    only = number[:SHORT]
+    correct_record(folder, "ada", {"age": "61", "diagnosis": "nevus"}, now=NOW, only=only)
+    rows = [row | {"sex": "female", "malignant": "1"} for row in rows_of(records)]
+    write_list(records, rows)
+    report = bring(folder, source, records)
+    assert (report.changed_rows, report.corrected) == (3, 3)  # age, diagnosis, and what it says
+    assert folder.pictures.find(number).fields["sex"] == "female"
+    (source / "1.jpg").write_bytes(jpeg(skin(9)))
+    assert bring(folder, source, records).changed_files == 1
+    fields = open_folder(folder.path).pictures.find(number).fields
+    assert (fields["age"], fields["diagnosis"]) == ("61", "nevus")
+    assert "malignant" not in fields
+    other = folder.pictures.find(folder.pictures.number_of("ada", "0.jpg"))
+    assert (other.fields["age"], other.fields["malignant"]) == ("90", "1")
+
+
+def test_the_import_says_how_many_patients_nothing_may_be_used_of(small, tmp_path) -> None:
+    folder = make(tmp_path)
+    assert bring(folder, *small, dry_run=True).without_consent == 2
+    add_consent(folder, "ada", FORM | {"valid_from": "2026-02-01"}, now=NOW)
+    assert bring(folder, *small).without_consent == 1
 
 
 @pytest.mark.parametrize("step", [12, pytest.param(1, marks=pytest.mark.slow)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -14,9 +15,16 @@ from skinml.clinic.certificates import verify_certificate
 from skinml.clinic.folder import RETENTION, ClinicFolder, open_folder
 from skinml.clinic.opening import open_at_screen
 from skinml.clinic.restriction import restrict_patient
-from skinml.clinic.retention import apply_retention, made, note_made, retention_due
+from skinml.clinic.retention import (
+    apply_retention,
+    finish_retention,
+    made,
+    note_made,
+    retention_due,
+)
 from skinml.durable import write_whole
 from skinml.errors import IntegrityError, PolicyError
+from skinml.stewardship.pictures import reviewed
 from skinml.stewardship.vault import Vault
 from tests.clinic.rights import NOW, enrol, make
 from tests.clinic.test_access import JPEG, bring_in
@@ -89,8 +97,11 @@ def test_no_byte_on_disk_opens_to_what_went_even_with_the_patients_key(
     """An older register's lines, each tried with every key of the clinic."""
     apply_retention(clinic, now=NOW)
     lines = (clinic.path / "pictures.journal").read_bytes().splitlines()
-    assert len(lines) == 3  # what it replaces, and the two pictures that stay
-    for line in lines[1:]:
+    assert len(lines) == 4  # what it replaces, the day of one that went, and two that stay
+    (began,) = clinic.pictures.ended().values()
+    assert began == TODAY - timedelta(days=31)
+    assert len(json.loads(lines[1])["body"]["sealed"]) < 150  # no room for more than the day
+    for line in lines[2:]:
         number = json.loads(line)["body"]["picture"]
         assert clinic.pictures.find(number).imported > TODAY - timedelta(days=30)
     objects = (clinic.path / "vault" / "objects").rglob("*")
@@ -162,6 +173,40 @@ def test_a_field_that_is_over_goes_from_what_was_computed_too(tmp_path: Path) ->
         path.name for place in ("runs/r", "features") for path in (folder.path / place).iterdir()
     ]
     assert left == ["net.store"]
+
+
+def test_what_was_put_in_the_place_of_what_goes_goes_too(
+    clinic: ClinicFolder, tmp_path: Path
+) -> None:
+    """A review and an import that come between the beginning of an end and its finish."""
+    for number in range(1, 60):
+        here = tmp_path / f"death-{number}"
+        shutil.copytree(clinic.path.parent, here)
+        folder = open_folder(here / "north")
+        assert die_at(number, lambda folder=folder: apply_retention(folder, now=NOW))
+        if (folder.path / RETENTION).exists():
+            break
+    folder = open_folder(here / "north")
+    old, middle, _ = folder.pictures.pictures().values()
+    content = folder.vault.put(PATIENT, JPEG + b"covered", kind="picture")
+    changed = reviewed(old, "masked", content=content)
+    more = replace(middle, fields={**middle.fields, "sex": "female"})
+    folder.pictures.write([changed, more], now=NOW, actor="op")
+    assert finish_retention(folder)
+    assert state(folder)[:2] == AFTER[:2]
+    assert folder.vault.listed(("picture",)) == folder.pictures.objects()
+    assert folder.pictures.find(middle.number).fields["sex"] == "female"
+
+
+def test_what_went_stays_away_through_later_ends_and_is_erased_with_its_patient(
+    clinic: ClinicFolder,
+) -> None:
+    apply_retention(clinic, now=NOW)
+    apply_retention(clinic, now=NOW + timedelta(days=20))
+    days = sorted((TODAY - day).days for day in open_folder(clinic.path).pictures.ended().values())
+    assert days == [15, 31]
+    Vault(clinic.path / "vault", clinic.patient_keys).erase([PATIENT])
+    assert clinic.pictures.ended() == {}
 
 
 def test_a_picture_of_an_erased_patient_is_no_obstacle(clinic: ClinicFolder) -> None:

@@ -60,6 +60,35 @@ def test_an_erased_patient_leaves_nothing_that_opens_or_names_anybody(folder) ->
     assert b"ada-lovelace" not in (folder.path / "pictures.journal").read_bytes()
 
 
+def test_a_line_that_waited_does_not_bring_an_erased_patient_back(folder) -> None:
+    one, two = picture(folder, "ada", "1.jpg"), picture(folder, "bo", "2.jpg")
+    folder.pictures.write([one, two], now=NOW, actor="op")
+    folder.vault.erase(["ada"])
+    folder.pictures.write([reviewed(one, "rejected", content=None), two], now=NOW, actor="op")
+    assert list(folder.pictures.pictures()) == [two.number]
+    folder.pictures.rewrite(lambda known: [one, two], now=NOW, actor="op")
+    assert list(folder.pictures.pictures()) == [two.number]
+    assert len(folder.patient_keys) == 1
+
+
+def test_of_a_picture_that_is_left_out_stays_the_day_alone(folder) -> None:
+    one, two = picture(folder, "ada", "1.jpg"), picture(folder, "bo", "2.jpg")
+    folder.pictures.write([one, two], now=NOW, actor="op")
+    for _ in range(2):  # a second rewriting keeps it
+        folder.pictures.rewrite(
+            lambda known: (each for each in known.values() if each == two), now=NOW, actor="op"
+        )
+        again = open_folder(folder.path).pictures
+        assert again.ended() == {one.number: date(2026, 3, 1)}
+        assert again.pictures() == {two.number: two}
+        assert again.objects() == {two.object}
+        with pytest.raises(DataError):
+            again.find(one.number)
+    folder.pictures.write([one], now=NOW, actor="op")
+    assert folder.pictures.ended() == {}
+    assert set(folder.pictures.pictures()) == {one.number, two.number}
+
+
 def test_a_line_that_was_taken_out_or_set_back_shows(folder) -> None:
     path = folder.path / "pictures.journal"
     folder.pictures.write([picture(folder, "ada", "1.jpg")], now=NOW, actor="op")
