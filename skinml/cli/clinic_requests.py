@@ -162,7 +162,7 @@ def restrict(
         "The patient's data may be used again, as far as consents allow."
         if lift
         else "The patient's data are kept and used for nothing. Models that were trained before "
-        "stay as they are. To lift it: skinml clinic restrict --lift"
+        "stay as they are. To lift it, the same command with --lift."
     )
 
 

