@@ -89,7 +89,8 @@ def _storage(place: tuple[str, str], facts: Facts) -> Line:
         return Line(*place, demand, "done by the clinic", how, "skinml clinic policy change")
     how = (
         f"Imported pictures end after {days} days: no run uses them from then on. They are "
-        "removed, with a certificate, when somebody types --apply. Folders outside are not looked after."
+        "removed, with a certificate, when somebody types --apply. Other folders are not looked "
+        "after."
     )
     return Line(*place, demand, "done by skinml", how, "skinml clinic retention")
 
