@@ -390,15 +390,14 @@ def test_a_log_that_was_never_written_exports_nothing(tmp_path: Path) -> None:
         opened(tmp_path).export(tmp_path / "out", now=NOW)
 
 
-def test_ten_thousand_entries_open_within_a_second_and_check_within_a_few(tmp_path: Path) -> None:
+def test_opening_takes_a_fraction_of_what_checking_each_signature_takes(tmp_path: Path) -> None:
     log = opened(tmp_path)
     body = dict(log.write("access", "ada", now=NOW, kind="images", patients=3).__dict__)
     body.pop("number")
     log._journal.append(lambda _: [body] * 9_999)
-    began = time.perf_counter()
+    began = time.process_time()
     assert len(opened(tmp_path).entries()) == 10_000
-    open_s = time.perf_counter() - began
+    open_s = time.process_time() - began
     assert verify_log(log.path, log.public_key).mark.count == 10_000
-    check_s = time.perf_counter() - began - open_s
-    assert open_s < 1.0  # 0.1 s on one idle core
-    assert check_s < 8.0  # 0.9 s there
+    check_s = time.process_time() - began - open_s
+    assert open_s < check_s / 2  # about a ninth

@@ -6,7 +6,7 @@ import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from time import perf_counter
+from time import process_time
 
 import pytest
 from cryptography.exceptions import InvalidTag
@@ -280,11 +280,14 @@ def test_processes_that_issue_at_once_agree(path, anchors):
 
 
 @pytest.mark.slow
-def test_a_hundred_thousand_patients_take_seconds(keys, path, anchors):
-    patients = [f"patient {number}" for number in range(100_000)]
-    start = perf_counter()
-    issued = keys.issue(patients)
-    again = PatientKeys(path, KEY, anchors)
-    assert len(again.find([key.id for key in issued.values()])) == 100_000
-    assert again.erase(patients[:100]) == 100
-    assert perf_counter() - start < 15
+def test_ten_times_the_patients_take_about_ten_times_as_long(keys, path, anchors):
+    took = []
+    for count in (10_000, 100_000):
+        patients = [f"patient {count} {number}" for number in range(count)]
+        start = process_time()
+        issued = keys.issue(patients)
+        again = PatientKeys(path, KEY, anchors)
+        assert len(again.find([key.id for key in issued.values()])) == count
+        assert again.erase(patients[:100]) == 100
+        took.append(process_time() - start)
+    assert took[1] < 30 * took[0]
