@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import ValidationError
 
+from skinml.clinic.erased import give_keys
 from skinml.clinic.gate import require_role
 from skinml.clinic.requests import answered
 from skinml.durable import locked
@@ -237,11 +238,13 @@ def import_consents(folder: ClinicFolder, path: Path, *, now: datetime.datetime)
     actor = require_role(folder, "consent.change")
     content = _read(path)
     records = read_consents(content, "the list of consents", today=now.date())
-    folder.vault.remember(sorted({record.patient for record in records}))
+    patients = {record.patient for record in records}
     digest = hashlib.sha256(content).hexdigest()
     rows = folder.consents.import_records(records, source_digest=digest, now=now, actor=actor)
+    # An old form of somebody who was erased since brings nobody back.
+    give_keys(folder, patients, PURPOSES, now.date())
     log_changes(folder)
-    return Imported(rows, len({record.patient for record in records}) if rows else 0)
+    return Imported(rows, len(patients) if rows else 0)
 
 
 def count_consents(folder: ClinicFolder, day: datetime.date) -> ConsentTable:

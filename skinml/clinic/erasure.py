@@ -7,8 +7,7 @@ was killed in between leaves the first, and the next command at the clinic's des
 
 from __future__ import annotations
 
-import json
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from math import isfinite
@@ -18,19 +17,17 @@ from skinml.clinic.certificates import certificate_path, certify
 from skinml.clinic.consents import log_changes
 from skinml.clinic.contribution_words import sentences
 from skinml.clinic.contributions import Contributions, contributions_of, is_known, unknown_patient
+from skinml.clinic.erased import begun_erasure, write_begun
 from skinml.clinic.folder import ERASURE, ClinicFolder
 from skinml.clinic.gate import require_role
 from skinml.clinic.picture_lock import changing_pictures
 from skinml.clinic.requests import answered
-from skinml.durable import locked, read_whole, remove, write_whole
-from skinml.errors import EnvironmentProblem
+from skinml.durable import locked, remove
 from skinml.stewardship.audit_log import AuditEntry
 from skinml.stewardship.consent import USUALLY_WITHDRAWN, PatientState, Withdrawal
-from skinml.stewardship.encryption import derive_key, seal, unseal
-from skinml.stewardship.pseudonyms import pseudonym, pseudonyms
+from skinml.stewardship.pseudonyms import pseudonym
 
 _WHAT = "erasure"
-_CONTEXT = b"skinml erasure 1"
 
 
 @dataclass(frozen=True)
@@ -84,8 +81,7 @@ def erase_patient(
     with locked(folder.path / ".erasure.lock", _WHAT):
         _finish(folder)  # of somebody else's, begun since
         asked = {"patient": patient, "at": now.isoformat(), "actor": actor}
-        sealed = seal(_key(folder), json.dumps(asked).encode(), context=_CONTEXT)
-        write_whole(folder.path / ERASURE, sealed, _WHAT)
+        write_begun(folder, asked)
         key, objects = _erase(folder, asked)
     answered(folder, patient, "erase", now=now)
     found = contributions_of(folder, patient)
@@ -111,61 +107,12 @@ def finish_erasure(folder: ClinicFolder) -> bool:
         return _finish(folder)
 
 
-def erased_among(folder: ClinicFolder, patients: Collection[str]) -> set[str]:
-    """Find patients who were erased here and have not come back since.
-
-    Args:
-        folder: The clinic's folder.
-        patients: The clinic's own ids.
-
-    Returns:
-        Those who were erased, or of whom an erasure has begun, and who have no key. Who comes
-        back, by a consent recorded since, has one.
-
-    Raises:
-        EnvironmentProblem: If a file cannot be read.
-        IntegrityError: If something in the folder was changed.
-
-    Guarantees:
-        Inside `changing_pictures` the answer holds until the block ends.
-    """
-    asked = {
-        str(entry.fields.get("patient"))
-        for entry in folder.audit.entries()
-        if entry.event == "erasure"
-    }
-    begun = _begun(folder)
-    if begun is not None:
-        asked.add(pseudonym(folder.key, begun["patient"]))
-    if not asked:
-        return set()
-    unique = sorted(patients)
-    names = dict(zip(unique, pseudonyms(folder.key, unique), strict=True))
-    there = folder.patient_keys.find_pseudonyms(asked)
-    return {patient for patient, name in names.items() if name in asked and name not in there}
-
-
 def _finish(folder: ClinicFolder) -> bool:
-    begun = _begun(folder)
+    begun = begun_erasure(folder)
     if begun is None:
         return False
     _erase(folder, begun)
     return True
-
-
-def _begun(folder: ClinicFolder) -> Mapping[str, str] | None:
-    """Read what an erasure that is not ended yet was asked for."""
-    path = folder.path / ERASURE
-    if not path.exists():
-        return None
-    try:
-        content = read_whole(path, _WHAT)
-    except EnvironmentProblem:
-        if path.exists():
-            raise
-        return None  # it has ended since
-    asked = json.loads(unseal(_key(folder), content, context=_CONTEXT))
-    return {str(name): str(value) for name, value in asked.items()}
 
 
 def _erase(folder: ClinicFolder, asked: Mapping[str, str]) -> tuple[bool, int]:
@@ -230,7 +177,3 @@ def _is_of(entry: AuditEntry, name: str, now: datetime) -> bool:
 def _is_at(written: str, now: datetime) -> bool:
     """Whether a journal's time, which is to the second, is that of a moment."""
     return datetime.fromisoformat(written).replace(microsecond=0) == now.replace(microsecond=0)
-
-
-def _key(folder: ClinicFolder) -> bytes:
-    return derive_key(folder.key, "erasure")

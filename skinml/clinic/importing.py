@@ -17,7 +17,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
-from skinml.clinic.erasure import erased_among
+from skinml.clinic.erased import erased_among
 from skinml.clinic.folder import ClinicFolder
 from skinml.clinic.gate import require_role
 from skinml.clinic.importing_records import Dates, Records, Row, dates_of, grouped_age, read_records

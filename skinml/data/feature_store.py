@@ -131,18 +131,21 @@ class FeatureStore:
         return rows
 
     def admit(self, patients: Iterable[str]) -> None:
-        """Make sure that patients have a key; `append` does it too, but slower one by one.
+        """Find patients' keys at once; `append` does it too, but slower one by one.
 
         Args:
-            patients: Whose rows will be appended. Who was erased may come back by this.
+            patients: Whose rows will be appended. Whoever has no key gets none by this: the gate
+                of a run gives keys, and nobody who was erased since comes back.
 
         Raises:
-            EnvironmentProblem: If the vault cannot be written.
+            EnvironmentProblem: If the vault cannot be read.
             IntegrityError: If the vault was changed.
         """
         wanted = sorted(set(patients))
         if wanted:
-            self._owners |= self._keys.issue(wanted)
+            names = dict(zip(wanted, self._keys.pseudonyms(wanted), strict=True))
+            there = self._keys.find_pseudonyms(names.values())
+            self._owners |= {each: there[name] for each, name in names.items() if name in there}
 
     def append(self, digests: Sequence[bytes], patients: Sequence[str], rows: NDArray[Any]) -> None:
         """Write rows to the end of the file as one block.
@@ -161,7 +164,7 @@ class FeatureStore:
 
         Guarantees:
             On return the block is on the disk. Whatever interrupts it, the earlier blocks stay.
-            Rows of a patient who was erased since `admit` are not written.
+            Rows of a patient who has no key, or was erased since `admit`, are not written.
         """
         self._check_rows(digests, patients, rows)
         chosen = self._of_the_living(patients)
@@ -182,10 +185,11 @@ class FeatureStore:
         self._index(digests, patients, [self._owners[each].id for each in patients], rows)
 
     def _of_the_living(self, patients: Sequence[str]) -> list[int]:
-        """Find the positions of patients whose key is there, newcomers included."""
+        """Find the positions of patients whose key is there."""
         self.admit(set(patients) - self._owners.keys())
-        living = self._keys.find({self._owners[each].id for each in patients})
-        return [at for at, each in enumerate(patients) if self._owners[each].id in living]
+        owners = [self._owners.get(each) for each in patients]
+        living = self._keys.find({each.id for each in owners if each is not None})
+        return [at for at, each in enumerate(owners) if each is not None and each.id in living]
 
     def _forget_erased(self) -> None:
         """Drop the rows of patients whose key is gone."""

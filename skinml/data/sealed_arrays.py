@@ -77,8 +77,6 @@ def write_patient_arrays(
     arrays: Mapping[str, NDArray[Any]],
     patients: Sequence[str] | NDArray[np.str_],
     context: str,
-    *,
-    newcomers: bool = True,
 ) -> None:
     """Write rows of patients to one encrypted file, from which patients can be erased.
 
@@ -89,8 +87,6 @@ def write_patient_arrays(
         arrays: (n, ...) each: numbers, truth values or fixed-width text; never objects.
         patients: The patient of each row, n ids; n may be 0.
         context: What the arrays are, such as "samples train"; reading needs the same.
-        newcomers: Whether a patient without a key gets one. False leaves the rows of such a
-            patient out: for rows that waited in memory while somebody may have been erased.
 
     Raises:
         DataError: If an array holds objects, or does not have n rows.
@@ -103,7 +99,7 @@ def write_patient_arrays(
     """
     require_rows(arrays, patients)
     everybody = [str(each) for each in patients]
-    owners = _owners(keys, sorted(set(everybody)), newcomers=newcomers)
+    owners = _owners(keys, sorted(set(everybody)))
     kept = [at for at, each in enumerate(everybody) if each in owners]
     if len(kept) < len(everybody):
         arrays = {name: values[kept] for name, values in arrays.items()}
@@ -142,12 +138,8 @@ def read_patient_arrays(
     return np.array(rows.patients, dtype=str), rows.arrays
 
 
-def _owners(
-    keys: PatientKeys, patients: Sequence[str], *, newcomers: bool
-) -> dict[str, PatientKey]:
-    """Look the keys of patients up, and issue those that are missing where that is wanted."""
-    if newcomers and patients:
-        return keys.issue(patients)
+def _owners(keys: PatientKeys, patients: Sequence[str]) -> dict[str, PatientKey]:
+    """Look the keys of patients up."""
     names = dict(zip(patients, keys.pseudonyms(patients), strict=True))
     known = keys.find_pseudonyms(names.values())
     return {patient: known[name] for patient, name in names.items() if name in known}

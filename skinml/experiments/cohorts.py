@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from skinml.clinic.erased import give_keys
 from skinml.clinic.folder import ClinicFolder
 from skinml.clinic.imported_data import imported_manifest, is_clinic_folder
 from skinml.clinic.opening import open_at_screen
@@ -114,6 +115,9 @@ def gather(
     places = np.array([gates.place(clinic) for clinic in clinics], dtype=str)
     _require_reach(config, cohort, places)
     folders = gates.require(cohort, places.tolist())
+    patients = cohort.items["patient_id"].to_numpy(dtype=str)
+    for name, folder in folders.items():
+        give_keys(folder, set(patients[places == name].tolist()), [config.purpose], today)
     inspections = _inspect(cohort, places, folders, settings, progress)
     audit = audit_leakage(
         inspections,

@@ -419,7 +419,7 @@ def _write(
 ) -> None:
     keys = folder.patient_keys
     # Who was erased while the run went on gets no new key.
-    write_patient_arrays(path, folder.key, keys, arrays, patients, context, newcomers=False)
+    write_patient_arrays(path, folder.key, keys, arrays, patients, context)
 
 
 def _groups(arrays: Mapping[str, NDArray[np.generic]]) -> dict[str, NDArray[np.str_]]:

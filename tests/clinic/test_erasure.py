@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
 import pytest
 
-from skinml.clinic.consents import add_consent
+from skinml.clinic.consents import add_consent, import_consents
+from skinml.clinic.erased import erased_among, give_keys
 from skinml.clinic.erasure import erase_patient, finish_erasure
 from skinml.clinic.folder import ERASURE, ClinicFolder, open_folder
 from skinml.clinic.opening import open_at_screen
 from skinml.errors import DataError, PolicyError
 from skinml.privacy.events import GaussianEvent
-from skinml.stewardship.consent import Withdrawal
+from skinml.stewardship.consent import Consent, Withdrawal
 from skinml.stewardship.pseudonyms import pseudonym
 from tests.clinic.rights import FORM, NOW, enrol, make, release
 from tests.stewardship.test_vault_killed import die_at
@@ -95,6 +97,37 @@ def test_a_patient_who_comes_back_is_used_again_but_nothing_of_old_opens(
     clinic.vault.put(PATIENT, b"a new picture", kind="image")
     assert len(pictures(clinic, PATIENT)) == len(old) == 1
     assert not set(old) & set(clinic.vault.objects(PATIENT))
+
+
+def test_a_run_gives_no_key_to_who_was_erased_since_its_gate_let_them_through(
+    clinic: ClinicFolder,
+) -> None:
+    day = NOW.date()
+    erase_patient(clinic, PATIENT, now=NOW)
+    give_keys(clinic, {PATIENT, OTHER, "new"}, ["federated_training"], day)
+    assert erased_among(clinic, [PATIENT, OTHER, "new"]) == {PATIENT}
+    assert len(clinic.patient_keys) == 2
+    # As a table of consents does that a run reads: on record again, and no key yet.
+    agreed = Consent.model_validate(FORM | {"valid_from": day.isoformat()})
+    clinic.consents.grant(PATIENT, agreed, now=NOW, actor="op")
+    give_keys(clinic, {PATIENT}, ["federated_training"], day)
+    assert erased_among(clinic, [PATIENT]) == set()
+
+
+def test_an_old_form_in_a_later_list_of_consents_brings_nobody_back(
+    clinic: ClinicFolder, tmp_path: Path
+) -> None:
+    erase_patient(clinic, PATIENT, now=NOW)
+    head = "patient_id,purposes,form_version,how,given_by,valid_from\n"
+    for days, back in ((-9, False), (1, True)):
+        day = (NOW + timedelta(days=days)).date()
+        rows = "".join(
+            f"{patient},care,v2,paper,patient,{day.isoformat()}\n" for patient in (PATIENT, "new")
+        )
+        (tmp_path / "list.csv").write_text(head + rows.replace(",care,", ",federated_training,"))
+        import_consents(clinic, tmp_path / "list.csv", now=NOW + timedelta(days=1))
+        assert erased_among(clinic, [PATIENT, "new"]) == (set() if back else {PATIENT})
+    assert len(clinic.patient_keys) == 3
 
 
 def test_a_mistyped_id_erases_nothing(clinic: ClinicFolder) -> None:

@@ -17,7 +17,8 @@ from skinml.clinic.check_clinic import check_clinic
 from skinml.clinic.check_machine import Moment
 from skinml.clinic.consents import add_consent
 from skinml.clinic.correction import correct_record
-from skinml.clinic.erasure import erase_patient, erased_among
+from skinml.clinic.erased import erased_among
+from skinml.clinic.erasure import erase_patient
 from skinml.clinic.folder import ClinicFolder, open_folder
 from skinml.clinic.imported_data import imported_manifest
 from skinml.clinic.importing import ImportReport, ImportRequest, import_pictures

@@ -71,7 +71,9 @@ def files(tmp_path):
 def keys(tmp_path):
     anchors = Anchors(tmp_path / "anchors", "clinic", KEY)
     anchors.create()
-    return PatientKeys(tmp_path / "vault" / "keys.sealed", KEY, anchors)
+    keys = PatientKeys(tmp_path / "vault" / "keys.sealed", KEY, anchors)
+    keys.issue([*(f"p{number}" for number in range(10)), "a", "b"])
+    return keys
 
 
 @pytest.fixture
@@ -227,6 +229,7 @@ def test_an_image_that_two_patients_share_is_computed_once_and_kept_for_each(
 def test_only_an_erased_patients_images_are_computed_again(backbone, files, keys, open_store):
     first = extract_features(*files, backbone, open_store(backbone), LIMITS, batch_size=4)
     keys.erase(["p1"])  # two of the nine images
+    keys.issue(["p1"])  # who comes back
     backbone.module.batches.clear()
     calls = []
     store = open_store(backbone)
