@@ -277,6 +277,7 @@ def test_no_page_tells_a_patient_or_a_file_unless_somebody_asks(fresh) -> None:
 def test_a_number_that_looks_like_html_is_shown_as_it_is(fresh) -> None:
     page, client = fresh, inside(fresh)
     picture = replace(page.picture(), patient="<script>1</script>&")
+    page.folder.patient_keys.issue([picture.patient])
     page.folder.pictures.write([picture], now=NOW, actor="op")
     text = client.get(f"/look/{picture.number}").text
     told = client.post(f"/whose/{picture.number}", data=hidden(text)).text
