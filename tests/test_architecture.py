@@ -68,7 +68,7 @@ DOORS: dict[str, tuple[str, ...]] = {
     "skimage": ("privacy/audit/inversion.py", "data/skin_mask.py", "data/tone_colour.py"),
     "sklearn": ("data/", "fairness/", "training/yardsticks.py"),
     "matplotlib": ("reports/",),
-    "jinja2": ("reports/", "clinic/pages.py"),
+    "jinja2": ("reports/templating.py", "clinic/pages.py"),
     "markdown_it": ("clinic/pages.py",),
     "cryptography": ("stewardship/", "privacy/noise.py", "federated/secure_", "deployment/"),
     "fastapi": ("clinic/review_",),

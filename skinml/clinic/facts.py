@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from skinml.clinic.folder import ClinicFolder
+from skinml.clinic.statements import usual_delta
 from skinml.privacy.ledger import entries_of_year, spent
 from skinml.privacy.readings import advantage
 from skinml.stewardship.audit_log import AuditEntry
 from skinml.stewardship.policy import Policy
-
-_USUAL_DELTA = 1e-5
 
 
 @dataclass(frozen=True)
@@ -95,7 +94,7 @@ def facts_of(folder: ClinicFolder, now: datetime) -> Facts:
         IntegrityError: If something was changed.
     """
     policy, entries, log = folder.policy, folder.ledger.entries(), folder.audit.entries()
-    delta = policy.privacy.max_delta or _USUAL_DELTA
+    delta = usual_delta(folder)
     joined = [str(e.fields["coordinator"]) for e in log if e.event == "federation joined"]
     lock, mark = folder.lock, folder.audit.mark()
     return Facts(

@@ -10,6 +10,7 @@ from datetime import datetime
 from skinml.clinic.folder import ClinicFolder
 from skinml.clinic.gate import require_role
 from skinml.clinic.requests import requests_of
+from skinml.clinic.statements import usual_delta
 from skinml.privacy.ledger import Entry, entries_of_year, spent
 from skinml.stewardship.alerts import Flag, flags
 from skinml.stewardship.audit_log import AuditEntry
@@ -18,7 +19,6 @@ from skinml.stewardship.retention import ended
 from skinml.stewardship.roles import Role, allowed, roles_of
 
 _LAST_EVENTS = 4
-_USUAL_DELTA = 1e-5
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ def status_of(folder: ClinicFolder, now: datetime) -> Status:
         policy=policy,
         consents=_counts(folder, now) if counts else None,
         num_patients=folder.consents.book().num_patients if counts else None,
-        spent=_spent(folder.ledger.entries(), policy, now) if reads else None,
+        spent=_spent(folder.ledger.entries(), usual_delta(folder), now) if reads else None,
         num_entries=len(entries) if reads else None,
         due=_due(folder, policy, now) if counts else None,
         events=tuple(reversed(entries[-_LAST_EVENTS:])),
@@ -150,8 +150,7 @@ def _counts(folder: ClinicFolder, now: datetime) -> dict[str, int]:
     return {str(purpose): number for purpose, number in counted.items()}
 
 
-def _spent(entries: tuple[Entry, ...], policy: Policy, now: datetime) -> Spent:
-    delta = policy.privacy.max_delta or _USUAL_DELTA
+def _spent(entries: tuple[Entry, ...], delta: float, now: datetime) -> Spent:
     last = [each for each in entries if each.binding.run == entries[-1].binding.run]
     return Spent(
         num_runs=len({each.binding.run for each in entries}),

@@ -9,17 +9,15 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from skinml.durable import make_folder, write_whole
 from skinml.privacy.audit.findings import NotAudited
 from skinml.privacy.audit.record import TIERS, AuditRecord, Finding, flagged, tier_of
 from skinml.reports import audit_tables, numbers
+from skinml.reports.templating import filled_in
 from skinml.reports.view import settings_table
 from skinml.reports.wording import unit_noun, unit_words
 
 FORMAT = "skinml-audit-1"
-_TEMPLATES = Path(__file__).parent / "templates"
 
 
 @dataclass(frozen=True)
@@ -119,13 +117,7 @@ def audit_html(record: AuditRecord) -> str:
     Returns:
         HTML that needs no network and no script.
     """
-    environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("audit.html.j2").render(_context(record))
+    return filled_in("audit.html.j2", _context(record))
 
 
 def _context(record: AuditRecord) -> dict[str, Any]:

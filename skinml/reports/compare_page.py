@@ -7,16 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from skinml.durable import make_folder, write_whole
 from skinml.reports import compare_tables, numbers
 from skinml.reports.compare_figures import plot_svg, plots_file
 from skinml.reports.compare_record import ComparisonRecord, comparison_csv, comparison_to_json
+from skinml.reports.templating import filled_in
 from skinml.reports.view import group_title, settings_table
 from skinml.reports.wording import attribute_title, metric_words, unit_noun, unit_words
 
-_TEMPLATES = Path(__file__).parent / "templates"
 _QUESTIONS = ("gap", "group", "overall")
 
 
@@ -81,13 +79,7 @@ def comparison_html(record: ComparisonRecord) -> str:
     Returns:
         HTML that needs no network and no script.
     """
-    environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("compare.html.j2").render(_context(record))
+    return filled_in("compare.html.j2", _context(record))
 
 
 def _context(record: ComparisonRecord) -> dict[str, Any]:

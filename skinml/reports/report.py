@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from skinml.errors import EnvironmentProblem
 from skinml.records import RunRecord
 from skinml.reports import numbers, view
@@ -28,6 +26,7 @@ from skinml.reports.participation import (
 from skinml.reports.personal import personal_table
 from skinml.reports.review import review_parts
 from skinml.reports.sections import history_plots, sections
+from skinml.reports.templating import filled_in
 from skinml.reports.wording import (
     COUNTED,
     FAMILIES,
@@ -42,8 +41,6 @@ from skinml.reports.wording import (
     unit_words,
     you_words,
 )
-
-_TEMPLATES = Path(__file__).parent / "templates"
 
 
 @dataclass(frozen=True)
@@ -106,13 +103,7 @@ def render_html(record: RunRecord) -> str:
     Returns:
         HTML that needs no network and no script.
     """
-    environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("report.html.j2").render(_context(record, derive(record)))
+    return filled_in("report.html.j2", _context(record, derive(record)))
 
 
 def _words(name: str, record: RunRecord) -> MetricWords:
