@@ -20,6 +20,7 @@ from skinml.clinic.contributions import (
     unknown_patient,
 )
 from skinml.clinic.evidence_words import FIELD_NAMES, LOOKS, PURPOSE_NAMES, STANDS
+from skinml.clinic.field_words import moved_days, shown_fields
 from skinml.clinic.folder import ClinicFolder
 from skinml.clinic.gate import require_role
 from skinml.clinic.pages import page_of, text_of
@@ -27,11 +28,12 @@ from skinml.clinic.requests import answered
 from skinml.durable import make_folder, write_whole
 from skinml.errors import ConfigError
 from skinml.stewardship.audit_log import AuditEntry
-from skinml.stewardship.pictures import SHORT, Picture
-from skinml.stewardship.policy import Retention
+from skinml.stewardship.days import day_of
+from skinml.stewardship.pictures import ORIGINAL, PENDING, PICTURE, SHORT, Picture
+from skinml.stewardship.policy import Policy
 from skinml.stewardship.pseudonyms import pseudonym
 from skinml.stewardship.purposes import PURPOSES
-from skinml.stewardship.retention import last_day_of_use
+from skinml.stewardship.retention import last_day_of_original, last_day_of_use
 
 _WHAT = "patient's copy"
 _TITLE = "What this clinic's system holds about you"
@@ -44,25 +46,39 @@ class Copy:
     Attributes:
         folder: Where.
         pictures: Files of pictures that were written.
+        originals: Original files that were written.
         runs: Runs that read the patient's data.
         closed: Requests for access that this answers.
     """
 
     folder: Path
     pictures: int
+    originals: int
     runs: int
     closed: int
 
 
-def write_copy(folder: ClinicFolder, patient: str, into: Path, *, now: datetime) -> Copy:
+@dataclass(frozen=True)
+class _Files:
+    """Names of files that were written, by the numbers of their pictures."""
+
+    pictures: Mapping[str, str]
+    originals: Mapping[str, str]
+
+
+def write_copy(
+    folder: ClinicFolder, patient: str, into: Path, *, now: datetime, originals: bool = False
+) -> Copy:
     """Write all that the clinic's folder holds about a patient, to be handed to the patient.
 
     Args:
         folder: The clinic's folder.
         patient: The patient's id.
         into: A folder that does not exist yet, or is empty: `summary.html` to read, `data.json`
-            for machines, `pictures/`.
+            for machines, `pictures/`, and where they are asked for `originals/`.
         now: The time, with its zone.
+        originals: Whether the files that pictures were imported from are written too, as far as
+            they were kept.
 
     Returns:
         What was written.
@@ -72,13 +88,14 @@ def write_copy(folder: ClinicFolder, patient: str, into: Path, *, now: datetime)
         DataError: If nothing at all is known of the patient; most likely the id is mistyped.
         EnvironmentProblem: If a file cannot be read or written.
         IntegrityError: If something in the clinic's folder was changed.
-        PolicyError: If the user may not read single patients' records.
+        PolicyError: If the user may not write out whole records; to read consents is not enough.
 
     Guarantees:
-        The audit log says so before the first file is there. What is written is readable by this
-        user of the computer and not sealed: whoever hands it over removes it.
+        The audit log says so before the first file is there, with a line of its own for originals.
+        What is written is readable by this user of the computer and not sealed: whoever hands it
+        over removes it.
     """
-    actor = require_role(folder, "consent.read")
+    actor = require_role(folder, "record.export")
     if into.exists() and (not into.is_dir() or any(into.iterdir())):
         raise ConfigError(
             rule="a folder for the copy that is not there yet, or is empty",
@@ -88,12 +105,16 @@ def write_copy(folder: ClinicFolder, patient: str, into: Path, *, now: datetime)
     found = contributions_of(folder, patient)
     if not (found.runs or found.erased or is_known(folder, patient)):
         raise unknown_patient()
-    name, today = pseudonym(folder.key, patient), now.date()
+    name, today = pseudonym(folder.key, patient), day_of(now)
     held = _held(folder, patient)
     told = {"kind": "records", "patient": name, "patients": 1, "objects": len(held)}
     folder.audit.write("export", actor, now=now, **told)
+    kept = [each for each in held if each.original is not None] if originals else []
+    if kept:
+        told |= {"kind": "originals", "objects": len(kept)}
+        folder.audit.write("export", actor, now=now, **told)
     make_folder(into, _WHAT)
-    files = _write_pictures(folder, held, into)
+    files = _Files(_write_pictures(folder, held, into), _write_originals(folder, kept, into))
     values = _values(folder, patient, held, found, files, now)
     write_whole(into / "data.json", json.dumps(values, indent=1).encode(), _WHAT)
     page = page_of(
@@ -103,7 +124,8 @@ def write_copy(folder: ClinicFolder, patient: str, into: Path, *, now: datetime)
         f"{__version__} on {today}. Keep it safe: it holds your health data.",
     )
     write_whole(into / "summary.html", page.encode(), _WHAT)
-    return Copy(into, len(files), len(found.runs), answered(folder, patient, "access", now=now))
+    closed = answered(folder, patient, "access", now=now, actor=actor)
+    return Copy(into, len(files.pictures), len(files.originals), len(found.runs), closed)
 
 
 def _held(folder: ClinicFolder, patient: str) -> list[Picture]:
@@ -113,7 +135,8 @@ def _held(folder: ClinicFolder, patient: str) -> list[Picture]:
 def _write_pictures(folder: ClinicFolder, held: list[Picture], into: Path) -> dict[str, str]:
     """Write what can be read of the pictures; give the files' names by the pictures' numbers."""
     objects = [each.object for each in held if each.object is not None]
-    contents, files = dict(folder.vault.find(objects)), dict[str, str]()
+    contents = dict(folder.vault.find(objects, [PICTURE, PENDING]))
+    files = dict[str, str]()
     for picture in held:
         content = contents.get(picture.object or "")
         if content is not None:
@@ -124,21 +147,39 @@ def _write_pictures(folder: ClinicFolder, held: list[Picture], into: Path) -> di
     return files
 
 
+def _write_originals(folder: ClinicFolder, held: list[Picture], into: Path) -> dict[str, str]:
+    """Write the files that pictures came from, byte for byte, one after the other."""
+    numbers, files = {each.original or "": each.number for each in held}, dict[str, str]()
+    for name, content in folder.vault.find(numbers, [ORIGINAL]):
+        make_folder(into / "originals", _WHAT)
+        number = numbers[name]
+        files[number] = f"originals/{number[:SHORT]}.{_ending(content)}"
+        write_whole(into / files[number], content, _WHAT)
+    return files
+
+
+def _ending(content: bytes) -> str:
+    """Tell what a file that was imported is called, from its first bytes."""
+    begins = {b"\x89PNG": "png", b"\xff\xd8": "jpg", b"II": "tif", b"MM": "tif", b"RIFF": "webp"}
+    found = (ending for start, ending in begins.items() if content.startswith(start))
+    return "dcm" if content[128:132] == b"DICM" else next(found, "bin")
+
+
 def _values(
     folder: ClinicFolder,
     patient: str,
     held: list[Picture],
     found: Contributions,
-    files: Mapping[str, str],
+    files: _Files,
     now: datetime,
 ) -> dict[str, Any]:
-    policy, answer = folder.policy, answer_of(folder.consents.state_of(patient), now.date())
+    policy, answer = folder.policy, answer_of(folder.consents.state_of(patient), day_of(now))
     return {
         "clinic": folder.name,
-        "day": now.date().isoformat(),
+        "day": day_of(now).isoformat(),
         "patient": patient,
         "purposes_of_the_clinic": list(policy.purposes),
-        "pictures": [_picture(each, files, policy.retention) for each in held],
+        "pictures": [_picture(each, files, policy) for each in held],
         "consents": _consents(answer),
         "runs": plain_values(found),
         "who_looked": [_look(each) for each in _about(folder, patient)],
@@ -148,19 +189,34 @@ def _values(
     }
 
 
-def _picture(picture: Picture, files: Mapping[str, str], rules: Retention) -> dict[str, Any]:
+def _picture(picture: Picture, files: _Files, policy: Policy) -> dict[str, Any]:
+    rules = policy.retention
     ends = {
         purpose: None if (last := last_day_of_use(picture, rules, purpose)) is None else str(last)
         for purpose in PURPOSES
     }
     return {
         "number": picture.number[:SHORT],
-        "file": files.get(picture.number),
+        "file": files.pictures.get(picture.number),
+        "original": _original(picture, files, policy),
         "state": picture.state,
         "brought_in": picture.imported.isoformat(),
         "kept_until": _end(picture.imported, rules.images_days),
         "fields": dict(picture.fields),
+        "moved_days": list(moved_days(picture.fields)),
+        "covered": len(picture.boxes) if picture.state == "masked" else 0,
         "used_until": ends,
+    }
+
+
+def _original(picture: Picture, files: _Files, policy: Policy) -> dict[str, Any] | None:
+    """Say that the file which a picture came from is kept, and until when; None where not."""
+    if picture.original is None:
+        return None
+    last = last_day_of_original(policy.retention, picture.imported)
+    return {
+        "file": files.originals.get(picture.number),
+        "kept_until": None if last is None else last.isoformat(),
     }
 
 
@@ -195,17 +251,10 @@ def _bulk(folder: ClinicFolder) -> list[str]:
     return sorted(days)
 
 
-def _said(name: str, value: str) -> str:
-    """Say a field's value in words that a patient knows."""
-    if name == "malignant":
-        return "yes" if value.casefold() in ("1", "1.0", "true", "malignant") else "no"
-    return value.replace("_", " ")
-
-
 def _words(found: Contributions) -> dict[str, Any]:
     return {
         "sentences": sentences(found),
-        "said": _said,
+        "shown_fields": shown_fields,
         "stands": STANDS,
         "looks": LOOKS,
         "field_names": FIELD_NAMES,

@@ -13,10 +13,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from skinml.clinic.begun import KINDS, file_of, read_begun
 from skinml.clinic.folder import LOCKED_KEY, POLICY_FILE, ClinicFolder, anchor_place, open_folder
 from skinml.clinic.folder import unlocked as unlocked_folder
 from skinml.clinic.gate import require_role
 from skinml.clinic.identity import FILE, identity_bytes
+from skinml.clinic.requests import FILE as REQUESTS
+from skinml.clinic.requests import read_requests
 from skinml.durable import make_folder, read_whole
 from skinml.errors import ConfigError, IntegrityError, SkinmlError
 from skinml.journal import Mark
@@ -167,7 +170,8 @@ def _remember(folder: ClinicFolder) -> dict[str, Mark]:
             folder.anchors.journal(name).announce(marks[name])
             folder.anchors.journal(name).move(marks[name])
     vault = (folder.path / "vault" / name for name in _VAULT)
-    for path in (folder.path / POLICY_FILE, folder.path / "keys" / LOCKED_KEY, *vault):
+    own = (folder.path / name for name in (*map(file_of, KINDS), REQUESTS))
+    for path in (folder.path / POLICY_FILE, folder.path / "keys" / LOCKED_KEY, *own, *vault):
         if path.exists():
             folder.anchors.replace(path, _content(path), path.name)
     folder.audit.entries()
@@ -175,6 +179,9 @@ def _remember(folder: ClinicFolder) -> dict[str, Mark]:
     folder.consents.book()
     folder.pictures.mark()
     folder.vault.require_intact()
+    read_requests(folder)
+    for kind in KINDS:
+        read_begun(folder, kind)
     return marks
 
 

@@ -58,6 +58,8 @@ class Answers(BaseModel):
         steward: Users of this computer who decide.
         operator: Users of this computer who run.
         keep_days: Days that features and predictions are kept; None: until they are erased.
+        licences: Licences of public datasets that need no consents. Nobody is asked for them:
+            only a file of answers can name them.
     """
 
     model_config = _STRICT
@@ -72,6 +74,7 @@ class Answers(BaseModel):
     steward: tuple[str, ...]
     operator: tuple[str, ...]
     keep_days: int | None = Field(365, strict=True)
+    licences: tuple[str, ...] = ()
 
     @property
     def method(self) -> Literal["passphrase", "keyring", "key_file"]:
@@ -250,6 +253,7 @@ def policy_of(answers: Answers) -> Policy:
         {
             "clinic": answers.name,
             "purposes": answers.purposes,
+            "licences": answers.licences,
             "coordinators": ("simulation",),
             "experiments": ("*",),
             "privacy": {

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import yaml
 
+from skinml.clinic.evidence_words import leftover_words
 from skinml.clinic.facts import Facts
 
 Status = Literal["done by skinml", "done by the clinic", "not covered"]
@@ -76,6 +77,8 @@ def _lines(law: str, row: dict[str, Any], facts: Facts) -> list[Line]:
         return [_locked(place, facts)]
     if rule == "in_time":
         return _in_time(place, facts)
+    if rule == "originals":
+        return _originals(place, facts)
     return [Line(*place, row["demand"], _STATUS[row["by"]], row["how"], row.get("see", ""))]
 
 
@@ -109,6 +112,24 @@ def _locked(place: tuple[str, str], facts: Facts) -> Line:
         f"{facts.lock.replace('_', ' ')}."
     )
     return Line(*place, demand, "done by skinml", how, "skinml clinic keys lock")
+
+
+def _originals(place: tuple[str, str], facts: Facts) -> list[Line]:
+    if facts.policy.originals == "drop" and not facts.num_originals:
+        return []
+    if facts.policy.originals == "drop":
+        how = (
+            "The policy does not keep the files that pictures came from any more; "
+            f"{leftover_words(facts.num_originals)}."
+        )
+        demand = "original files gone that nobody needs"
+        return [Line(*place, demand, "done by the clinic", how, "skinml clinic retention")]
+    how = (
+        "The policy keeps the files that pictures came from, with metadata and uncovered faces, "
+        "sealed apart. Write down why they are needed, or set originals: drop."
+    )
+    demand = "a reason for keeping original files"
+    return [Line(*place, demand, "done by the clinic", how, "skinml clinic policy show")]
 
 
 def _in_time(place: tuple[str, str], facts: Facts) -> list[Line]:

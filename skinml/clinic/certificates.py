@@ -13,6 +13,7 @@ from skinml.clinic.folder import ClinicFolder
 from skinml.durable import make_folder, read_whole, write_whole
 from skinml.errors import IntegrityError
 from skinml.journal import canonical
+from skinml.stewardship.days import day_of
 from skinml.stewardship.encryption import keyed_digest
 from skinml.stewardship.signing import Signature
 
@@ -59,7 +60,7 @@ def certify(
         "format": _FORMAT,
         "kind": kind,
         "clinic": folder.name,
-        "day": now.date().isoformat(),
+        "day": day_of(now).isoformat(),
         "public_key": folder.identity.public_key,
         "says": dict(says),
     }
@@ -84,7 +85,7 @@ def certificate_path(folder: ClinicFolder, kind: str, now: datetime) -> Path:
     """
     # Not the time itself: beside an exported log it would say whose pseudonym that is.
     mark = keyed_digest(folder.key, f"certificate {now.isoformat()}".encode())[:12]
-    return folder.path / "certificates" / f"{kind}-{now.date()}-{mark}.json"
+    return folder.path / "certificates" / f"{kind}-{day_of(now)}-{mark}.json"
 
 
 def verify_certificate(path: Path, public_key: str) -> Mapping[str, Any]:
@@ -101,6 +102,7 @@ def verify_certificate(path: Path, public_key: str) -> Mapping[str, Any]:
         EnvironmentProblem: If it cannot be read.
         IntegrityError: If it is not what the clinic signed.
     """
+    other_key = False
     try:
         content = json.loads(read_whole(path, _WHAT))
         signature = content.pop("signature")
@@ -108,10 +110,20 @@ def verify_certificate(path: Path, public_key: str) -> Mapping[str, Any]:
         if signed and content["format"] == _FORMAT:
             found: Mapping[str, Any] = content
             return found
+        own = content["public_key"]
+        other_key = own != public_key and Signature(own, about=_ABOUT).fits(
+            canonical(content), signature
+        )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         pass  # whatever stands there, it is not what was signed
+    if other_key:
+        raise IntegrityError(
+            rule="the key that this certificate was signed with",
+            got="this is not that key",
+            do="Give the signing clinic's public key with --key, or its folder with --folder.",
+        )
     raise IntegrityError(
         rule="a certificate as this clinic signed it",
-        got="another content, another key or no certificate",
+        got="another content, or no certificate",
         do="Ask the clinic for the certificate again.",
     ) from None

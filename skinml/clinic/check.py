@@ -35,6 +35,7 @@ from skinml.data.settings import ImageLimits, LeakageSettings, SplitFractions
 from skinml.data.splits import assign_splits
 from skinml.errors import DataError, EnvironmentProblem, PolicyError
 from skinml.stewardship.admissibility import admissible
+from skinml.stewardship.licences import LICENCES
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -92,6 +93,7 @@ class Request:
     limits: ImageLimits = field(default_factory=ImageLimits)
     leakage: LeakageSettings = field(default_factory=LeakageSettings)
     imported: ClinicFolder | None = None
+    licences: tuple[str, ...] = LICENCES
 
 
 def check(
@@ -172,11 +174,12 @@ def _look(
     except DataError as error:
         return _Seen((_about_broken_list(error),))
     frame = manifest.frame
-    covers = consent_cover(frame, consents, request.purposes, day)
+    covers = consent_cover(frame, consents, request.purposes, day, request.licences)
     first = [_about_list(manifest)]
+    first += _about_sex(frame)
     first += consent_findings(covers, request.purpose, frame["patient_id"].nunique())
     try:
-        frame = admissible(frame, purpose=request.purpose, day=day, consents=consents).frame
+        frame = admissible(frame, request.purpose, day, consents, request.licences).frame
     except PolicyError:
         return _Seen(tuple(first), covers)  # the finding about consents says it
     frame = frame.reset_index(drop=True)
@@ -242,6 +245,19 @@ def _about_list(manifest: Manifest) -> Finding:
         # Names of columns are not repeated: a spreadsheet's header may hold anything.
         found += f" {counted(len(manifest.dropped_columns), 'column')} of the file is not used."
     return Finding("green", "List of images", found)
+
+
+def _about_sex(frame: pd.DataFrame) -> list[Finding]:
+    """Point out patients whose rows say different things; a list may have mixed two of them."""
+    if "sex" not in frame.columns:
+        return []
+    told = frame[~frame["sex"].fillna("").isin(("", "unknown"))]
+    several = int((told.groupby("patient_id")["sex"].nunique() > 1).sum())
+    if not several:
+        return []
+    found = f"The rows of {counted(several, 'patient')} do not agree on the sex."
+    do = "Look whether the list mixes two patients; `skinml clinic correct` corrects a picture."
+    return [Finding("amber", "One patient", found, do)]
 
 
 def _about_numbers(frame: pd.DataFrame, training: int, least: int) -> Finding:

@@ -14,6 +14,7 @@ from skinml.clinic.gate import require_role
 from skinml.clinic.imported_data import is_clinic_folder
 from skinml.errors import PolicyError
 from skinml.stewardship.admissibility import CONSENT, LICENCE
+from skinml.stewardship.days import day_of
 from skinml.stewardship.policy import Policy
 
 _USUAL_PURPOSE = "federated_training"
@@ -73,12 +74,13 @@ def check_clinic(
         least_patients=policy.least_patients,
         manifest=manifest,
         taxonomy=taxonomy,
+        licences=policy.licences,
         imported=folder if data is None or is_clinic_folder(folder.path, data) else None,
     )
     report = check(
         request,
         folder.consents,
-        day=now.date(),
+        day=day_of(now),
         clocks=clocks,
         measure=measure,
         progress=progress,

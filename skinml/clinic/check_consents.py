@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 from skinml.clinic.findings import ConsentCover, Finding, counted
-from skinml.stewardship.admissibility import CONSENT, LICENCE, assess
+from skinml.stewardship.admissibility import CONSENT, assess
+from skinml.stewardship.licences import LICENCES
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,6 +25,7 @@ def consent_cover(
     consents: Consents | None,
     purposes: Sequence[str],
     day: datetime.date,
+    licences: Collection[str] = LICENCES,
 ) -> tuple[ConsentCover, ...]:
     """Count the patients of a manifest who may be used, purpose by purpose.
 
@@ -32,6 +34,7 @@ def consent_cover(
         consents: The clinic's register; None where there is none.
         purposes: The purposes that the policy allows.
         day: The day to judge for.
+        licences: The licences that the policy names.
 
     Returns:
         One cover a purpose, in the order given.
@@ -39,7 +42,7 @@ def consent_cover(
     Raises:
         IntegrityError: If the register was changed.
     """
-    return tuple(_cover(frame, consents, purpose, day) for purpose in purposes)
+    return tuple(_cover(frame, consents, purpose, day, licences) for purpose in purposes)
 
 
 def consent_findings(
@@ -66,7 +69,8 @@ def consent_findings(
                 f"None of {counted(num_patients, 'patient')} may be used for {words} today: "
                 f"{_reasons(cover)}.",
                 "Record consents with `skinml clinic consent import FILE` or `add`; a public "
-                "dataset states its licence in the column `licence`.",
+                "dataset states its licence in the column `licence`, and the policy names it under "
+                "`licences`.",
             )
         ]
     found = f"{usable:,} of {counted(num_patients, 'patient')} may be used for {words} today"
@@ -94,14 +98,21 @@ def consent_findings(
 
 
 def _cover(
-    frame: pd.DataFrame, consents: Consents | None, purpose: str, day: datetime.date
+    frame: pd.DataFrame,
+    consents: Consents | None,
+    purpose: str,
+    day: datetime.date,
+    licences: Collection[str],
 ) -> ConsentCover:
-    today = assess(frame, purpose, day, consents)
-    later = assess(frame, purpose, day + datetime.timedelta(DAYS_AHEAD), consents)
+    later_day = day + datetime.timedelta(DAYS_AHEAD)
+    today = assess(frame, purpose, day, consents, licences)
+    later = assess(frame, purpose, later_day, consents, licences)
+    # Whoever signed counts as a consent, also where a licence would do.
+    signed = assess(frame, purpose, day, consents, ()).admitted.get(CONSENT, 0)
     return ConsentCover(
         purpose=purpose,
-        num_consent=today.admitted.get(CONSENT, 0),
-        num_licence=today.admitted.get(LICENCE, 0),
+        num_consent=signed,
+        num_licence=today.frame["patient_id"].nunique() - signed,
         num_ending=len(set(today.frame["patient_id"]) - set(later.frame["patient_id"])),
         refused=dict(today.refused),
     )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from skinml.clinic.findings import Finding, counted
-from skinml.data.leakage import near_duplicates
+from skinml.data.look_alikes import near_duplicates
 from skinml.data.splits import require_disjoint
 from skinml.errors import DataError
 from skinml.records import StrArray

@@ -32,6 +32,7 @@ from skinml.stewardship.consent_rules import (
     Restriction,
     standing,
 )
+from skinml.stewardship.days import day_of
 from skinml.stewardship.pseudonyms import pseudonym
 from skinml.stewardship.purposes import DATA_KINDS, PURPOSES, Purpose
 
@@ -154,7 +155,7 @@ def add_consent(
         PolicyError: If the user may not.
     """
     actor = require_role(folder, "consent.change")
-    consent = _consent(form, now.date())
+    consent = _consent(form, day_of(now))
     history = folder.consents.state_of(patient).history
     late = [word for word in consent.purposes if consent not in standing([*history, consent], word)]
     if late:
@@ -166,7 +167,7 @@ def add_consent(
     folder.vault.remember([patient])
     folder.consents.grant(patient, consent, now=now, actor=actor)
     log_changes(folder)
-    return answer_of(folder.consents.state_of(patient), now.date())
+    return answer_of(folder.consents.state_of(patient), day_of(now))
 
 
 def withdraw_consent(
@@ -214,8 +215,8 @@ def withdraw_consent(
     known = cast(tuple[Purpose, ...], words)
     folder.consents.withdraw(patient, purposes=known, now=now, actor=actor)
     log_changes(folder)
-    answered(folder, patient, "object", now=now)
-    return answer_of(folder.consents.state_of(patient), now.date())
+    answered(folder, patient, "object", now=now, actor=actor)
+    return answer_of(folder.consents.state_of(patient), day_of(now))
 
 
 def import_consents(folder: ClinicFolder, path: Path, *, now: datetime.datetime) -> Imported:
@@ -237,12 +238,12 @@ def import_consents(folder: ClinicFolder, path: Path, *, now: datetime.datetime)
     """
     actor = require_role(folder, "consent.change")
     content = _read(path)
-    records = read_consents(content, "the list of consents", today=now.date())
+    records = read_consents(content, "the list of consents", today=day_of(now))
     patients = {record.patient for record in records}
     digest = hashlib.sha256(content).hexdigest()
     rows = folder.consents.import_records(records, source_digest=digest, now=now, actor=actor)
     # An old form of somebody who was erased since brings nobody back.
-    give_keys(folder, patients, PURPOSES, now.date())
+    give_keys(folder, patients, PURPOSES, day_of(now))
     log_changes(folder)
     return Imported(rows, len(patients) if rows else 0)
 
@@ -290,7 +291,7 @@ def show_patient(folder: ClinicFolder, patient: str, *, now: datetime.datetime) 
     state = folder.consents.state_of(patient)
     name = pseudonym(folder.key, patient)
     folder.audit.write("access", actor, now=now, kind="consents", patient=name, patients=1)
-    return answer_of(state, now.date())
+    return answer_of(state, day_of(now))
 
 
 def expiring_consents(
@@ -314,7 +315,7 @@ def expiring_consents(
         PolicyError: If the user may not.
     """
     actor = require_role(folder, "consent.read" if named else "consent.count")
-    day = now.date()
+    day = day_of(now)
     found = folder.consents.expiring(day, within_days)
     counts = {word: sum(word in each.purposes for each in found) for word in PURPOSES}
     patients: tuple[Ending, ...] = ()

@@ -29,11 +29,12 @@ def sentences(found: Contributions) -> list[str]:
     Returns:
         Sentences for a patient.
     """
+    lines = ["This patient was erased from the clinic's folder."] if found.erased else []
     if not found.runs:
-        lines = ["No run that this clinic has a record of read this patient's data."]
+        lines += ["No run that this clinic has a record of read this patient's data."]
     else:
         models = "1 model" if found.models == 1 else f"{found.models} models"
-        lines = [f"{models} learnt from this patient's data."]
+        lines += [f"{models} learnt from this patient's data."]
         lines += _bound(found)
     if found.exact_figures:
         lines.append(

@@ -2,60 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from datetime import date
 
-from skinml.clinic.folder import ERASURE, ClinicFolder
+from skinml.clinic.begun import ERASURE, read_begun
+from skinml.clinic.folder import ClinicFolder
 from skinml.clinic.picture_lock import changing_pictures
-from skinml.durable import read_whole, write_whole
-from skinml.errors import EnvironmentProblem
 from skinml.stewardship.consent import USUALLY_WITHDRAWN
-from skinml.stewardship.encryption import derive_key, seal, unseal
 from skinml.stewardship.pseudonyms import pseudonym, pseudonyms
-
-_WHAT = "erasure"
-_CONTEXT = b"skinml erasure 1"
-
-
-def write_begun(folder: ClinicFolder, asked: Mapping[str, str]) -> None:
-    """Write down, sealed, what an erasure was asked for.
-
-    Args:
-        folder: The clinic's folder.
-        asked: The patient, when, and by whom.
-
-    Raises:
-        EnvironmentProblem: If it cannot be written.
-    """
-    sealed = seal(_key(folder), json.dumps(dict(asked)).encode(), context=_CONTEXT)
-    write_whole(folder.path / ERASURE, sealed, _WHAT)
-
-
-def begun_erasure(folder: ClinicFolder) -> Mapping[str, str] | None:
-    """Read what an erasure that is not ended yet was asked for.
-
-    Args:
-        folder: The clinic's folder.
-
-    Returns:
-        What `write_begun` was given: never log. None where there is none.
-
-    Raises:
-        EnvironmentProblem: If it cannot be read.
-        IntegrityError: If it was changed.
-    """
-    path = folder.path / ERASURE
-    if not path.exists():
-        return None
-    try:
-        content = read_whole(path, _WHAT)
-    except EnvironmentProblem:
-        if path.exists():
-            raise
-        return None  # it has ended since
-    asked = json.loads(unseal(_key(folder), content, context=_CONTEXT))
-    return {str(name): str(value) for name, value in asked.items()}
 
 
 def erased_among(folder: ClinicFolder, patients: Collection[str]) -> set[str]:
@@ -76,20 +30,36 @@ def erased_among(folder: ClinicFolder, patients: Collection[str]) -> set[str]:
     Guarantees:
         Inside `changing_pictures` the answer holds until the block ends.
     """
+    names = erased_names(folder)
+    if not names:
+        return set()
+    unique = sorted(patients)
+    pairs = zip(unique, pseudonyms(folder.key, unique), strict=True)
+    return {patient for patient, name in pairs if name in names}
+
+
+def erased_names(folder: ClinicFolder) -> set[str]:
+    """Find the pseudonyms of all who were erased here and have not come back since.
+
+    Args:
+        folder: The clinic's folder.
+
+    Returns:
+        Pseudonyms; see `erased_among`.
+
+    Raises:
+        EnvironmentProblem: If a file cannot be read.
+        IntegrityError: If something in the folder was changed.
+    """
     asked = {
         str(entry.fields.get("patient"))
         for entry in folder.audit.entries()
         if entry.event == "erasure"
     }
-    begun = begun_erasure(folder)
+    begun = read_begun(folder, ERASURE)
     if begun is not None:
         asked.add(pseudonym(folder.key, begun["patient"]))
-    if not asked:
-        return set()
-    unique = sorted(patients)
-    names = dict(zip(unique, pseudonyms(folder.key, unique), strict=True))
-    there = folder.patient_keys.find_pseudonyms(asked)
-    return {patient for patient, name in names.items() if name in asked and name not in there}
+    return asked - set(folder.patient_keys.find_pseudonyms(asked)) if asked else set()
 
 
 def give_keys(
@@ -122,7 +92,3 @@ def give_keys(
             if not why
         }
         folder.vault.remember(sorted(set(patients) - (set(gone) - back)))
-
-
-def _key(folder: ClinicFolder) -> bytes:
-    return derive_key(folder.key, "erasure")

@@ -1,33 +1,36 @@
 """Erasing a patient from a clinic's folder: asked for once, finished whatever interrupts it.
 
 The order: what is to be erased is written down, sealed; consent is withdrawn; the key is destroyed
-and what it opened removed; the audit log says so; what was written down is removed. A process that
-was killed in between leaves the first, and the next command at the clinic's desk does the rest.
+and what it opened removed; the audit log says so; the clinic's own heads that were fitted to the
+patient are removed; a certificate is signed and the patient's request is answered; what was written
+down is removed. A process that was killed in between leaves the first, and the next command at the
+clinic's desk does the rest.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from math import isfinite
 from pathlib import Path
+from typing import Any
 
+from skinml.clinic.begun import ERASURE, alone_at, end_begun, finish_begun, write_begun
 from skinml.clinic.certificates import certificate_path, certify
 from skinml.clinic.consents import log_changes
 from skinml.clinic.contribution_words import sentences
 from skinml.clinic.contributions import Contributions, contributions_of, is_known, unknown_patient
-from skinml.clinic.erased import begun_erasure, write_begun
-from skinml.clinic.folder import ERASURE, ClinicFolder
+from skinml.clinic.folder import ClinicFolder
 from skinml.clinic.gate import require_role
+from skinml.clinic.own_heads import heads_of
 from skinml.clinic.picture_lock import changing_pictures
 from skinml.clinic.requests import answered
-from skinml.durable import locked, remove
+from skinml.durable import remove
 from skinml.stewardship.audit_log import AuditEntry
 from skinml.stewardship.consent import USUALLY_WITHDRAWN, PatientState, Withdrawal
 from skinml.stewardship.pseudonyms import pseudonym
-
-_WHAT = "erasure"
 
 
 @dataclass(frozen=True)
@@ -37,12 +40,14 @@ class Erased:
     Attributes:
         key: Whether the patient had a key, which is destroyed now.
         objects: Files of the vault that were removed.
+        heads: Heads that the clinic keeps to itself, fitted to the patient, that were removed.
         contributions: Which released models the patient's data are in, and what bounds it.
         certificate: Where the signed statement of it lies; it names nobody.
     """
 
     key: bool
     objects: int
+    heads: int
     contributions: Contributions
     certificate: Path
 
@@ -69,23 +74,27 @@ def erase_patient(
 
     Guarantees:
         Killed at any moment after it began, the next command at the clinic's desk ends it: the
-        consent is withdrawn, the key gone, and the audit log has one line of it. What the audit
-        log, the register and the records of contributions say of the patient's pseudonym stays.
+        consent is withdrawn, the key gone, with the clinic's own heads that were fitted to the
+        patient; the audit log has one line of it, and the patient's request is answered. What the
+        audit log, the register and the records of contributions say of the patient's pseudonym
+        stays.
     """
     actor = require_role(folder, "erase")
     finish_erasure(folder)
     found = contributions_of(folder, patient)
     if not (found.runs or found.erased or even_if_unknown or is_known(folder, patient)):
         raise unknown_patient()
-    key, objects = False, 0
-    with locked(folder.path / ".erasure.lock", _WHAT):
-        _finish(folder)  # of somebody else's, begun since
-        asked = {"patient": patient, "at": now.isoformat(), "actor": actor}
-        write_begun(folder, asked)
-        key, objects = _erase(folder, asked)
-    answered(folder, patient, "erase", now=now)
+    with alone_at(folder, ERASURE, _erase):
+        asked = {
+            "patient": patient,
+            "at": now.isoformat(),
+            "actor": actor,
+            "heads": _named(folder, heads_of(folder, patient)),
+        }
+        write_begun(folder, ERASURE, asked)
+        key, objects, heads = _erase(folder, asked)
     found = contributions_of(folder, patient)
-    return Erased(key, objects, found, certificate_path(folder, "erasure", now))
+    return Erased(key, objects, heads, found, certificate_path(folder, "erasure", now))
 
 
 def finish_erasure(folder: ClinicFolder) -> bool:
@@ -101,21 +110,22 @@ def finish_erasure(folder: ClinicFolder) -> bool:
         EnvironmentProblem: If a file cannot be written or removed.
         IntegrityError: If something in the folder was changed.
     """
-    if not (folder.path / ERASURE).exists():
-        return False
-    with locked(folder.path / ".erasure.lock", _WHAT):
-        return _finish(folder)
+    return finish_begun(folder, ERASURE, _erase)
 
 
-def _finish(folder: ClinicFolder) -> bool:
-    begun = begun_erasure(folder)
-    if begun is None:
-        return False
-    _erase(folder, begun)
-    return True
+def alone_with_erasures(folder: ClinicFolder) -> AbstractContextManager[None]:
+    """Keep erasures out until the block ends, and first end one that was interrupted.
+
+    Args:
+        folder: The clinic's folder.
+
+    Returns:
+        The block's context.
+    """
+    return alone_at(folder, ERASURE, _erase)
 
 
-def _erase(folder: ClinicFolder, asked: Mapping[str, str]) -> tuple[bool, int]:
+def _erase(folder: ClinicFolder, asked: Mapping[str, Any]) -> tuple[bool, int, int]:
     """Do all that is not done yet."""
     patient, actor = asked["patient"], asked["actor"]
     now, name = datetime.fromisoformat(asked["at"]), pseudonym(folder.key, patient)
@@ -128,13 +138,21 @@ def _erase(folder: ClinicFolder, asked: Mapping[str, str]) -> tuple[bool, int]:
             folder.audit.write(
                 "erasure", actor, now=now, patients=1, patient=name, objects=done.objects
             )
-    key_gone = done.patients > 0
-    _certify(folder, patient, now)
-    remove(folder.path / ERASURE, _WHAT)
-    return key_gone, done.objects
+    # What was written down counts those that a process which was killed had removed already.
+    heads = {*asked.get("heads", ()), *_named(folder, heads_of(folder, patient))}
+    for each in sorted(heads):
+        remove(folder.path / each, "own head")
+    _certify(folder, patient, now, len(heads))
+    answered(folder, patient, "erase", now=now, actor=actor)
+    end_begun(folder, ERASURE)
+    return done.patients > 0, done.objects, len(heads)
 
 
-def _certify(folder: ClinicFolder, patient: str, now: datetime) -> None:
+def _named(folder: ClinicFolder, paths: Iterable[Path]) -> list[str]:
+    return [path.relative_to(folder.path).as_posix() for path in paths]
+
+
+def _certify(folder: ClinicFolder, patient: str, now: datetime, heads: int) -> None:
     """Sign what was done and what could not be; a repetition writes the same file again."""
     found, name = contributions_of(folder, patient), pseudonym(folder.key, patient)
     own = [each for each in folder.audit.entries() if _is_of(each, name, now)]
@@ -145,8 +163,8 @@ def _certify(folder: ClinicFolder, patient: str, now: datetime) -> None:
         "withdrawn for all but care.",
         "files_removed": objects,
         "not_undone": " ".join(sentences(found)),
-        "own_heads": "Heads that this clinic keeps to itself were trained without noise: what they "
-        "learnt stays in them until they are removed.",
+        "own_heads": f"Heads that this clinic kept to itself and that were fitted to the patient, "
+        f"without noise: {heads}, removed.",
         "epsilon_of_what_left": found.epsilon if isfinite(found.epsilon) else "unbounded",
         "delta": found.delta,
         "models": found.models,

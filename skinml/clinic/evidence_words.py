@@ -8,7 +8,7 @@ from typing import Any
 
 from skinml.clinic.consents import COVERED
 from skinml.clinic.facts import Facts
-from skinml.stewardship.policy import KeptField
+from skinml.stewardship.policy import KeptField, Policy
 from skinml.stewardship.purposes import Purpose
 from skinml.stewardship.roles import ROLES
 
@@ -21,7 +21,7 @@ _FIELDS: Mapping[KeptField, str] = {
     "age": "your age in years; over 89 all ages are one",
     "sex": "your sex",
     "anatomical_site": "where on the body it is",
-    "skin_tone": "your skin tone, so that we can see whether a model works for all",
+    "skin_tone": "your skin tone, to see whether the computer does as well for every skin",
     "modality": "how the photograph was taken",
     "confirmation": "how the diagnosis was confirmed",
 }
@@ -36,7 +36,7 @@ _PURPOSES: Mapping[Purpose, tuple[str, str]] = {
         "training with other clinics",
         (
             "training a computer to tell skin conditions apart, together with other clinics; from "
-            "our clinic only protected totals leave"
+            "our clinic only totals over many patients leave"
         ),
     ),
     "publication_of_images": ("publication", "publication: your picture in a journal or a book"),
@@ -50,6 +50,9 @@ FIELD_NAMES: Mapping[str, str] = {
     "skin_tone_scale": "scale of skin tone",
     "modality": "kind of picture",
     "confirmation": "confirmed by",
+    "taken": "taken",
+    "treatment_date": "day of treatment",
+    "outcome_date": "day of outcome",
 }
 """Short names of a record's fields for patients; others are called as they are."""
 STANDS: Mapping[str, str] = {
@@ -71,6 +74,7 @@ LOOKS: Mapping[str, str] = {
     "request answered": "answered what you asked for",
     "access": "looked at your record",
     "export": "made a copy for you",
+    "export originals": "copied the original files of your pictures for you",
     "correction": "corrected your record",
     "erasure": "deleted your pictures",
 }
@@ -78,7 +82,7 @@ LOOKS: Mapping[str, str] = {
 PURPOSE_NAMES: Mapping[str, str] = {name: words for name, (words, _) in _PURPOSES.items()}
 _LOCKS = {
     "passphrase": "locked by a passphrase",
-    "key_file": "locked by a file on another disk",
+    "key_file": "locked by a file outside the folder",
     "keyring": "locked by this computer's keyring",
     "nothing": "which is not locked",
 }
@@ -109,11 +113,18 @@ def values_of(facts: Facts) -> dict[str, Any]:
             for purpose in policy.purposes
             if kept[f"{purpose}_days"] is not None
         },
+        "originals_days": _shorter(policy.retention.images_days, policy.retention.originals_days),
+        "leftover_words": leftover_words(facts.num_originals),
         "roles": [(role, ", ".join(getattr(policy.roles, role)) or "nobody") for role in ROLES],
         "recipients": sorted(
             {*facts.federations, *(run.coordinator for run in facts.processing if run.coordinator)}
             - {"simulation"}
         ),
+        "asking_names": _askers(policy.coordinators),
+        "kept_fields": ", ".join(
+            [*(field.replace("_", " ") for field in policy.fields), *_always_kept(policy)]
+        ),
+        "special_words": _special(policy),
         "asks_words": _asking(tuple(c for c in policy.coordinators if c != "simulation")),
         "lock_words": _LOCKS[facts.lock],
         "unbounded": not isfinite(facts.epsilon_life),
@@ -128,6 +139,22 @@ def values_of(facts: Facts) -> dict[str, Any]:
         "number": _number,
         "said": lambda value: value if isinstance(value, str) else _number(value, "not told"),
     }
+
+
+def leftover_words(num_originals: int) -> str:
+    """Say how many original files a policy that drops them has not removed yet.
+
+    Args:
+        num_originals: How many lie there.
+
+    Returns:
+        A part of a sentence.
+
+    >>> leftover_words(1)
+    '1 from earlier remains until skinml clinic retention --apply'
+    """
+    remain = "remains" if num_originals == 1 else "remain"
+    return f"{num_originals:,} from earlier {remain} until skinml clinic retention --apply"
 
 
 def greatest_guess(epsilon: float, delta: float) -> int:
@@ -166,6 +193,26 @@ def _collusion(trust: tuple[str, ...]) -> tuple[str, str, str]:
     )
 
 
+def _askers(coordinators: tuple[str, ...]) -> str:
+    if coordinators == ("simulation",):
+        return "only this computer itself"
+    named = ("this computer itself" if each == "simulation" else each for each in coordinators)
+    return ", ".join(named) or "nobody"
+
+
+def _always_kept(policy: Policy) -> list[str]:
+    """Name what an import keeps where a list has it, whatever the policy's `fields`."""
+    special = [name for name in ("genetic", "financial") if getattr(policy.special_fields, name)]
+    days = "day of the photograph, treatment and outcome with their days (days are moved or cut)"
+    return [days, "series", *(f"{name} data" for name in special)]
+
+
+def _special(policy: Policy) -> str:
+    names = {"genetic": "findings in your genes", "financial": "who pays, and what it costs"}
+    kept = [words for name, words in names.items() if getattr(policy.special_fields, name)]
+    return "; ".join(kept)
+
+
 def _asking(coordinators: tuple[str, ...]) -> str:
     if not coordinators:
         return ""
@@ -178,6 +225,11 @@ def _remains(epsilon: float) -> str:
     if epsilon == 0:
         return "nothing has left so far"
     return f"epsilon {epsilon:.4g} of all that has left so far"
+
+
+def _shorter(days: int | None, other: int | None) -> int | None:
+    known = [each for each in (days, other) if each is not None]
+    return min(known) if known else None
 
 
 def _days(days: int) -> str:

@@ -10,6 +10,7 @@ from skinml.clinic.statements import usual_delta
 from skinml.privacy.ledger import entries_of_year, spent
 from skinml.privacy.readings import advantage
 from skinml.stewardship.audit_log import AuditEntry
+from skinml.stewardship.days import day_of
 from skinml.stewardship.policy import Policy
 
 
@@ -59,6 +60,7 @@ class Facts:
         num_entries: Entries of the audit log, all of them verified.
         log_mark: Where the log ends.
         erasures: Whether any patient was ever erased.
+        num_originals: Original files of pictures that lie here, whatever the policy says by now.
     """
 
     clinic: str
@@ -77,6 +79,7 @@ class Facts:
     num_entries: int
     log_mark: str
     erasures: bool
+    num_originals: int
 
 
 def facts_of(folder: ClinicFolder, now: datetime) -> Facts:
@@ -100,8 +103,8 @@ def facts_of(folder: ClinicFolder, now: datetime) -> Facts:
     return Facts(
         clinic=folder.name,
         virtual=folder.identity.virtual,
-        day=now.date().isoformat(),
-        since=log[0].at[:10] if log else now.date().isoformat(),
+        day=day_of(now).isoformat(),
+        since=log[0].at[:10] if log else day_of(now).isoformat(),
         policy=policy,
         lock=lock.method if lock is not None else "nothing",
         has_consents=folder.consents.book().num_patients > 0,
@@ -114,6 +117,7 @@ def facts_of(folder: ClinicFolder, now: datetime) -> Facts:
         num_entries=len(log),
         log_mark=f"{mark.count}:{mark.head}" if mark.count else "",
         erasures=any(each.event == "erasure" for each in log),
+        num_originals=len(folder.pictures.originals()),
     )
 
 

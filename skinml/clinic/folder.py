@@ -10,6 +10,8 @@ FOLDER/
   vault/                 a key a patient, and what is sealed under it
   pictures.journal       the state of each imported picture
   erasure.sealed         an erasure that was begun and is not ended
+  correction.sealed      a correction that was begun and is not ended
+  restriction.sealed     a restriction that was begun and is not ended
   retention.sealed       an end of retention that was begun and is not ended
   requests.sealed        what patients have asked for, and by when
   certificates/          what was removed, signed
@@ -74,8 +76,6 @@ from skinml.stewardship.vault import Vault
 
 POLICY_FILE = "policy.yaml"
 LOCKED_KEY = "clinic.locked"
-ERASURE = "erasure.sealed"
-RETENTION = "retention.sealed"
 _SIGNING = "signing.sealed"
 _OPEN_KEY = "key"
 # A run asks for the policy in each round: the same bytes are parsed once.

@@ -19,12 +19,15 @@ from skinml.clinic.importing_terms import (
     require_plain_words,
     shown_headers,
 )
+from skinml.clinic.vocabulary import COLUMNS as LISTED
+from skinml.clinic.vocabulary import coarsened
 from skinml.data.manifest import manifest_of, table_cells
 from skinml.data.manifest_rules import FIRST_ROW, OPTIONAL
 from skinml.data.taxonomy import Taxonomy
 from skinml.durable import read_whole
 from skinml.errors import DataError, EnvironmentProblem
 from skinml.stewardship.encryption import derive_key, keyed_digest
+from skinml.stewardship.pictures import Picture
 
 OLDEST = 90
 _GROUPED_FROM = 89
@@ -62,6 +65,7 @@ class Records:
         kept: Columns that are kept.
         dropped: Headers that no column was declared for; what could be a name is "column 7".
         closed: Columns that the policy does not keep.
+        others: By column, how many values are no word of its list and are kept as "other".
         digest: Keyed digest of the file.
     """
 
@@ -69,6 +73,7 @@ class Records:
     kept: tuple[str, ...]
     dropped: tuple[str, ...]
     closed: tuple[str, ...]
+    others: Mapping[str, int]
     digest: str
 
 
@@ -189,6 +194,7 @@ def read_records(
         if column in columns:
             require_plain_words(column, table[columns[column]].tolist(), policy)
     cells = {column: table[header].tolist() for column, header in columns.items()}
+    others = _coarsen(cells, terms)
     rows = tuple(_rows(folder, cells, terms, dates))
     _require_manifest(rows, taxonomy)
     kept = {*columns, *terms.whole, *terms.dicom}
@@ -203,8 +209,22 @@ def read_records(
             if header not in used
         ),
         closed=closed,
+        others=others,
         digest=folder.pictures.digest_of(content),
     )
+
+
+def _coarsen(cells: dict[str, list[str]], terms: ImportTerms) -> dict[str, int]:
+    """Replace what is no word of a column's list; tell how many values that were, by column."""
+    others: dict[str, int] = {}
+    told = {str(column): words for column, words in terms.words.items()}
+    same = {str(column): word for column, word in terms.whole.items()}
+    for column in cells.keys() & set(LISTED):
+        declared = [*told.get(column, ()), same.get(column, "")]
+        cells[column], replaced = coarsened(column, cells[column], declared)
+        if replaced:
+            others[column] = replaced
+    return dict(sorted(others.items()))
 
 
 def _content(path: Path) -> bytes:
@@ -267,6 +287,8 @@ def _fields(
         fields["lesion_id"] = folder.pictures.digest_of(
             json.dumps(["lesion", fields["lesion_id"]]).encode()
         )[:16]
+    if "skin_tone" not in fields:
+        fields.pop("skin_tone_scale", None)  # it says nothing alone
     days: dict[str, date] = {}
     wrong = []
     for column in ("birth_date", *DATES):
@@ -295,15 +317,32 @@ def _require_manifest(rows: Sequence[Row], taxonomy: Taxonomy) -> None:
         }
         for row in rows
     ]
+    _require_scales(plain, taxonomy)
     _require_known_words(plain, taxonomy)
     manifest_of(plain, root=Path(), name="list of pictures", taxonomy=taxonomy)
 
 
+def _require_scales(rows: Sequence[Mapping[str, str]], taxonomy: Taxonomy) -> None:
+    known = taxonomy.tone_words
+    bare = sum(
+        "skin_tone" in row and row.get("skin_tone_scale", "").casefold() not in known
+        for row in rows
+    )
+    if bare:
+        raise DataError(
+            rule=f"a scale of each skin tone: {', '.join(sorted(known))}",
+            got=f"{bare} rows with a tone of no known scale",
+            do="Write under 'whole' in the import file, say, skin_tone_scale: fitzpatrick.",
+        )
+
+
 def _require_known_words(rows: Sequence[Mapping[str, str]], taxonomy: Taxonomy) -> None:
     unknown: Counter[tuple[str, str]] = Counter()
+    scales = [row.get("skin_tone_scale", "").casefold() for row in rows]
     readers: dict[str, Callable[[list[str]], Mapping[str, int]]] = {
         "diagnosis": lambda words: taxonomy.diagnoses(words, [""] * len(words)).unmapped,
         "anatomical_site": lambda words: taxonomy.sites(words, [""] * len(words)).unmapped,
+        "skin_tone": lambda words: taxonomy.tones(words, scales).unmapped,
     }
     for column, reader in readers.items():
         for word, count in reader([row.get(column, "") for row in rows]).items():
@@ -321,3 +360,49 @@ def _require_known_words(rows: Sequence[Mapping[str, str]], taxonomy: Taxonomy) 
         do="Correct them, or say in a YAML file what they mean and name it with --taxonomy.",
         details=lines[:_MOST_LINES],
     )
+
+
+def tagged(
+    told: Iterable[tuple[str, str]], terms: ImportTerms, dates: Dates, row: Row
+) -> dict[str, str]:
+    """Take what the terms ask of a DICOM header, as coarse as the list's own columns.
+
+    Args:
+        told: The header's tags that were asked for, with their values.
+        terms: What the clinic declared.
+        dates: How dates and ages are made coarse.
+        row: The row of the picture.
+
+    Returns:
+        Values by column.
+    """
+    tags = dict(told)
+    found = {column: tags[tag] for column, tag in terms.dicom.items() if tag in tags}
+    fields: dict[str, str] = {}
+    taken = dates.read(found["taken"]) if "taken" in found else None
+    born = dates.read(found["birth_date"]) if "birth_date" in found else None
+    if taken is not None:
+        fields["taken"] = dates.coarse(row.patient, taken)
+    if born is not None:
+        fields["age"] = dates.age(born, taken)
+    age = found.get("age", "")
+    if age[:-1].isdigit() and age.endswith("Y"):
+        fields["age"] = grouped_age(age[:-1])
+    sex = found.get("sex", "").upper()
+    if sex in ("M", "F", "O"):
+        fields["sex"] = {"M": "male", "F": "female", "O": "other"}[sex]
+    return {column: value for column, value in fields.items() if value}
+
+
+def from_header(known: Picture, terms: ImportTerms) -> dict[str, str]:
+    """Say what a picture's own header may have told, which a changed row does not take away.
+
+    Args:
+        known: The picture as it is on record.
+        terms: What the clinic declared.
+
+    Returns:
+        Values by column.
+    """
+    told = {"age" if column == "birth_date" else str(column) for column in terms.dicom}
+    return {column: value for column, value in known.fields.items() if column in told}

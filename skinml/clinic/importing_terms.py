@@ -8,6 +8,8 @@ from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from skinml.clinic.vocabulary import COLUMNS as LISTED
+from skinml.clinic.vocabulary import is_code, looks_personal
 from skinml.data.dicom import TAGS
 from skinml.errors import ConfigError, DataError, PolicyError
 from skinml.stewardship.deidentification import Choices
@@ -82,6 +84,9 @@ class ImportTerms(BaseModel):
     Attributes:
         columns: The list's own header for each column that is kept; what is not named is dropped.
         whole: A value for all rows, such as the scale of all skin tones.
+        words: By column, words that are kept beside those that skinml ships, see
+            `skinml.clinic.vocabulary`; others are kept as "other". The clinic answers for them;
+            those that look like a person's name or number are refused.
         dicom: DICOM keywords to take a value from where the list has none.
         dates: shift moves all dates of a patient by the same secret number of days; month and year
             cut off the rest.
@@ -94,6 +99,7 @@ class ImportTerms(BaseModel):
 
     columns: dict[Column, str] = Field(default_factory=dict)
     whole: dict[Column, str] = Field(default_factory=dict)
+    words: dict[Column, list[str]] = Field(default_factory=dict)
     dicom: dict[Column, str] = Field(default_factory=dict)
     dates: Literal["shift", "month", "year"] = "shift"
     date_format: str | None = None
@@ -107,6 +113,15 @@ class ImportTerms(BaseModel):
         wrong = [name for name in self.whole if name not in _WHOLE]
         if wrong:
             raise ValueError(f"whole takes {', '.join(_WHOLE)}, not {', '.join(wrong)}")
+        wrong = [name for name in self.words if name not in LISTED]
+        if wrong:
+            raise ValueError(f"words takes {', '.join(LISTED)}, not {', '.join(wrong)}")
+        wrong = [name for name, told in self.words.items() if any(map(looks_personal, told))]
+        if wrong:
+            raise ValueError(
+                f"words for {', '.join(wrong)} must look like no person's name or number; write "
+                "them small, without long numbers"
+            )
         wrong = [name for name, tag in self.dicom.items() if tag not in TAGS]
         if wrong:
             raise ValueError(f"dicom takes the tags {', '.join(TAGS)}, not that of {wrong[0]}")
@@ -194,13 +209,13 @@ def require_plain_words(column: str, cells: Sequence[str], policy: Policy) -> No
     for kind, pattern in _SPECIAL_CELLS.items():
         if column != kind and any(pattern.search(cell) for cell in filled):
             raise _special(kind, f"cells of {column} that look {kind}")
-    if column in ("genetic", "financial"):
-        return
-    long = sum(len(cell) > _MOST_LETTERS or len(cell.split()) > _MOST_WORDS for cell in filled)
-    telling = sum(bool(_TELLING.search(cell)) for cell in filled)
-    own = len(set(filled)) / max(1, len(filled))
-    letters = sum(map(len, filled)) / max(1, len(filled))
-    scattered = len(filled) >= _MANY and own > _OWN_SHARE and letters > _LONG
+    telling = sum(bool(_TELLING.search(c)) and not is_code(column, c) for c in filled)
+    # Amounts and variants are many and short; what is none of them is not kept anyway.
+    words = [] if column in _SPECIAL else filled
+    long = sum(len(cell) > _MOST_LETTERS or len(cell.split()) > _MOST_WORDS for cell in words)
+    own = len(set(words)) / max(1, len(words))
+    letters = sum(map(len, words)) / max(1, len(words))
+    scattered = len(words) >= _MANY and own > _OWN_SHARE and letters > _LONG
     if long or telling or scattered:
         why = f"{long} long, {telling} with numbers, dates or addresses"
         raise DataError(

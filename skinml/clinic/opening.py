@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
-from skinml.clinic.folder import ERASURE, RETENTION, ClinicFolder, open_folder
+from skinml.clinic.begun import CORRECTION, ERASURE, KINDS, RESTRICTION, RETENTION, read_begun
+from skinml.clinic.folder import ClinicFolder, open_folder
 from skinml.errors import ConfigError
 from skinml.stewardship.passphrases import FILE_VARIABLE, SecretSource, source_from
 from skinml.stewardship.unlocking import Unlock, by_key_file, by_keyring, by_passphrase
@@ -17,7 +19,8 @@ _NEW_FILE_VARIABLE = "SKINML_NEW_PASSPHRASE_FILE"
 def open_at_screen(path: Path, source: SecretSource | None = None) -> ClinicFolder:
     """Open a folder; where it needs a passphrase, ask at the terminal or read the private file.
 
-    An erasure, or an end of retention, that was interrupted is ended first.
+    What was begun at this desk and interrupted is ended first: an erasure, a correction, a
+    restriction, an end of retention.
 
     Args:
         path: The folder.
@@ -29,19 +32,29 @@ def open_at_screen(path: Path, source: SecretSource | None = None) -> ClinicFold
     Raises:
         ConfigError: If it is no clinic's folder.
         EnvironmentProblem: If others can open it, its key cannot be unlocked, or an interrupted
-            erasure cannot be ended.
+            command cannot be ended.
         IntegrityError: If the passphrase is wrong or anything in the folder was changed.
     """
     folder = open_folder(path, source or secret_source())
-    if (path / ERASURE).exists():
-        from skinml.clinic.erasure import finish_erasure  # rare, and slow to load
-
-        finish_erasure(folder)
-    if (path / RETENTION).exists():
-        from skinml.clinic.retention import finish_retention
-
-        finish_retention(folder)
+    for kind in KINDS:
+        if read_begun(folder, kind) is not None:
+            _finishers()[kind](folder)
     return folder
+
+
+def _finishers() -> dict[str, Callable[[ClinicFolder], bool]]:
+    """Load what ends a command that was interrupted: rare, and slow to load."""
+    from skinml.clinic.correction import finish_correction
+    from skinml.clinic.erasure import finish_erasure
+    from skinml.clinic.restriction import finish_restriction
+    from skinml.clinic.retention import finish_retention
+
+    return {
+        ERASURE: finish_erasure,
+        CORRECTION: finish_correction,
+        RESTRICTION: finish_restriction,
+        RETENTION: finish_retention,
+    }
 
 
 def secret_source() -> SecretSource:

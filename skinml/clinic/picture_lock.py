@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from skinml.clinic.folder import ClinicFolder
 from skinml.durable import locked
-from skinml.stewardship.pictures import PENDING, PICTURE
+from skinml.stewardship.pictures import ORIGINAL, PENDING, PICTURE
 
 
 @contextmanager
@@ -47,7 +47,7 @@ def remove_orphans(folder: ClinicFolder) -> None:
 
 
 def discard_orphans(folder: ClinicFolder) -> None:
-    """Remove the vault's pictures that no line of the register names, inside `changing_pictures`.
+    """Remove pictures and originals that no line of the register names, in `changing_pictures`.
 
     Args:
         folder: The clinic's folder.
@@ -56,4 +56,21 @@ def discard_orphans(folder: ClinicFolder) -> None:
         EnvironmentProblem: If a file cannot be removed.
         IntegrityError: If the register was changed.
     """
-    folder.vault.discard(folder.vault.listed([PICTURE, PENDING]) - folder.pictures.objects())
+    folder.vault.discard(orphans(folder))
+
+
+def orphans(folder: ClinicFolder) -> set[str]:
+    """Find pictures and originals that no line of the register names, in `changing_pictures`.
+
+    Args:
+        folder: The clinic's folder.
+
+    Returns:
+        Their ids in the vault: what an import or a review that was killed left.
+
+    Raises:
+        EnvironmentProblem: If a file cannot be read.
+        IntegrityError: If the register was changed.
+    """
+    named = folder.pictures.objects() | folder.pictures.originals()
+    return folder.vault.listed([PICTURE, PENDING, ORIGINAL]) - named

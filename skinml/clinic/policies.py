@@ -50,12 +50,14 @@ class PolicyChange:
         difference: What changes and which way, a line a value; empty where nothing does.
         before: Digest of the policy that was compared.
         after: Digest of the new one.
+        originals_left: Original files that lie there and that the new policy does not keep.
     """
 
     new: Policy
     difference: tuple[str, ...]
     before: str
     after: str
+    originals_left: int = 0
 
 
 @dataclass(frozen=True)
@@ -124,6 +126,7 @@ def plan_change(folder: ClinicFolder, content: bytes) -> PolicyChange:
 
     Raises:
         ConfigError: If the new policy is no policy, or another clinic's.
+        IntegrityError: If the register of pictures was changed.
         PolicyError: If the user may not change the policy.
     """
     require_role(folder, "policy.change")
@@ -139,6 +142,7 @@ def plan_change(folder: ClinicFolder, content: bytes) -> PolicyChange:
         difference=policy_difference(old, new),
         before=policy_digest(old),
         after=policy_digest(new),
+        originals_left=len(folder.pictures.originals()) if new.originals == "drop" else 0,
     )
 
 

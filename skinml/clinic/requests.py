@@ -17,13 +17,26 @@ from skinml.clinic.gate import require_role
 from skinml.durable import locked
 from skinml.errors import ConfigError, DataError
 from skinml.stewardship.audit_events import RIGHTS
+from skinml.stewardship.days import day_of, first_day_of
 from skinml.stewardship.encryption import derive_key, seal, unseal
 from skinml.stewardship.pseudonyms import pseudonym
 from skinml.stewardship.roles import os_user
 
 Outcome = Literal["done", "refused"]
 
-_FILE = "requests.sealed"
+FILE = "requests.sealed"
+"""Where the list lies in the clinic's folder."""
+
+_OTHER_WORDS = {
+    "copy": "access",
+    "portability": "access",
+    "correction": "correct",
+    "rectification": "correct",
+    "restriction": "restrict",
+    "erasure": "erase",
+    "deletion": "erase",
+    "objection": "object",
+}
 _WHAT = "list of patients' requests"
 _CONTEXT = b"skinml requests 1"
 
@@ -40,6 +53,8 @@ class Request:
         due: The last day to answer it.
         closed: The day that it was answered; None while it is open.
         outcome: How it was answered; None while it is open.
+        noted_by: Who wrote it down; "" in lists of older builds.
+        closed_by: Who wrote down how it was answered.
     """
 
     number: int
@@ -49,6 +64,8 @@ class Request:
     due: date
     closed: date | None = None
     outcome: Outcome | None = None
+    noted_by: str = ""
+    closed_by: str = ""
 
     def days_left(self, today: date) -> int:
         """Tell how many days are left; negative where it is overdue.
@@ -75,9 +92,10 @@ def note_request(
     Args:
         folder: The clinic's folder.
         patient: The patient's id.
-        right: What is asked for.
+        right: What is asked for: one of `RIGHTS`, or a law's word for it, such as rectification.
         now: The time, with its zone.
-        received: The day that it came, today or before; None: today.
+        received: The day that it came, today or before; None: today, and where that is another
+            day in UTC the earlier one.
 
     Returns:
         The request with its last day, which the policy's `requests.answer_days` sets.
@@ -89,24 +107,36 @@ def note_request(
         PolicyError: If the user may not.
     """
     actor = require_role(folder, "consent.change")
-    today, came = now.date(), received or now.date()
-    if right not in RIGHTS or came > today:
+    today, came = day_of(now), received or first_day_of(now)
+    right = _known_right(right)
+    if came > today:
         raise ConfigError(
-            rule=f"one of {', '.join(RIGHTS)}, received today or before",
-            got=f"received={came}" if right in RIGHTS else "another word",
-            do="Correct it; nothing was written.",
+            rule="a request that came today or before",
+            got=f"received={came}",
+            do="Correct the day; nothing was written.",
         )
     name = pseudonym(folder.key, patient)
     due = came + timedelta(days=folder.policy.requests.answer_days)
 
     def add(known: Sequence[Request]) -> list[Request]:
-        return [*known, Request(len(known) + 1, right, name, came, due)]
+        return [*known, Request(len(known) + 1, right, name, came, due, noted_by=actor)]
 
     request = _change(folder, add)[-1]
-    folder.audit.write(
-        "request received", actor, now=now, patient=name, right=right, count=request.number, day=due
-    )
+    log_requests(folder, now=now)
     return request
+
+
+def _known_right(word: str) -> str:
+    plain = word.strip().casefold()
+    right = _OTHER_WORDS.get(plain, plain)
+    if right not in RIGHTS:
+        shown = word if word.isascii() and word.isalpha() and len(word) <= 20 else "another word"
+        raise ConfigError(
+            rule=f"a right: {', '.join(RIGHTS)}",
+            got=f"right={shown}",
+            do="Correct the word; nothing was written.",
+        )
+    return right
 
 
 def requests_of(folder: ClinicFolder, *, also_closed: bool = False) -> tuple[Request, ...]:
@@ -125,7 +155,7 @@ def requests_of(folder: ClinicFolder, *, also_closed: bool = False) -> tuple[Req
         PolicyError: If the user may not count consents.
     """
     require_role(folder, "consent.count")
-    found = [each for each in _read(folder) if also_closed or each.closed is None]
+    found = [each for each in read_requests(folder) if also_closed or each.closed is None]
     return tuple(sorted(found, key=lambda each: (each.closed is not None, each.due, each.number)))
 
 
@@ -180,16 +210,18 @@ def close_request(folder: ClinicFolder, number: int, outcome: Outcome, *, now: d
                 do="Look it up with: skinml clinic requests list",
             )
         return [
-            replace(each, closed=now.date(), outcome=outcome) if each.number == number else each
+            replace(each, closed=day_of(now), outcome=outcome, closed_by=actor)
+            if each.number == number
+            else each
             for each in known
         ]
 
     request = _change(folder, close)[number - 1]
-    _log_answer(folder, request, actor, now)
+    log_requests(folder, now=now)
     return request
 
 
-def answered(folder: ClinicFolder, patient: str, right: str, *, now: datetime) -> int:
+def answered(folder: ClinicFolder, patient: str, right: str, *, now: datetime, actor: str) -> int:
     """Close a patient's open requests of a kind that has just been done.
 
     Args:
@@ -197,6 +229,7 @@ def answered(folder: ClinicFolder, patient: str, right: str, *, now: datetime) -
         patient: The patient's id.
         right: What was done.
         now: The time, with its zone.
+        actor: Who did it.
 
     Returns:
         How many were closed.
@@ -210,44 +243,91 @@ def answered(folder: ClinicFolder, patient: str, right: str, *, now: datetime) -
     def fits(each: Request) -> bool:
         return each.patient == name and each.right == right and each.closed is None
 
-    numbers = {each.number for each in _read(folder) if fits(each)}
-    if not numbers or (right == "correct" and len(numbers) > 1):
-        return 0  # one correction does not answer two questions: a person closes them
+    numbers = {each.number for each in read_requests(folder) if fits(each)}
+    if right == "correct" and len(numbers) > 1:
+        numbers = set()  # one correction does not answer two questions: a person closes them
 
     def close(known: Sequence[Request]) -> list[Request]:
-        return [replace(e, closed=now.date(), outcome="done") if fits(e) else e for e in known]
+        return [
+            replace(each, closed=day_of(now), outcome="done", closed_by=actor)
+            if fits(each)
+            else each
+            for each in known
+        ]
 
-    for each in _change(folder, close):
-        if each.number in numbers:
-            _log_answer(folder, each, os_user(), now)
+    if numbers:
+        _change(folder, close)
+    log_requests(folder, now=now)
     return len(numbers)
 
 
-def _log_answer(folder: ClinicFolder, request: Request, actor: str, now: datetime) -> None:
-    folder.audit.write(
-        "request answered",
-        actor,
-        now=now,
-        patient=request.patient,
-        right=request.right,
-        count=request.number,
-        answer="yes" if request.outcome == "done" else "no",
-    )
+def log_requests(folder: ClinicFolder, *, now: datetime) -> int:
+    """Write what the list says and the audit log does not say yet into the audit log.
+
+    Args:
+        folder: The clinic's folder.
+        now: The time, with its zone.
+
+    Returns:
+        Entries written.
+
+    Raises:
+        EnvironmentProblem: If the log cannot be written.
+        IntegrityError: If the list or the audit log was changed.
+
+    Guarantees:
+        Each request, and each answer, has one entry, however often processes were killed between
+        the list and the log: the next call writes what is missing.
+    """
+    with locked(folder.path / ".requests.lock", _WHAT):
+        known = read_requests(folder)
+        told = {
+            (entry.event, entry.fields.get("count"))
+            for entry in (folder.audit.entries() if known else ())
+            if entry.event in ("request received", "request answered")
+        }
+        new = [each for each in known if ("request received", each.number) not in told]
+        done = [
+            each
+            for each in known
+            if each.closed is not None and ("request answered", each.number) not in told
+        ]
+        for each in new:
+            about = {"patient": each.patient, "right": each.right, "count": each.number}
+            by = each.noted_by or os_user()
+            folder.audit.write("request received", by, now=now, **about, day=each.due)
+        for each in done:
+            about = {"patient": each.patient, "right": each.right, "count": each.number}
+            answer, by = "yes" if each.outcome == "done" else "no", each.closed_by or os_user()
+            folder.audit.write("request answered", by, now=now, **about, answer=answer)
+    return len(new) + len(done)
 
 
 def _change(
     folder: ClinicFolder, change: Callable[[Sequence[Request]], list[Request]]
 ) -> list[Request]:
     with locked(folder.path / ".requests.lock", _WHAT):
-        after = change(_read(folder))
+        after = change(read_requests(folder))
         content = json.dumps([asdict(each) for each in after], default=date.isoformat).encode()
         sealed = seal(derive_key(folder.key, "requests"), content, context=_CONTEXT)
-        folder.anchors.replace(folder.path / _FILE, sealed, _WHAT)
+        folder.anchors.replace(folder.path / FILE, sealed, _WHAT)
     return after
 
 
-def _read(folder: ClinicFolder) -> list[Request]:
-    sealed = folder.anchors.find(folder.path / _FILE, _WHAT)
+def read_requests(folder: ClinicFolder) -> list[Request]:
+    """Read the whole list, for a caller that has asked for a role.
+
+    Args:
+        folder: The clinic's folder.
+
+    Returns:
+        The requests by number.
+
+    Raises:
+        EnvironmentProblem: If the list cannot be read.
+        IntegrityError: If it was changed.
+    """
+    sealed = folder.anchors.find(folder.path / FILE, _WHAT)
     if sealed is None:
         return []
     content = json.loads(unseal(derive_key(folder.key, "requests"), sealed, context=_CONTEXT))

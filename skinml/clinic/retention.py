@@ -2,32 +2,36 @@
 
 The order: what is to go is written down, sealed; the register is written anew without it, but for
 the day that each picture's time began, so that no import brings it back as new; the vault's objects
-and what was computed from it go; the audit log and a certificate say so; what was written down is
-removed. A process that was killed in between leaves the first, and the next command
-at the clinic's desk does the rest.
+and what was computed from them go; patients of whom nothing is left get a new key, and the old one
+is destroyed; the audit log and a certificate say so; what was written down is removed. A process
+that was killed in between leaves the first, and the next command at the clinic's desk does the
+rest.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
+from skinml.clinic.begun import RETENTION, alone_at, end_begun, finish_begun, write_begun
 from skinml.clinic.certificates import Certificate, certify
-from skinml.clinic.folder import RETENTION, ClinicFolder
+from skinml.clinic.folder import ClinicFolder
 from skinml.clinic.gate import require_role
-from skinml.clinic.picture_lock import changing_pictures, discard_orphans
-from skinml.durable import locked, read_whole, remove, write_whole
-from skinml.stewardship.encryption import derive_key, seal, unseal
+from skinml.clinic.key_renewal import renew_keys, renewal_for
+from skinml.clinic.own_heads import PATTERN as OWN_HEADS
+from skinml.clinic.picture_lock import changing_pictures, discard_orphans, orphans
+from skinml.durable import remove, write_whole
+from skinml.errors import EnvironmentProblem
+from skinml.stewardship.days import day_of
 from skinml.stewardship.pictures import Picture
 from skinml.stewardship.policy import policy_digest
 from skinml.stewardship.retention import Ended, columns_over, ended, is_over
 
 _WHAT = "retention"
-_CONTEXT = b"skinml retention 1"
+_VERSION = 3  # of what is written down before anything is removed
 
 
 @dataclass(frozen=True)
@@ -40,8 +44,14 @@ class Due:
         patients: Patients whose pictures these are.
         fields: Values that go from pictures that stay, by field.
         features: Files of computed features and prepared images that go.
-        predictions: Files of predictions, and of heads of the clinic's own, that go.
-        restricted: Pictures that are over and stay, for their patients asked for that.
+        predictions: Files of predictions that go.
+        originals: Original files that go from pictures that stay.
+        own_heads: Heads that the clinic keeps to itself that go.
+        keys: Keys that are destroyed, of patients of whom nothing is left.
+        orphans: Files of the vault that go since nothing names them: an import or a review that
+            was killed left them, with no day that their time began.
+        restricted: Pictures that are over, or whose original file or fields are, and that stay as
+            they are, for their patients asked for that.
     """
 
     day: date
@@ -50,12 +60,18 @@ class Due:
     fields: Mapping[str, int]
     features: int
     predictions: int
+    originals: int
+    own_heads: int
+    keys: int
+    orphans: int
     restricted: int
 
     @property
     def nothing(self) -> bool:
         """Whether there is nothing to remove."""
-        return not (self.pictures or self.fields or self.features or self.predictions)
+        computed = (self.features, self.predictions, self.own_heads)
+        left = (self.pictures, self.fields, self.originals, self.orphans, self.keys)
+        return not any((*left, *computed))
 
 
 @dataclass(frozen=True)
@@ -89,7 +105,8 @@ def retention_due(folder: ClinicFolder, *, now: datetime) -> Due:
         PolicyError: If the user may not check the folder.
     """
     require_role(folder, "check")
-    return _due(_found(folder, now.date()), now.date())
+    found = _found(folder, day_of(now))
+    return _due(found, len(renewal_for(folder, found.over.pictures)), day_of(now))
 
 
 def apply_retention(folder: ClinicFolder, *, now: datetime) -> Removed:
@@ -113,16 +130,19 @@ def apply_retention(folder: ClinicFolder, *, now: datetime) -> Removed:
     """
     actor = require_role(folder, "erase")
     finish_retention(folder)
-    with locked(folder.path / ".retention.lock", _WHAT):
-        _finish(folder)  # somebody else's, begun since
-        today = now.date()
+    with alone_at(folder, RETENTION, _resume):
+        today = day_of(now)
         found = _found(folder, today)
-        over, files, due = found.over, found.files, _due(found, today)
+        over, files = found.over, found.files
+        renewal = renewal_for(folder, over.pictures)
+        due = _due(found, len(renewal), today)
         if due.nothing:
             return Removed(due, 0, None)
         plan: dict[str, Any] = {
+            "version": _VERSION,
             "at": now.isoformat(),
             "actor": actor,
+            "logged": folder.audit.mark().count,
             "files": [str(path.relative_to(folder.path)) for path in files],
             "counts": {
                 "pictures": due.pictures,
@@ -130,16 +150,21 @@ def apply_retention(folder: ClinicFolder, *, now: datetime) -> Removed:
                 "fields": dict(due.fields),
                 "features": due.features,
                 "predictions": due.predictions,
+                "originals": due.originals,
+                "own_heads": due.own_heads,
+                "keys": due.keys,
+                "orphans": due.orphans,
             },
             "pictures": [each.number for each in over.pictures],
             "fields": {
                 each.number: sorted(columns_over(each.imported, folder.policy.retention, today))
                 for each in over.shortened
             },
-            "objects": len({each.object for each in over.pictures if each.object}),
+            "originals": [each.number for each in over.originals],
+            "objects": len(_objects(over)) + due.orphans,
+            "renewal": renewal,
         }
-        sealed = seal(_key(folder), json.dumps(plan).encode(), context=_CONTEXT)
-        write_whole(folder.path / RETENTION, sealed, _WHAT)
+        write_begun(folder, RETENTION, plan)
         return Removed(due, plan["objects"], _carry_out(folder, plan))
 
 
@@ -153,28 +178,41 @@ def finish_retention(folder: ClinicFolder) -> bool:
         Whether there was anything.
 
     Raises:
-        EnvironmentProblem: If a file cannot be written or removed.
+        EnvironmentProblem: If a file cannot be written or removed, or a later release of skinml
+            began it.
         IntegrityError: If something was changed.
     """
-    if not (folder.path / RETENTION).exists():
-        return False
-    with locked(folder.path / ".retention.lock", _WHAT):
-        return _finish(folder)
+    return finish_begun(folder, RETENTION, _resume)
 
 
-def _finish(folder: ClinicFolder) -> bool:
-    path = folder.path / RETENTION
-    if not path.exists():
-        return False
-    plan = unseal(_key(folder), read_whole(path, _WHAT), context=_CONTEXT)
-    _carry_out(folder, json.loads(plan))
-    return True
+def _resume(folder: ClinicFolder, plan: dict[str, Any]) -> None:
+    _carry_out(folder, _read_plan(folder, plan))
+
+
+def _read_plan(folder: ClinicFolder, plan: dict[str, Any]) -> dict[str, Any]:
+    """Read what this or an older release wrote down, as this release would have written it."""
+    version = plan.get("version", 1 if isinstance(plan.get("objects"), list) else 2)
+    if version not in (1, 2, _VERSION):
+        raise EnvironmentProblem(
+            rule=f"a removal that this release of skinml can end, version 1 to {_VERSION}",
+            got=f"one that was begun by a later release, version={version}",
+            do="Install the release that began it and type: skinml clinic retention",
+        )
+    if version == 1:  # it named the fields that stay, and each object
+        known = folder.pictures.pictures()
+        less = {
+            number: sorted(set(known[number].fields) - set(stay))
+            for number, stay in plan["fields"].items()
+            if number in known
+        }
+        plan = {**plan, "fields": less, "objects": len(plan["objects"])}
+    return {"renewal": {}, "logged": 0, **plan}
 
 
 def _carry_out(folder: ClinicFolder, plan: Mapping[str, Any]) -> Certificate:
     """Do all that is not done yet."""
     now, actor, counts = datetime.fromisoformat(plan["at"]), plan["actor"], plan["counts"]
-    gone, less = set(plan["pictures"]), plan["fields"]
+    gone, less, bare = set(plan["pictures"]), plan["fields"], set(plan.get("originals", ()))
 
     def left(known: dict[str, Picture]) -> Iterable[Picture]:
         for number, picture in known.items():
@@ -184,16 +222,18 @@ def _carry_out(folder: ClinicFolder, plan: Mapping[str, Any]) -> Certificate:
                     for name, value in picture.fields.items()
                     if name not in less.get(number, ())
                 }
-                yield replace(picture, fields=fields)
+                original = None if number in bare else picture.original
+                yield replace(picture, fields=fields, original=original)
 
-    if gone or less:  # once more, if need be: it costs time and changes nothing
-        with changing_pictures(folder):
+    with changing_pictures(folder):
+        if gone or less or bare:  # once more, if need be: it costs time and changes nothing
             folder.pictures.rewrite(left, now=now, actor=actor)
-            # Whatever object they have by now: a review may have put another one in its place.
-            discard_orphans(folder)
+        # Whatever object they have by now: a review may have put another one in its place.
+        discard_orphans(folder)
     for name in plan["files"]:
         remove(folder.path / name, _WHAT)
         remove(_day_of(folder.path / name), _WHAT)
+    renew_keys(folder, plan["renewal"], since=plan["logged"], now=now, actor=actor)
     if not _is_logged(folder, now):
         folder.audit.write(
             "retention",
@@ -208,13 +248,16 @@ def _carry_out(folder: ClinicFolder, plan: Mapping[str, Any]) -> Certificate:
     says = {
         "removed": counts,
         "policy": policy_digest(folder.policy),
-        "how": "The register was written anew without them, the files of the pictures and all "
-        "that was computed from them were removed, not overwritten: the patients' keys are there "
-        "as long as the patients are, and open a copy in a backup. Files outside this folder were "
-        "not touched; trained models stay as they are.",
+        "how": "The register was written anew without them, the files of the pictures, their "
+        "originals, what interrupted imports had left and all that was computed from them were "
+        "removed, not overwritten. The keys of "
+        "patients of whom nothing was left were destroyed, so that this folder opens no copy of "
+        "their pictures; who they are and what they agreed to stays, under new keys. The key of a "
+        "patient of whom pictures stay opens a copy in a backup too. Files outside this folder "
+        "were not touched; models that left the clinic stay as they are.",
     }
     certificate = certify(folder, "retention", says, now=now)
-    remove(folder.path / RETENTION, _WHAT)
+    end_begun(folder, RETENTION)
     return certificate
 
 
@@ -225,10 +268,11 @@ class _Found:
     over: Ended
     files: list[Path]
     restricted: int
+    orphans: int
 
 
 def _found(folder: ClinicFolder, today: date) -> _Found:
-    rules, pictures = folder.policy.retention, list(folder.pictures.pictures().values())
+    policy, pictures = folder.policy, list(folder.pictures.pictures().values())
     patients = sorted({each.patient for each in pictures})
     verdicts = folder.consents.verdicts(patients, "care", today)
     # GDPR, Art. 18: who asked for a restriction wants the data kept.
@@ -237,9 +281,18 @@ def _found(folder: ClinicFolder, today: date) -> _Found:
         for patient, verdict in zip(patients, verdicts, strict=True)
         if verdict == "restricted"
     }
-    over = ended([each for each in pictures if each.patient not in kept], rules, today)
-    held = ended([each for each in pictures if each.patient in kept], rules, today)
-    return _Found(over, _files_over(folder, today, over), len(held.pictures))
+    over = ended([each for each in pictures if each.patient not in kept], policy, today)
+    held = ended([each for each in pictures if each.patient in kept], policy, today)
+    stay = len(held.pictures) + len({each.number for each in (*held.originals, *held.shortened)})
+    with changing_pictures(folder):  # what an import has sealed just now is on record inside
+        left = len(orphans(folder))
+    return _Found(over, _files_over(folder, today, over), stay, left)
+
+
+def _objects(over: Ended) -> set[str]:
+    """Name the vault's files that go: pictures with their originals, and single originals."""
+    named = [each.original for each in (*over.pictures, *over.originals)]
+    return {each for each in (*named, *(each.object for each in over.pictures)) if each}
 
 
 def _files_over(folder: ClinicFolder, today: date, over: Ended) -> list[Path]:
@@ -251,7 +304,7 @@ def _files_over(folder: ClinicFolder, today: date, over: Ended) -> list[Path]:
     rules, runs = folder.policy.retention, folder.path / "runs"
     inspections = [folder.inspections] if folder.inspections.exists() else []
     stores, samples = _files(folder.features, "*.store"), _files(runs, "*/samples-*")
-    predictions = [*_files(runs, "*/predictions-*"), *_files(runs, "*/personal-head*")]
+    predictions = [*_files(runs, "*/predictions-*"), *_files(runs, OWN_HEADS)]
     changed = bool(over.pictures or over.shortened)
     return [
         *(inspections if over.pictures else []),
@@ -288,7 +341,7 @@ def made(path: Path) -> date:
     try:
         return date.fromisoformat(_day_of(path).read_text().strip())
     except (OSError, ValueError):
-        return date.fromtimestamp(path.stat().st_mtime)
+        return day_of(datetime.fromtimestamp(path.stat().st_mtime, UTC))
 
 
 def _day_of(path: Path) -> Path:
@@ -299,16 +352,20 @@ def _files(place: Path, pattern: str) -> list[Path]:
     return sorted(path for path in place.glob(pattern) if not path.name.endswith(".made"))
 
 
-def _due(found: _Found, today: date) -> Due:
-    told = ("predictions-", "personal-head")
-    predictions = sum(path.name.startswith(told) for path in found.files)
+def _due(found: _Found, keys: int, today: date) -> Due:
+    predictions = sum(path.name.startswith("predictions-") for path in found.files)
+    heads = sum(path.name.startswith("personal-head") for path in found.files)
     return Due(
         day=today,
         pictures=len(found.over.pictures),
         patients=len({each.patient for each in found.over.pictures}),
         fields=found.over.fields,
-        features=len(found.files) - predictions,
+        features=len(found.files) - predictions - heads,
         predictions=predictions,
+        originals=len(found.over.originals),
+        own_heads=heads,
+        keys=keys,
+        orphans=found.orphans,
         restricted=found.restricted,
     )
 
@@ -319,7 +376,3 @@ def _is_logged(folder: ClinicFolder, now: datetime) -> bool:
         entry.event == "retention" and datetime.fromisoformat(entry.at) == moment
         for entry in folder.audit.entries()
     )
-
-
-def _key(folder: ClinicFolder) -> bytes:
-    return derive_key(folder.key, "retention")

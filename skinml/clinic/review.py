@@ -1,7 +1,7 @@
 """A person's look at imported pictures: what waits, what was decided, and the way back.
 
 The order at each decision: the new object, the line of the register, the line of the audit log.
-The object that the line before named stays until the next decision, so that one step can be taken
+The objects that the line before named stay until the next decision, so that one step can be taken
 back; then, or when the session ends, it is discarded. Of a session that was killed the next import
 or session discards it.
 """
@@ -16,22 +16,22 @@ from datetime import datetime
 from threading import RLock
 from typing import Literal
 
-from skinml.clinic.erasure import finish_erasure
+from skinml.clinic.erasure import alone_with_erasures
 from skinml.clinic.folder import ClinicFolder
 from skinml.clinic.gate import require_role
 from skinml.clinic.picture_lock import changing_pictures, remove_orphans
 from skinml.data.deidentify import masked_by_hand
 from skinml.data.foreign_pictures import Refused
 from skinml.data.settings import ImageLimits
-from skinml.durable import locked
 from skinml.errors import DataError, IntegrityError
 from skinml.stewardship.deidentification import Box
-from skinml.stewardship.pictures import PICTURE, Picture, reviewed
+from skinml.stewardship.pictures import PENDING, PICTURE, Picture, reviewed
 from skinml.stewardship.pseudonyms import pseudonym
 
 Step = Literal["accept", "mask", "reject"]
 MOST_BOXES = 100
 _LIMITS = ImageLimits()
+_SHOWN = (PICTURE, PENDING)  # never an original
 
 
 @dataclass(frozen=True, repr=False)
@@ -165,7 +165,7 @@ class Review:
             )
         with self._mutex:
             try:
-                return self._folder.vault.read(name)
+                return self._folder.vault.read(name, _SHOWN)
             except IntegrityError:
                 if self.find(number).object == name:
                     raise
@@ -255,8 +255,10 @@ class Review:
             if before.object is not None and before.object not in vault.objects(before.patient):
                 raise _too_late()
             # Its fields may have been corrected since: only what the decision changed goes back.
+            kept = before if before.original != last.after.original else current
             before = replace(
                 current,
+                original=kept.original,
                 state=before.state,
                 reasons=before.reasons,
                 object=before.object,
@@ -307,12 +309,13 @@ class Review:
         if verdict.step == "reject" and before.state != "rejected":
             return reviewed(before, "rejected", content=None)
         if verdict.step == "accept" and before.state == "to_review":
-            content = self._folder.vault.read(before.object or "")
+            content = self._folder.vault.read(before.object or "", _SHOWN)
             return reviewed(before, "accepted", content=self._put(before, content))
         if verdict.step == "mask" and before.object is not None:
             fresh = fitting(verdict.boxes, before)
             try:
-                content = masked_by_hand(self._folder.vault.read(before.object), fresh, _LIMITS)
+                pixels = self._folder.vault.read(before.object, _SHOWN)
+                content = masked_by_hand(pixels, fresh, _LIMITS)
             except Refused as refusal:
                 raise DataError(
                     rule="a picture that can be written anew",
@@ -335,8 +338,10 @@ class Review:
         self._folder.audit.write("pictures reviewed", actor, now=now, states={picture.state: 1})
 
     def _discard(self, done: Done | None) -> None:
-        if done is not None and done.before.object is not None:
-            self._folder.vault.discard([done.before.object])
+        if done is not None:
+            before, after = done.before, done.after
+            gone = {before.object, before.original} - {after.object, after.original, None}
+            self._folder.vault.discard([each for each in gone if each])
 
     def _stamp_now(self) -> tuple[tuple[int, int, int], ...]:
         """Tell register and patients' keys by what changes with every writing."""
@@ -430,8 +435,7 @@ def fitting(boxes: Sequence[Box], picture: Picture) -> tuple[Box, ...]:
 @contextmanager
 def _alone(folder: ClinicFolder) -> Iterator[None]:
     """Keep imports, retention and erasures out: a decision must not bring back who was erased."""
-    finish_erasure(folder)
-    with locked(folder.path / ".erasure.lock", "erasure"), changing_pictures(folder):
+    with alone_with_erasures(folder), changing_pictures(folder):
         yield
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, date, datetime
+from datetime import date, datetime
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from skinml.privacy.statement import (
     statement,
     year_until,
 )
+from skinml.stewardship.days import day_of
 
 USUAL_DELTA = 1e-5
 
@@ -178,7 +179,7 @@ def _read(
 ) -> tuple[LedgerStatement, Sequence[Entry]]:
     chosen = usual_delta(folder) if delta is None else delta
     require_in_range(1e-300, 1 - 1e-12, delta=chosen)
-    today = now.astimezone(UTC).date()
+    today = day_of(now)
     day = today if at is None else at
     require_in_range(1970, 9999, year=day.year)
     user = require_role(folder, "log.read")

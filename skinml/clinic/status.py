@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
+from skinml.clinic.erased import erased_names
 from skinml.clinic.folder import ClinicFolder
 from skinml.clinic.gate import require_role
 from skinml.clinic.requests import requests_of
@@ -14,6 +15,7 @@ from skinml.clinic.statements import usual_delta
 from skinml.privacy.ledger import Entry, entries_of_year, spent
 from skinml.stewardship.alerts import Flag, flags
 from skinml.stewardship.audit_log import AuditEntry
+from skinml.stewardship.days import day_of
 from skinml.stewardship.policy import Policy
 from skinml.stewardship.retention import ended
 from skinml.stewardship.roles import Role, allowed, roles_of
@@ -73,6 +75,8 @@ class Status:
         policy: The policy that holds.
         consents: Patients covered today by purpose, and None where the user may not count them.
         num_patients: Patients with a consent or a withdrawal on record.
+        num_restricted: Those of them whose data are used for nothing, as they asked.
+        num_erased: Patients who were erased here; they count for no purpose.
         spent: What the ledger says; None where the user may not read it.
         num_entries: Entries in the audit log; None where the user may not read it.
         events: Its last entries, the newest first; none where the user may not read them.
@@ -89,6 +93,8 @@ class Status:
     policy: Policy
     consents: Mapping[str, int] | None
     num_patients: int | None
+    num_restricted: int | None
+    num_erased: int | None
     spent: Spent | None
     num_entries: int | None
     events: tuple[AuditEntry, ...]
@@ -116,14 +122,20 @@ def status_of(folder: ClinicFolder, now: datetime) -> Status:
     counts = allowed(policy.roles, user, "consent.count")
     reads = allowed(policy.roles, user, "log.read")
     entries = folder.audit.entries() if reads else ()
+    erased = erased_names(folder) if counts else set()
+    tally = folder.consents.book().tally(day_of(now), erased) if counts else {}
     return Status(
         clinic=folder.name,
         virtual=folder.identity.virtual,
         user=user,
         roles=roles_of(policy.roles, user),
         policy=policy,
-        consents=_counts(folder, now) if counts else None,
+        consents={str(name): told.get("", 0) for name, told in tally.items()} if counts else None,
         num_patients=folder.consents.book().num_patients if counts else None,
+        num_restricted=max((t.get("restricted", 0) for t in tally.values()), default=0)
+        if counts
+        else None,
+        num_erased=len(erased) if counts else None,
         spent=_spent(folder.ledger.entries(), usual_delta(folder), now) if reads else None,
         num_entries=len(entries) if reads else None,
         due=_due(folder, policy, now) if counts else None,
@@ -134,20 +146,15 @@ def status_of(folder: ClinicFolder, now: datetime) -> Status:
 
 
 def _due(folder: ClinicFolder, policy: Policy, now: datetime) -> DueHere:
-    today, requests = now.date(), requests_of(folder)
+    today, requests = day_of(now), requests_of(folder)
     pictures = folder.pictures.pictures().values()
     return DueHere(
         requests=len(requests),
         overdue=sum(each.days_left(today) < 0 for each in requests),
         next_due=requests[0].due.isoformat() if requests else None,
         waiting=sum(each.state == "to_review" for each in pictures),
-        over=len(ended(pictures, policy.retention, today).pictures),
+        over=len(ended(pictures, policy, today).pictures),
     )
-
-
-def _counts(folder: ClinicFolder, now: datetime) -> dict[str, int]:
-    counted = folder.consents.counts(now.date())
-    return {str(purpose): number for purpose, number in counted.items()}
 
 
 def _spent(entries: tuple[Entry, ...], delta: float, now: datetime) -> Spent:

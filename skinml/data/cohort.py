@@ -26,6 +26,7 @@ from skinml.records import (
     StrArray,
 )
 from skinml.stewardship.admissibility import Admission, Consents, admissible, under_licence
+from skinml.stewardship.licences import LICENCES
 from skinml.stewardship.policy import KEPT_FIELDS
 
 if TYPE_CHECKING:
@@ -52,10 +53,12 @@ class Door:
     Attributes:
         consents: The clinic's register of consents; None: rows need a licence.
         fields: The columns that its policy lets be used beside those that always are.
+        licences: The licences that its policy names; all where there is no policy.
     """
 
     consents: Consents | None = None
     fields: tuple[str, ...] = KEPT_FIELDS
+    licences: tuple[str, ...] = LICENCES
 
 
 Doors = Callable[[str, Sequence[str]], Door]
@@ -98,7 +101,8 @@ class Cohort:
         digest: SHA-256 over the manifest and the settings that choose from it; public data only.
         tone_scale: The scale of skin_tone; None where no image used has a tone.
         admissions: What each clinic admitted and on which basis. Never leaves the clinic.
-        private: Whether the manifest has a row, used or not, that no licence lets others read.
+        private: Whether the manifest has a row, used or not, that no licence lets others read, or
+            none that its clinic's policy names.
     """
 
     images: pd.DataFrame
@@ -163,13 +167,13 @@ def build_cohort(
         A patient's split and made clinic do not depend on who else is in the manifest.
     """
     classes = labels or classes_of(settings, manifest.taxonomy)
-    private = not under_licence(manifest.frame).all()
     flow = [_stage("read from the manifest", manifest.frame)]
     frame = _selected(manifest.frame, settings, strict=split)
     flow.append(_stage("selected by data.where", frame, settings.where))
     frame = frame.assign(label=_label(frame, classes))
     frame["clinic"] = assign_clinics(frame, settings.partition, seeds)
-    frame, admissions = _admitted(frame, doors, purpose, day)
+    frame, admissions, public = _admitted(frame, doors, purpose, day)
+    private = not (public and under_licence(manifest.frame).all())
     if any(admission.refused for admission in admissions.values()):
         flow.clear()  # how many were refused stays in the clinics' own logs
     flow.append(_stage("may be used", frame, _basis(admissions)))
@@ -243,18 +247,24 @@ def classes_of(settings: DataSettings, taxonomy: Taxonomy) -> Labels:
 
 def _admitted(
     frame: pd.DataFrame, doors: Doors, purpose: Purpose, day: datetime.date
-) -> tuple[pd.DataFrame, dict[str, Admission]]:
-    """Ask each clinic about its own rows; blank the fields that its policy does not let through."""
-    admissions, parts = {}, []
+) -> tuple[pd.DataFrame, dict[str, Admission], bool]:
+    """Ask each clinic about its own rows; blank the fields that its policy does not let through.
+
+    Returns:
+        What may be used, the admissions, and whether each row, admitted or not, is under a licence
+        that its clinic's policy names: what a list says of itself makes no secret public.
+    """
+    admissions, parts, public = {}, [], True
     for clinic, rows in frame.groupby("clinic"):
         door = doors(str(clinic), rows["patient_id"].astype(str).tolist())
-        admission = admissible(rows, purpose=purpose, day=day, consents=door.consents)
+        admission = admissible(rows, purpose, day, door.consents, door.licences)
+        public = public and bool(under_licence(rows, door.licences).all())
         part = admission.frame.copy()
         for field in set(KEPT_FIELDS) - set(door.fields) - _DERIVED:
             part[field] = np.nan if field == "age" else None
         admissions[str(clinic)] = admission
         parts.append(part)
-    return pd.concat(parts).sort_index().reset_index(drop=True), admissions
+    return pd.concat(parts).sort_index().reset_index(drop=True), admissions, public
 
 
 def _basis(admissions: Mapping[str, Admission]) -> str:
@@ -445,4 +455,4 @@ def _digest(manifest: Manifest, settings: DataSettings, classes: Labels, purpose
 
 
 def _text(values: Iterable[object]) -> StrArray:
-    return np.asarray([str(value) for value in values], dtype=np.str_)
+    return np.asarray(list(values), dtype=np.str_)

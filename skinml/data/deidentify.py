@@ -58,7 +58,7 @@ class Safe:
 
 
 def shipped_finders(choices: Choices) -> Finders:
-    """Give the models that skinml ships with.
+    """Give the models that skinml ships with; each is loaded when it first looks at a picture.
 
     Args:
         choices: The lowest scores that matter.
@@ -71,9 +71,9 @@ def shipped_finders(choices: Choices) -> Finders:
     """
     from skinml.data.found_faces import find_faces
     from skinml.data.found_text import find_text
-    from skinml.data.onnx_models import require_models
+    from skinml.data.onnx_models import require_packages
 
-    require_models()
+    require_packages()
     return Finders(lambda pixels: find_faces(pixels, choices.perhaps_face), find_text)
 
 

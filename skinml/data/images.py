@@ -31,7 +31,10 @@ if TYPE_CHECKING:
     from skinml.data.sealed_images import ImageFile, ImageFolder
     from skinml.data.settings import ImageLimits
 
+PREPARATION = "centre-square-2"
+"""What `prepare_image` does to a picture: part of the version of all that is computed from it."""
 _FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP")
+_LEAST_DETAIL = 4  # pixels decoded for one that is kept, along a side
 _HASH_SIDE = 16
 _NUM_THREADS = 2
 _MOST_LINES = 20
@@ -125,6 +128,32 @@ def decode_colour(
     """
     image, known = _open(_read_bytes(path, limits), limits, to_srgb)
     return np.asarray(image), known
+
+
+def prepare_image(path: ImageFile, limits: ImageLimits, size: int) -> torch.Tensor:
+    """Decode an image file for a network: the square in its middle, resized.
+
+    A JPEG of eight times the size or more is decoded at a half, a quarter or an eighth, still at
+    least four times the size, so that a photograph of many megapixels costs a fifth.
+
+    Args:
+        path: A JPEG, PNG, WebP, TIFF or BMP file, also in a clinic's vault.
+        limits: What the file may ask of this machine.
+        size: Side of the square in pixels.
+
+    Returns:
+        (3, size, size) uint8, RGB.
+
+    Raises:
+        ConfigError: If the size is not above zero.
+        DataError: As `decode_image`.
+
+    Guarantees:
+        As `decode_image`.
+    """
+    require_positive(size=size)
+    image = _open(_read_bytes(path, limits), limits, _to_rgb, at_least=_LEAST_DETAIL * size)
+    return resize_square(v2.functional.pil_to_tensor(image), size)
 
 
 def resize_square(image: torch.Tensor, size: int) -> torch.Tensor:
@@ -251,8 +280,17 @@ def _read_bytes(path: ImageFile, limits: ImageLimits) -> bytes:
     return data
 
 
-def _open(data: bytes, limits: ImageLimits, finish: Callable[[Image.Image], _Made]) -> _Made:
-    """Decode bytes and finish; the limits are checked between the header and the pixels."""
+def _open(
+    data: bytes,
+    limits: ImageLimits,
+    finish: Callable[[Image.Image], _Made],
+    *,
+    at_least: int | None = None,
+) -> _Made:
+    """Decode bytes and finish; the limits are checked between the header and the pixels.
+
+    Where `at_least` is given, a JPEG may come smaller, its shorter side at least so many pixels.
+    """
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             width, height = image.size
@@ -260,6 +298,8 @@ def _open(data: bytes, limits: ImageLimits, finish: Callable[[Image.Image], _Mad
                 raise _failure(f"{width} x {height} pixels, more than {limits.max_pixels}")
             if min(width, height) < limits.min_side:
                 raise _failure(f"{width} x {height} pixels, a side below {limits.min_side}")
+            if at_least is not None:
+                image.draft(None, (at_least, at_least))  # of other formats, nothing
             image.load()
             return finish(ImageOps.exif_transpose(image))
     except BOMB:

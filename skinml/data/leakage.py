@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
+from skinml.data.look_alikes import near_duplicates
 from skinml.data.splits import require_disjoint
 from skinml.errors import DataError, require_same_length
 from skinml.records import IntArray, StrArray
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from skinml.data.images import Inspection
     from skinml.data.settings import LeakageSettings
 
-_PAIRS_AT_ONCE = 4_000_000
 _MOST_LINES = 20
 
 
@@ -89,40 +89,11 @@ def audit_leakage(
     return LeakageReport(len(inspections), 0, num_identical, len(pairs), settings.max_distance)
 
 
-def near_duplicates(hashes: NDArray[np.uint8], max_distance: int) -> IntArray:
-    """Compare every two hashes.
-
-    Args:
-        hashes: (n, 32) bytes of perceptual hashes.
-        max_distance: Greatest number of differing bits.
-
-    Returns:
-        (m, 3) the positions of the two, the first below the second, and their distance.
-    """
-    # Blocks of rows, so that memory stays below 100 MB however many images there are.
-    block_size = max(1, _PAIRS_AT_ONCE // max(1, len(hashes)))
-    words = np.ascontiguousarray(hashes).view(np.uint64)
-    found = []
-    for start in range(0, len(words), block_size):
-        block, rest = words[start : start + block_size], words[start:]
-        distance = np.zeros((len(block), len(rest)), dtype=np.uint16)
-        for word in range(words.shape[1]):
-            distance += np.bitwise_count(block[:, word, None] ^ rest[None, :, word])
-        first, second = np.nonzero(distance <= max_distance)
-        below = first < second
-        first, second = first[below], second[below]
-        found.append(np.column_stack([first + start, second + start, distance[first, second]]))
-    return np.concatenate(found).astype(np.int64) if found else np.empty((0, 3), dtype=np.int64)
-
-
 def _require_own_images(
     inspections: Sequence[Inspection], patients: StrArray, rows: Sequence[int]
 ) -> int:
     """Count byte-identical pairs within a patient; refuse them across patients."""
-    holders: dict[str, list[int]] = {}
-    for position, each in enumerate(inspections):
-        holders.setdefault(each.digest, []).append(position)
-    repeated = [positions for positions in holders.values() if len(positions) > 1]
+    repeated = _repeated([each.digest for each in inspections])
     shared = [
         (rows[positions[0]], rows[other])
         for positions in repeated
@@ -137,6 +108,18 @@ def _require_own_images(
             do="Correct patient_id, or take the copies out of the manifest.",
         )
     return sum(len(positions) * (len(positions) - 1) // 2 for positions in repeated)
+
+
+def _repeated(digests: Sequence[str]) -> list[list[int]]:
+    """Give the positions of each digest that is there more than once."""
+    counts = Counter(digests)
+    if len(counts) == len(digests):
+        return []
+    holders: dict[str, list[int]] = {}
+    for position, digest in enumerate(digests):
+        if counts[digest] > 1:
+            holders.setdefault(digest, []).append(position)
+    return list(holders.values())
 
 
 def _found(*, rule: str, what: str, pairs: list[tuple[int, int]], do: str) -> DataError:

@@ -8,8 +8,9 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -208,11 +209,21 @@ def _parse(path: Path, content: bytes) -> pd.DataFrame:
             got=f"{kind}, {path.name}",
             do="Save it again with one header row and as many cells in each row.",
         ) from None
-    frame.columns = frame.columns.map(str)
-    frame = frame.reset_index(drop=True).astype(object)
-    cells = frame.where(frame.notna(), "").map(lambda cell: str(cell).strip())
-    blank = cells.map(lambda cell: cell.casefold() in _MISSING)
-    return cells.mask(blank, "").astype(str)
+    columns = [_cleaned(frame.iloc[:, place]) for place in range(frame.shape[1])]
+    cells = pd.DataFrame(dict(enumerate(columns)))
+    cells.columns = frame.columns.map(str)
+    return cells
+
+
+def _cleaned(cells: pd.Series[Any]) -> pd.api.extensions.ExtensionArray:
+    """Turn a column into stripped text, each word looked at once, missing ones empty."""
+    if not isinstance(cells.dtype, pd.StringDtype):
+        whole = cells.astype(object)
+        cells = whole.where(whole.notna(), "").map(str).astype(str)
+    places, words = pd.factorize(cells)
+    # Place -1, a missing cell, is the last of the words.
+    clean = pd.array([*map(_cell, words.tolist()), ""], dtype="str")
+    return clean.take(places)
 
 
 def _parse_csv(content: bytes) -> pd.DataFrame:
@@ -251,7 +262,7 @@ def _translate(
 ) -> pd.DataFrame:
     """Bring checked text into shared words and types."""
     columns = {
-        column: text[column].tolist() if column in text else [""] * len(text)
+        column: _words(text[column]) if column in text else [""] * len(text)
         for column in REQUIRED + OPTIONAL
     }
     datasets = columns["dataset"]
@@ -288,21 +299,29 @@ def _translate(
     return frame[["row", *CANONICAL]]
 
 
+def _words(cells: pd.Series[str]) -> list[str]:
+    """List a column's words; equal ones are one object, or a million rows would not fit."""
+    places, words = pd.factorize(cells)
+    return [*np.asarray(words, dtype=object)[places]]
+
+
 def _tone_scales(
     columns: Mapping[str, list[str]], taxonomy: Taxonomy, scale: str | None, wins: bool
 ) -> list[str]:
     """Name each tone's scale: its row's own, the sidecar's, its dataset's, the default."""
-    scales = []
-    for tone, own, dataset in zip(
-        columns["skin_tone"], columns["skin_tone_scale"], columns["dataset"], strict=True
-    ):
-        usual = taxonomy.dataset_scales.get(dataset)
-        chosen = own.casefold() or (scale if wins else usual or scale) or ""
-        scales.append(chosen if tone else "")
+    cells = (columns[name] for name in ("skin_tone", "skin_tone_scale", "dataset"))
+    rows = list(zip(*cells, strict=True))
+    chosen = {
+        (tone, own, dataset): (
+            own.casefold() or (scale if wins else taxonomy.dataset_scales.get(dataset) or scale)
+        )
+        for tone, own, dataset in set(rows)
+    }
+    scales = [(chosen[row] or "") if row[0] else "" for row in rows]
     known = taxonomy.tone_words
     undeclared = sum(
-        bool(tone) and chosen not in known
-        for tone, chosen in zip(columns["skin_tone"], scales, strict=True)
+        bool(tone) and found not in known
+        for tone, found in zip(columns["skin_tone"], scales, strict=True)
     )
     if undeclared:
         raise DataError(

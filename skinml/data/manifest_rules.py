@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import stat
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,6 +9,7 @@ import pandas as pd
 import pandera.pandas as pa
 from pandera.errors import SchemaErrors
 
+from skinml.data.manifest_paths import path_problems
 from skinml.errors import DataError
 
 REQUIRED = ("image", "patient_id", "diagnosis")
@@ -71,7 +70,8 @@ def check_manifest(name: str, text: pd.DataFrame, root: Path | None) -> None:
     if not text.empty:
         problems += _schema_problems(text)
         if "image" in text and root is not None:
-            problems += _path_problems(text["image"], root)
+            found = path_problems(text["image"].tolist(), root)
+            problems += [(position + FIRST_ROW, problem) for position, problem in found]
         if {"lesion_id", "patient_id"} <= set(text.columns):
             problems += _lesion_problems(text)
     if problems:
@@ -136,32 +136,6 @@ _RULES = {
     "series": pa.Column(str, _is_word(SERIES)),
     "kept_until": pa.Column(str, pa.Check(_is_day, error="be a day such as 2026-03-01, or empty")),
 }
-
-
-def _path_problems(images: pd.Series[str], root: Path) -> list[tuple[int, str]]:
-    problems = []
-    real_root = os.path.realpath(root)
-    for row, image in enumerate(images, start=FIRST_ROW):
-        problem = _path_problem(image, real_root) if image else None
-        if problem is not None:
-            problems.append((row, problem))
-    return problems
-
-
-def _path_problem(image: str, real_root: str) -> str | None:
-    if not image.isprintable():
-        return "image must not hold control characters"
-    if os.path.isabs(image) or ".." in Path(image).parts:
-        return "image must be a path below the data folder"
-    try:
-        real = os.path.realpath(os.path.join(real_root, image))
-        if os.path.commonpath([real_root, real]) != real_root:
-            return "image must not leave the data folder by a link"
-        if not stat.S_ISREG(os.stat(real).st_mode):
-            return "image must be a file"
-    except OSError:
-        return "image names a file that is not there"
-    return None
 
 
 def _lesion_problems(text: pd.DataFrame) -> list[tuple[int, str]]:

@@ -64,6 +64,18 @@ def text_reader() -> tuple[Any, tuple[str, ...]]:
     return _reader()
 
 
+def require_packages() -> None:
+    """Make sure that the packages with the models are installed, and load none of them.
+
+    Raises:
+        EnvironmentProblem: If one of the extra `import` is not installed.
+    """
+    for package, file in (_FACES, _FIND_TEXT, _READ_TEXT):
+        _place(package, file)
+    if find_spec("onnxruntime") is None:
+        raise _missing("onnxruntime")
+
+
 def require_models() -> None:
     """Make sure that all models are there before anything is begun.
 

@@ -45,7 +45,7 @@ def assign_clinics(frame: pd.DataFrame, settings: PartitionSettings, seeds: Seed
         return np.full(len(frame), settings.prefix, dtype=np.str_)
     if settings.by in ("column", "site"):
         return _named(frame, settings.column if settings.by == "column" else "anatomical_site")
-    patients = frame["patient_id"].astype(str)
+    patients = frame["patient_id"].astype(str).tolist()
     uniforms = keyed_uniforms(patients, f"partition/{seeds.integer('partition')}")
     if settings.by == "random":
         chosen: IntArray = np.floor(uniforms * settings.num_clinics).astype(np.int64)

@@ -90,17 +90,6 @@ class PackedRows:
         """The ids of the keys that the parts are sealed under."""
         return {part.key_id for part in self._parts}
 
-    def kind(self, name: str) -> tuple[np.dtype[Any], tuple[int, ...]]:
-        """Look up what an array holds, whether or not any of its rows can be opened.
-
-        Args:
-            name: The array's name.
-
-        Returns:
-            The type and the shape of one of its rows.
-        """
-        return next((each.dtype, each.shape) for each in self._columns if each.name == name)
-
     def open(self, keys: Mapping[bytes, bytes]) -> PatientRows:
         """Open the parts of the patients who have a key.
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from skinml.errors import ConfigError
+from skinml.stewardship.pictures import PICTURE
 from skinml.stewardship.vault import Vault
 
 
@@ -30,9 +31,10 @@ class SealedImage:
         Raises:
             DataError: If its patient was erased.
             EnvironmentProblem: If it cannot be read.
-            IntegrityError: If it was changed or is missing.
+            IntegrityError: If it was changed, is missing, or is no picture that may be used, such
+                as one that waits for a person, or an original file.
         """
-        return self.vault.read(self.object)
+        return self.vault.read(self.object, [PICTURE])
 
 
 @dataclass(frozen=True)

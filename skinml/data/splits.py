@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
@@ -31,15 +30,13 @@ def keyed_uniforms(patients: Iterable[str], key: str) -> FloatArray:
         >>> keyed_uniforms(["a", "b", "a"], "key").round(3).tolist()
         [0.469, 0.741, 0.469]
     """
-    known: dict[str, float] = {}
-    values = []
-    for patient in patients:
-        if patient not in known:
-            digest = hmac.new(key.encode(), patient.encode(), hashlib.sha256).digest()
-            # 53 bits are what a float holds exactly, so the result stays below 1.
-            known[patient] = (int.from_bytes(digest[:8], "big") >> 11) / 2**53
-        values.append(known[patient])
-    return np.asarray(values, dtype=np.float64)
+    listed, secret = list(patients), key.encode()
+    known = dict.fromkeys(listed, 0.0)
+    for patient in known:
+        digest = hmac.digest(secret, patient.encode(), "sha256")
+        # 53 bits are what a float holds exactly, so the result stays below 1.
+        known[patient] = (int.from_bytes(digest[:8], "big") >> 11) / 2**53
+    return np.asarray([known[patient] for patient in listed], dtype=np.float64)
 
 
 def assign_splits(
@@ -75,11 +72,9 @@ def require_disjoint(patients: NDArray[np.str_], splits: NDArray[np.str_]) -> No
         DataError: If a patient is in two splits, or the lengths differ.
     """
     require_same_length(patients=patients, splits=splits)
-    seen: dict[str, str] = {}
-    shared = set()
-    for patient, split in zip(patients.tolist(), splits.tolist(), strict=True):
-        if seen.setdefault(patient, split) != split:
-            shared.add(patient)
+    known, found = patients.tolist(), splits.tolist()
+    last = dict(zip(known, found, strict=True))
+    shared = {p for p, split in zip(known, found, strict=True) if last[p] != split}
     if shared:
         raise DataError(
             rule="each patient in one split",

@@ -96,8 +96,8 @@ class Taxonomy:
         Returns:
             The tones, and those that their scale does not have.
         """
-        numbers = [re.sub(r"\.0+$", "", word) for word in words]
-        return _translate(numbers, scales, self.tone_words)
+        numbers = {word: re.sub(r"\.0+$", "", word) for word in set(words)}
+        return _translate([numbers[word] for word in words], scales, self.tone_words)
 
 
 @dataclass(frozen=True)
@@ -233,13 +233,16 @@ def _require_shared(names: set[str], meanings: Words) -> None:
 
 
 def _translate(words: Sequence[str], sources: Sequence[str], meanings: Words) -> Mapped:
-    unmapped: Counter[str] = Counter()
-    names = []
-    everywhere = meanings.get(_EVERYWHERE, {})
-    for word, source in zip(words, sources, strict=True):
-        key = normalise(word)
-        name = meanings.get(source, {}).get(key) or everywhere.get(key, "")
-        if key and not name:
-            unmapped[word.strip()] += 1
-        names.append(name)
-    return Mapped(tuple(names), dict(unmapped))
+    pairs = list(zip(words, sources, strict=True))
+    known: dict[tuple[str, str], str] = {}
+    for pair in pairs:  # each word of a source is looked up once, however often it stands there
+        if pair not in known:
+            known[pair] = _meaning(*pair, meanings)
+    unknown = {pair for pair, name in known.items() if not name and normalise(pair[0])}
+    unmapped = Counter(pair[0].strip() for pair in pairs if pair in unknown) if unknown else {}
+    return Mapped(tuple(known[pair] for pair in pairs), dict(unmapped))
+
+
+def _meaning(word: str, source: str, meanings: Words) -> str:
+    key = normalise(word)
+    return meanings.get(source, {}).get(key) or meanings.get(_EVERYWHERE, {}).get(key, "")

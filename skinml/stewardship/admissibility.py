@@ -1,13 +1,13 @@
 """The one door from a manifest to training, evaluation, statistics and caches.
 
-A row is used on one of two grounds: the licence of a research dataset, or a consent of its
-patient that covers the purpose, the day and the kind of data. The default is no.
+A row is used on one of two grounds: a consent of its patient that covers the purpose, the day and
+the kind of data, or the licence of a research dataset, if the clinic's policy names it and the
+register knows no answer of the patient that is narrower. The default is no.
 """
 
 from __future__ import annotations
 
 import datetime
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
@@ -18,6 +18,7 @@ import pandas as pd
 from skinml.errors import PolicyError
 from skinml.records import BoolArray, StrArray
 from skinml.stewardship.consent_rules import REASONS, USUAL_DATA
+from skinml.stewardship.licences import LICENCES, licence_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -26,16 +27,11 @@ LICENCE = "licence"
 CONSENT = "consent"
 NO_LICENCE = "no licence"
 """Why a row is refused where there is no register to ask."""
+NOT_ALLOWED = "licence not allowed"
+"""Why a row is refused whose licence the policy does not name, and whose patient signed nothing."""
 
-# Licences under which research and teaching may use the images without asking each patient again.
-# A licence is one of these as a whole: "CC BY and Mrs Smith's letter" is none. What forbids
-# derived works (ND) is none either.
-_RESEARCH_LICENCE = re.compile(
-    r"(cc0([ -]1\.0)?|cc[ -]by([ -]nc)?([ -]sa)?([ -][1-4]\.0)?|public domain"
-    r"|odc-by([ -]1\.0)?|research only( \(stanford university ddi agreement\))?)",
-    re.IGNORECASE | re.ASCII,
-)
 _NOES = ("withdrawn", "restricted")
+_UNASKED = ("", "no consent")  # the register knows nothing that speaks against a licence
 _RESEARCH_PURPOSES = ("research", "teaching", "federated_training")
 _PAIR_DATA = (*USUAL_DATA, "before_and_after_images")
 
@@ -81,7 +77,8 @@ class AlsoWithdrawals:
 
     Attributes:
         consents: The register.
-        other: The other one; its yeses open nothing.
+        other: The other one; its yeses open nothing. Its narrower answers hold where the first
+            knows none.
     """
 
     consents: Consents
@@ -97,7 +94,8 @@ class AlsoWithdrawals:
         """Tell for each row whether its data may be used, or why not."""
         found = self.consents.verdicts(patients, purpose, day, kinds)
         noes = self.other.verdicts(patients, purpose, day, kinds)
-        return np.where(np.isin(noes, _NOES), noes, found)
+        narrower = (found == "no consent") & ~np.isin(noes, _UNASKED)
+        return np.where(np.isin(noes, _NOES) | narrower, noes, found)
 
 
 @dataclass(frozen=True, repr=False)
@@ -124,7 +122,11 @@ class Admission:
 
 
 def admissible(
-    frame: pd.DataFrame, purpose: str, day: datetime.date, consents: Consents | None = None
+    frame: pd.DataFrame,
+    purpose: str,
+    day: datetime.date,
+    consents: Consents | None = None,
+    licences: Collection[str] = LICENCES,
 ) -> Admission:
     """Keep the rows that may be used for a purpose on a day.
 
@@ -136,6 +138,7 @@ def admissible(
         purpose: What the rows shall be used for, such as "research".
         day: The day of use.
         consents: The clinic's register. Without one a row needs a licence.
+        licences: Those that the clinic's policy names; all where there is no policy.
 
     Returns:
         The admissible rows with the basis that held; at least one row.
@@ -145,19 +148,23 @@ def admissible(
         PolicyError: If not a single row may be used. It says neither why nor how many; `assess`
             does, for the clinic's own log.
     """
-    admission = assess(frame, purpose, day, consents)
+    admission = assess(frame, purpose, day, consents, licences)
     if admission.frame.empty:
         raise PolicyError(
             rule=f"rows whose basis covers the purpose '{purpose}' on {day.isoformat()}",
             got="none",
-            do="Record the patients' consents, or declare the licence of a research dataset in "
-            "the column 'licence'.",
+            do="Record the patients' consents. A research dataset states its licence in the "
+            "column 'licence', and the policy has to name it under 'licences'.",
         )
     return admission
 
 
 def assess(
-    frame: pd.DataFrame, purpose: str, day: datetime.date, consents: Consents | None = None
+    frame: pd.DataFrame,
+    purpose: str,
+    day: datetime.date,
+    consents: Consents | None = None,
+    licences: Collection[str] = LICENCES,
 ) -> Admission:
     """Do what `admissible` does, and hand back the counts also where nothing may be used.
 
@@ -166,6 +173,7 @@ def assess(
         purpose: What the rows shall be used for.
         day: The day of use.
         consents: The clinic's register.
+        licences: Those that the clinic's policy names.
 
     Returns:
         The admission; its frame may be empty.
@@ -173,7 +181,7 @@ def assess(
     Raises:
         IntegrityError: If the register was changed.
     """
-    reasons, licensed = _judge_rows(frame, purpose, day, consents)
+    reasons, licensed = _judge_rows(frame, purpose, day, consents, licences)
     allowed = reasons == ""
     patients = frame["patient_id"]
     admitted = {LICENCE: allowed & licensed, CONSENT: allowed & ~licensed}
@@ -200,7 +208,11 @@ def _standings(patients: pd.Series[str], reasons: StrArray) -> dict[str, str]:
 
 
 def row_reasons(
-    frame: pd.DataFrame, purpose: str, day: datetime.date, consents: Consents | None = None
+    frame: pd.DataFrame,
+    purpose: str,
+    day: datetime.date,
+    consents: Consents | None = None,
+    licences: Collection[str] = LICENCES,
 ) -> StrArray:
     """Tell for each row whether it may be used, or why not, by the rules of `admissible`.
 
@@ -209,6 +221,7 @@ def row_reasons(
         purpose: What the rows shall be used for.
         day: The day of use.
         consents: The clinic's register.
+        licences: Those that the clinic's policy names.
 
     Returns:
         (n,) empty where the row may be used, otherwise a word of `consent_rules.REASONS` or
@@ -217,20 +230,21 @@ def row_reasons(
     Raises:
         IntegrityError: If the register was changed.
     """
-    return _judge_rows(frame, purpose, day, consents)[0]
+    return _judge_rows(frame, purpose, day, consents, licences)[0]
 
 
-def under_licence(frame: pd.DataFrame) -> BoolArray:
+def under_licence(frame: pd.DataFrame, licences: Collection[str] = LICENCES) -> BoolArray:
     """Tell for each row whether it comes with the licence of a research dataset.
 
     Args:
         frame: A manifest's rows; without a column `licence` none does.
+        licences: Which licences count.
 
     Returns:
         (n,) mask. Where it holds the licence's words are known ones, which a report may show.
     """
     cells = _cells(frame, "licence")
-    words = {word for word in cells.unique() if _RESEARCH_LICENCE.fullmatch(word)}
+    words = {word for word in cells.unique() if licence_of(word) in licences}
     return cells.isin(words).to_numpy(dtype=bool)
 
 
@@ -242,13 +256,18 @@ def _declared_for(frame: pd.DataFrame, purpose: str) -> BoolArray:
 
 
 def _judge_rows(
-    frame: pd.DataFrame, purpose: str, day: datetime.date, consents: Consents | None
+    frame: pd.DataFrame,
+    purpose: str,
+    day: datetime.date,
+    consents: Consents | None,
+    licences: Collection[str],
 ) -> tuple[StrArray, BoolArray]:
     """Find each row's reason, and whether it stands on a licence.
 
-    A patient's recorded no goes before a licence: whoever gave a dataset away could not know it.
+    What the register knows of a patient goes before a licence, be it a no, a yes to other purposes
+    or kinds of data, or a yes whose days are over: whoever gave a dataset away could not know it.
     """
-    reasons, licensed = _judge_grounds(frame, purpose, day, consents)
+    reasons, licensed = _judge_grounds(frame, purpose, day, consents, licences)
     # ISO 8601: the order of words is that of days.
     ends = _cells(frame, "kept_until").to_numpy(dtype=str)
     over = (ends != "") & (ends < day.isoformat()) & (reasons == "")
@@ -256,9 +275,13 @@ def _judge_rows(
 
 
 def _judge_grounds(
-    frame: pd.DataFrame, purpose: str, day: datetime.date, consents: Consents | None
+    frame: pd.DataFrame,
+    purpose: str,
+    day: datetime.date,
+    consents: Consents | None,
+    licences: Collection[str],
 ) -> tuple[StrArray, BoolArray]:
-    known = under_licence(frame)
+    known = under_licence(frame, licences)
     licensed = known & (purpose in _RESEARCH_PURPOSES) & _declared_for(frame, purpose)
     if consents is None:
         why = np.where(known, "purpose not covered", NO_LICENCE)
@@ -266,17 +289,19 @@ def _judge_grounds(
     patients = [str(patient) for patient in frame["patient_id"]]
     kinds = [_PAIR_DATA if place else USUAL_DATA for place in _cells(frame, "series")]
     reasons = consents.verdicts(patients, purpose, day, kinds)
-    stands = licensed & ~np.isin(reasons, _NOES)
+    closed = under_licence(frame) & ~known & (reasons == "no consent")
+    reasons = np.where(closed, NOT_ALLOWED, reasons)
+    stands = licensed & np.isin(reasons, _UNASKED)
     return np.where(stands, "", reasons), stands
 
 
 def _in_words(frame: pd.DataFrame, admitted: Mapping[str, BoolArray], purpose: str) -> str:
-    parts = []
+    parts, what_for = [], purpose.replace("_", " ")
     if admitted[LICENCE].any():
         words = sorted(set(_cells(frame, "licence")[admitted[LICENCE]]))
-        parts.append(f"research dataset under {', '.join(words)}, for {purpose}")
+        parts.append(f"research dataset under {', '.join(words)}, for {what_for}")
     if admitted[CONSENT].any():
-        parts.append(f"patients' recorded consent, for {purpose}")
+        parts.append(f"patients' recorded consent, for {what_for}")
     return "; ".join(parts)
 
 

@@ -125,6 +125,29 @@ class Anchors:
             state["files"][path.name] = [_digest(content)]
             self._write(state)
 
+    def remove(self, path: Path, what: str) -> None:
+        """Remove a file whose content is anchored under the file's name.
+
+        Args:
+            path: The file; it may be gone already.
+            what: What the file is, for messages.
+
+        Raises:
+            EnvironmentProblem: If it cannot be removed.
+            IntegrityError: If the anchors were changed.
+
+        Guarantees:
+            Killed at any moment, the next `find` finds what was there or nothing, and from then on
+            accepts that one only: what was removed and is put back does not pass.
+        """
+        with self._locked():
+            state = self._read()
+            state["files"][path.name] = [*state["files"].get(path.name, [_NO_FILE]), _NO_FILE]
+            self._write(state)
+            remove(path, what)
+            del state["files"][path.name]
+            self._write(state)
+
     def read(self, path: Path, what: str) -> bytes:
         """Read a file whose content is anchored.
 
@@ -152,7 +175,7 @@ class Anchors:
             what: What the file is, for messages.
 
         Returns:
-            Its content; None where it was never written and is not there.
+            Its content; None where it was never written, or removed, and is not there.
 
         Raises:
             EnvironmentProblem: If it cannot be read.

@@ -63,6 +63,7 @@ EXCLUSION_REASONS = (*filter(None, REASONS), "no licence", "erased")
 
 KINDS = (
     "images",
+    "originals",
     "records",
     "features",
     "predictions",

@@ -33,6 +33,7 @@ from skinml.stewardship.consent_rules import (
     Withdrawal,
     read_entry,
 )
+from skinml.stewardship.days import desk_day_of
 from skinml.stewardship.encryption import derive_key, keyed_digest, seal, unseal
 from skinml.stewardship.pseudonyms import pseudonyms
 from skinml.stewardship.purposes import PURPOSES, Purpose
@@ -141,7 +142,7 @@ class ConsentRegister:
 
         Args:
             patient: The patient's id.
-            now: The time, with its zone; its day in UTC is the withdrawal's day.
+            now: The time, with its zone; its day here is the withdrawal's.
             actor: Who records it.
             purposes: For which purposes; by default all but care.
 
@@ -158,7 +159,7 @@ class ConsentRegister:
                 got="none" if not words else "another word",
                 do="Name what the patient takes back.",
             )
-        withdrawal = Withdrawal(purposes=words, day=_utc(now).date())
+        withdrawal = Withdrawal(purposes=words, day=desk_day_of(now))
         self._append(self._body("withdrawn", self._content([(patient, withdrawal)]), now, actor))
 
     def restrict(
@@ -178,7 +179,7 @@ class ConsentRegister:
             EnvironmentProblem: If the register cannot be written.
             IntegrityError: If the register was changed.
         """
-        entry = Restriction(restricted=restricted, since=_utc(now).date())
+        entry = Restriction(restricted=restricted, since=desk_day_of(now))
         self._append(self._body("restricted", self._content([(patient, entry)]), now, actor))
 
     def import_records(

@@ -231,29 +231,35 @@ class ConsentBook:
             reasons = self._reasons(patients, names, purpose, day, asked)
         return np.array(reasons, dtype=np.str_)
 
-    def counts(self, day: datetime.date) -> dict[Purpose, int]:
+    def counts(self, day: datetime.date, without: Collection[str] = ()) -> dict[Purpose, int]:
         """Count the patients whose images and records may be used for each purpose.
 
         Args:
             day: The day of use.
+            without: Pseudonyms of patients who are not counted.
 
         Returns:
             Patients for each purpose, zeros included.
         """
-        return {purpose: tally.get("", 0) for purpose, tally in self.tally(day).items()}
+        told = self.tally(day, without)
+        return {purpose: tally.get("", 0) for purpose, tally in told.items()}
 
-    def tally(self, day: datetime.date) -> dict[Purpose, dict[Reason, int]]:
+    def tally(
+        self, day: datetime.date, without: Collection[str] = ()
+    ) -> dict[Purpose, dict[Reason, int]]:
         """Count the patients on record by purpose and reason.
 
         Args:
             day: The day of use.
+            without: Pseudonyms of patients who are not counted.
 
         Returns:
             For each purpose, patients by reason, the empty one for those that are covered;
             reasons that nobody has are left out.
         """
         told: dict[Purpose, dict[Reason, int]] = {purpose: {} for purpose in PURPOSES}
-        for history, patients in Counter(self._histories.values()).items():
+        counted = (known for name, known in self._histories.items() if name not in without)
+        for history, patients in Counter(counted).items():
             entries = self._read(history)
             for purpose in PURPOSES:
                 reason = judge(entries, purpose, day)

@@ -19,6 +19,7 @@ GivenBy = Literal["patient", "parent", "guardian", "legal_representative"]
 Reason = Literal[
     "",
     "no consent",
+    "licence not allowed",
     "purpose not covered",
     "data not covered",
     "not yet valid",
@@ -27,7 +28,8 @@ Reason = Literal[
     "restricted",
     "withdrawn",
 ]
-"""Why data may not be used; empty where a consent covers the use."""
+"""Why data may not be used; empty where a consent covers the use. That a licence is not allowed is
+said of rows under one that the policy does not name, whose patients signed nothing."""
 
 HOWS: tuple[How, ...] = get_args(How)
 GIVERS: tuple[GivenBy, ...] = get_args(GivenBy)

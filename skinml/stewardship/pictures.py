@@ -26,6 +26,9 @@ PICTURE = "picture"
 """Kind of the vault's objects that may be used: made safe, JPEG or PNG."""
 PENDING = "pending"
 """Kind of those that a person has to look at first: without metadata, and with nothing masked."""
+ORIGINAL = "original"
+"""Kind of the files that pictures were imported from, byte for byte: for a patient's own copy, and
+for nothing else."""
 
 NUMBER_DIGITS = 32
 SHORT = 8
@@ -43,6 +46,8 @@ class Picture:
         reasons: Why, words of the closed list.
         object: The vault's object with its pixels; None where nothing of it was kept.
         source: Keyed digest of the file that it came from.
+        choices: Keyed digest of how it was made safe; "" where a release before this one did it.
+        original: The vault's object with that file; None where it was not kept.
         described: Keyed digest of the row that described it and of how that was read.
         fields: What was kept beside it, by the manifest's column.
         boxes: What was covered; where a person has to look, what the machine proposes to cover.
@@ -65,11 +70,26 @@ class Picture:
     height: int = 0
     imported: date = date.min
     corrected: tuple[str, ...] = ()
+    choices: str = ""
+    original: str | None = None
 
     @property
     def usable(self) -> bool:
         """Whether training, checks and reports may read it."""
         return self.state in USABLE
+
+
+@dataclass(frozen=True)
+class _Mark:
+    """What stays of a picture whose time has ended.
+
+    Attributes:
+        began: The day that its time began.
+        renewed: Whether it stands under a key that was made when the picture was gone.
+    """
+
+    began: date
+    renewed: bool
 
 
 class PictureRegister:
@@ -90,7 +110,7 @@ class PictureRegister:
         self._journal = journal
         self._keys = keys
         self._key = key
-        self._opened: dict[str, Picture | date] = {}
+        self._opened: dict[str, Picture | _Mark] = {}
 
     def number_of(self, patient: str, name: str) -> str:
         """Number a picture, so that the same file is known in the next import.
@@ -152,7 +172,65 @@ class PictureRegister:
         """
         return _ended(self._standing(self._journal.read()))
 
-    def _standing(self, bodies: Sequence[Body]) -> dict[str, Picture | date]:
+    def ended_by_key(self) -> dict[bytes, dict[str, date]]:
+        """List the same by the id of the patient's key.
+
+        Returns:
+            By key id, what `ended` says of that patient's pictures.
+
+        Raises:
+            EnvironmentProblem: If a file cannot be read.
+            IntegrityError: If one was changed.
+        """
+        bodies = self._journal.read()
+        over = _ended(self._standing(bodies))
+        owners = {str(b["picture"]): str(b["key"]) for b in bodies if REPLACES not in b}
+        found: dict[bytes, dict[str, date]] = {}
+        for number, began in over.items():
+            found.setdefault(bytes.fromhex(owners[number]), {})[number] = began
+        return found
+
+    def emptied_keys(self) -> set[bytes]:
+        """Find the keys under which nothing stands but marks of pictures that they opened.
+
+        Returns:
+            Ids of patients' keys.
+
+        Raises:
+            EnvironmentProblem: If a file cannot be read.
+            IntegrityError: If one was changed.
+        """
+        bodies = self._journal.read()
+        owners = {str(b["picture"]): str(b["key"]) for b in bodies if REPLACES not in b}
+        used, marked = set[bytes](), set[bytes]()
+        for number, each in self._standing(bodies).items():
+            if isinstance(each, Picture):
+                used.add(bytes.fromhex(owners[number]))
+            elif not each.renewed:
+                marked.add(bytes.fromhex(owners[number]))
+        return marked - used
+
+    def mark_ended(
+        self, patient: str, began: Mapping[str, date], *, now: datetime, actor: str
+    ) -> None:
+        """Put on record, under a key that never opened them, that pictures' time had ended.
+
+        Args:
+            patient: The clinic's own id, with a new key; where it has none, nothing is written.
+            began: By the pictures' numbers, the days that their time began.
+            now: The time, with its zone.
+            actor: Who does it: a user of the operating system.
+
+        Raises:
+            EnvironmentProblem: If it cannot be written.
+            IntegrityError: If the register was changed.
+        """
+        marks = [(n, patient, _mark_of(day, renewed=True)) for n, day in began.items()]
+        bodies = self._sealed(marks, now=now, actor=actor)
+        if bodies:
+            self._journal.append(lambda _: bodies)
+
+    def _standing(self, bodies: Sequence[Body]) -> dict[str, Picture | _Mark]:
         """Read from the journal's lines the state of every picture, or when its time began."""
         last: dict[str, int] = {}
         for at, body in enumerate(bodies):
@@ -160,7 +238,7 @@ class PictureRegister:
                 last[str(body["picture"])] = at
         ids = {bytes.fromhex(str(bodies[at]["key"])) for at in last.values()}
         keys = self._keys.find(ids)
-        found: dict[str, Picture | date] = {}
+        found: dict[str, Picture | _Mark] = {}
         for number, at in last.items():
             key_id = bytes.fromhex(str(bodies[at]["key"]))
             if key_id not in keys:
@@ -215,6 +293,17 @@ class PictureRegister:
             IntegrityError: If the register was changed.
         """
         return {each.object for each in self.pictures().values() if each.object is not None}
+
+    def originals(self) -> set[str]:
+        """List the vault's objects that hold the file which a picture was imported from.
+
+        Returns:
+            Their ids; of erased patients none.
+
+        Raises:
+            IntegrityError: If the register was changed.
+        """
+        return {each.original for each in self.pictures().values() if each.original is not None}
 
     def write(self, pictures: Iterable[Picture], *, now: datetime, actor: str) -> None:
         """Put pictures on record, or say how they stand now.
@@ -301,7 +390,7 @@ class PictureRegister:
         self._journal.replace(lines)
         self._opened.clear()
 
-    def _open(self, at: int, body: Body, key: bytes) -> Picture | date:
+    def _open(self, at: int, body: Body, key: bytes) -> Picture | _Mark:
         line = str(body["sealed"])
         if line not in self._opened:
             number, key_id = str(body["picture"]), bytes.fromhex(str(body["key"]))
@@ -326,7 +415,8 @@ def reviewed(
     Args:
         picture: The picture as it stood.
         state: "accepted", "masked" or "rejected".
-        content: The vault's object with its pixels now; None where it is rejected.
+        content: The vault's object with its pixels now; None where it is rejected: then nothing
+            of it is kept, its original neither.
         boxes: What is covered now.
 
     Returns:
@@ -338,21 +428,23 @@ def reviewed(
         state=state,
         reasons=(*reasons, "by a person"),
         object=content,
+        original=None if content is None else picture.original,
         boxes=tuple(boxes),
     )
 
 
-def _pictures(standing: Mapping[str, Picture | date]) -> dict[str, Picture]:
+def _pictures(standing: Mapping[str, Picture | _Mark]) -> dict[str, Picture]:
     return {name: each for name, each in standing.items() if isinstance(each, Picture)}
 
 
-def _ended(standing: Mapping[str, Picture | date]) -> dict[str, date]:
-    return {name: each for name, each in standing.items() if isinstance(each, date)}
+def _ended(standing: Mapping[str, Picture | _Mark]) -> dict[str, date]:
+    return {name: each.began for name, each in standing.items() if isinstance(each, _Mark)}
 
 
-def _mark_of(began: date) -> bytes:
+def _mark_of(began: date, *, renewed: bool = False) -> bytes:
     """Write what stays of a picture whose time has ended."""
-    return json.dumps({"ended": True, "imported": began.isoformat()}).encode()
+    values = {"ended": True, "imported": began.isoformat()}
+    return json.dumps(values | ({"renewed": True} if renewed else {})).encode()
 
 
 def _packed(picture: Picture) -> bytes:
@@ -362,9 +454,9 @@ def _packed(picture: Picture) -> bytes:
     return json.dumps(values).encode()
 
 
-def _unpacked(number: str, values: dict[str, Any]) -> Picture | date:
+def _unpacked(number: str, values: dict[str, Any]) -> Picture | _Mark:
     if "ended" in values:
-        return date.fromisoformat(values["imported"])
+        return _Mark(date.fromisoformat(values["imported"]), "renewed" in values)
     return Picture(
         **{
             **values,

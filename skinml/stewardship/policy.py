@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from skinml.stewardship.licences import LICENCES, Licence
 from skinml.stewardship.purposes import Purpose
 from skinml.stewardship.strict_yaml import read_yaml, validated
 
@@ -26,6 +27,7 @@ ANYBODY = "*"
 
 Trust = Literal["none", "central", "distributed", "local"]
 Unit = Literal["patient_within_clinic", "patient"]
+Originals = Literal["drop", "keep"]
 KeptField = Literal[
     "lesion_id",
     "malignant",
@@ -49,6 +51,10 @@ _PLAIN = re.compile(r"[a-z][a-z_-]*")
 # Words that this or another reader of YAML would not take as words.
 _NOT_PLAIN = ("null", "true", "false", "yes", "no", "on", "off", "y", "n")
 _WIDTH = 80
+# What came after folders were first made, and is no part of their digests while at its default.
+# Never take a name away, nor change such a default: digests that logs signed would be others.
+_LATER = ("licences", "originals")
+_LATER_DAYS = ("originals_days",)
 
 
 def _once(words: tuple[str, ...]) -> tuple[str, ...]:
@@ -167,6 +173,11 @@ class Retention(BaseModel):
     model_config = _FROZEN
 
     images_days: _Days = Field(description="Days that images in the vault are kept.")
+    originals_days: _Days = Field(
+        None,
+        description="Days after its import that the original file of a picture is kept, where "
+        "'originals' says keep. null: as long as the picture.",
+    )
     features_days: _Days = Field(
         description="Days that a network's features of the images are kept. They can be computed "
         "again."
@@ -186,6 +197,13 @@ class Retention(BaseModel):
         "as the picture is.",
     )
 
+    @model_validator(mode="after")
+    def _originals_end_with_the_pictures(self) -> Self:
+        longest, days = self.images_days, self.originals_days
+        if longest is not None and days is not None and days > longest:
+            raise ValueError(f"originals_days ({days}) is above images_days ({longest})")
+        return self
+
 
 class Roles(BaseModel):
     """Who of this computer's users is what; "*" is whoever can open the folder."""
@@ -193,7 +211,7 @@ class Roles(BaseModel):
     model_config = _FROZEN
 
     steward: Annotated[_Users, Field(min_length=1)] = Field(
-        description="Decide: this policy, consents, approval of runs, keys, erasure."
+        description="Decide: policy, consents, approval of runs, keys, patients' copies, erasure."
     )
     clinician: _Users = Field(description="Keep consents and use the data for care.")
     operator: _Users = Field(description="Import data, check them and start approved runs.")
@@ -270,6 +288,12 @@ class Policy(BaseModel):
         description="What data may be used for at all: care, research, teaching, "
         "federated_training, publication_of_images. Each patient's consent must allow it too."
     )
+    licences: Annotated[tuple[Licence, ...], AfterValidator(_once)] = Field(
+        (),
+        description="Licences, in any version, under which a public dataset's rows may be used "
+        "without a consent of the patient; a list states its own, so name only those of datasets "
+        f"that you know: {', '.join(LICENCES)}. Empty: each patient's consent is needed.",
+    )
     coordinators: Annotated[
         tuple[Annotated[_Word, AfterValidator(_coordinator)], ...], AfterValidator(_once)
     ] = Field(
@@ -305,6 +329,12 @@ class Policy(BaseModel):
     fields: Annotated[tuple[KeptField, ...], AfterValidator(_once)] = Field(
         description="What may be kept and used beside image, patient, diagnosis and origin: "
         f"{', '.join(KEPT_FIELDS)}."
+    )
+    originals: Originals = Field(
+        "drop",
+        description="The files that pictures are imported from. drop: nothing of them stays but "
+        "the picture that was made safe. keep: the whole file too, sealed apart, for the patient's "
+        "own copy alone; it can show a face, a name or where it was taken.",
     )
     special_fields: SpecialFields = Field(
         default_factory=SpecialFields,
@@ -386,10 +416,23 @@ def policy_digest(policy: Policy) -> str:
         policy: The policy.
 
     Returns:
-        SHA-256 in 64 hexadecimal digits.
+        SHA-256 in 64 hexadecimal digits. Fields that folders of an earlier release do not know
+        count where they are not at their default, so that a policy that nobody changed keeps the
+        digest that its audit log signed.
     """
-    values = json.dumps(_ordered(policy.model_dump()), sort_keys=True, separators=(",", ":"))
+    said = _ordered(policy.model_dump(exclude=_later_defaults(policy)))
+    values = json.dumps(said, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(values.encode()).hexdigest()
+
+
+def _later_defaults(policy: Policy) -> dict[str, Any]:
+    """Name the fields that came later and are at their default, as pydantic leaves them out."""
+    same: dict[str, Any] = {
+        name: True for name in _LATER if getattr(policy, name) == Policy.model_fields[name].default
+    }
+    rules = policy.retention
+    inner = {n for n in _LATER_DAYS if getattr(rules, n) == Retention.model_fields[n].default}
+    return same | ({"retention": inner} if inner else {})
 
 
 def _ordered(value: Any) -> Any:

@@ -28,6 +28,7 @@ _CEILINGS = (
     "max_epsilon_for_life",
     "max_delta",
     "images_days",
+    "originals_days",
     "features_days",
     "predictions_days",
     "refusals",
@@ -39,6 +40,7 @@ _CEILINGS = (
 _FLOORS = ("least_noise_multiplier", "least_patients", "least_clinics", "within_hours")
 _SETS = (
     "purposes",
+    "licences",
     "coordinators",
     "experiments",
     "without_asking",
@@ -52,6 +54,8 @@ _SETS = (
     "operator",
     "auditor",
 )
+# Of two words, the one that keeps less.
+_STRICTER_WORDS = ("drop",)
 
 
 @dataclass(frozen=True)
@@ -269,6 +273,8 @@ def _direction(name: str, old: Any, new: Any) -> str:
         return "stricter" if _or_else(new, inf) < _or_else(old, inf) else "looser"
     if name in _FLOORS:
         return "stricter" if _or_else(new, 0.0) > _or_else(old, 0.0) else "looser"
+    if new in _STRICTER_WORDS or old in _STRICTER_WORDS:
+        return "stricter" if new in _STRICTER_WORDS else "looser"
     return "changed"
 
 

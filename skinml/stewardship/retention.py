@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import date, timedelta
 
 from skinml.stewardship.pictures import Picture
-from skinml.stewardship.policy import KEPT_FIELDS, Retention
+from skinml.stewardship.policy import KEPT_FIELDS, Policy, Retention
 
 # Columns that mean nothing without another one, and end with it.
 _BESIDE = {"skin_tone": ("skin_tone", "skin_tone_scale")}
@@ -24,11 +24,13 @@ class Ended:
         pictures: Pictures whose days are over.
         shortened: Other pictures, without the fields whose days are over.
         fields: How many values of each field are in those.
+        originals: Other pictures whose original file may not be kept any more.
     """
 
     pictures: tuple[Picture, ...]
     shortened: tuple[Picture, ...]
     fields: dict[str, int]
+    originals: tuple[Picture, ...]
 
 
 def is_over(since: date, days: int | None, today: date) -> bool:
@@ -117,26 +119,58 @@ def last_day_of_use(picture: Picture, rules: Retention, purpose: str) -> date | 
     return picture.imported + timedelta(days=min(known)) if known else None
 
 
-def ended(pictures: Iterable[Picture], rules: Retention, today: date) -> Ended:
+def keeps_original(policy: Policy, imported: date, today: date) -> bool:
+    """Tell whether the original file of a picture may be kept.
+
+    Args:
+        policy: The policy.
+        imported: The day of the import that first kept the picture.
+        today: The day.
+
+    Returns:
+        Whether the policy keeps originals, and neither their days nor the picture's are over.
+    """
+    last = last_day_of_original(policy.retention, imported)
+    return policy.originals == "keep" and (last is None or today <= last)
+
+
+def last_day_of_original(rules: Retention, imported: date) -> date | None:
+    """Tell until when the original file of a picture may be kept.
+
+    Args:
+        rules: The policy's days.
+        imported: The day of the import that first kept the picture.
+
+    Returns:
+        The last day; None where the policy sets none.
+    """
+    known = [days for days in (rules.images_days, rules.originals_days) if days is not None]
+    return imported + timedelta(days=min(known)) if known else None
+
+
+def ended(pictures: Iterable[Picture], policy: Policy, today: date) -> Ended:
     """Find what has come to its end.
 
     Args:
         pictures: A register's pictures.
-        rules: The policy's days.
+        policy: The policy.
         today: The day.
 
     Returns:
         What is to be removed. A picture whose purposes are all over is kept: whoever wants it gone
-        sets `images_days`.
+        sets `images_days`. Originals end too where the policy does not keep them any more.
     """
-    gone, less, fields = [], [], dict[str, int]()
+    rules = policy.retention
+    gone, less, originals, fields = [], [], [], dict[str, int]()
     for picture in pictures:
         if is_over(picture.imported, rules.images_days, today):
             gone.append(picture)
             continue
+        if picture.original and not keeps_original(policy, picture.imported, today):
+            originals.append(picture)
         left = shortened(picture, rules, today)
         if left is not picture:
             less.append(left)
             for name in picture.fields.keys() - left.fields.keys():
                 fields[name] = fields.get(name, 0) + 1
-    return Ended(tuple(gone), tuple(less), dict(sorted(fields.items())))
+    return Ended(tuple(gone), tuple(less), dict(sorted(fields.items())), tuple(originals))

@@ -188,11 +188,12 @@ class Vault:
         """
         return self._identities.find(pseudonym)
 
-    def read(self, object_id: str) -> bytes:
+    def read(self, object_id: str, kinds: Collection[str] | None = None) -> bytes:
         """Read one object.
 
         Args:
             object_id: From `put`.
+            kinds: What it may be; None: anything.
 
         Returns:
             What was stored.
@@ -200,9 +201,10 @@ class Vault:
         Raises:
             DataError: If it was erased, or never there.
             EnvironmentProblem: If the file cannot be read.
-            IntegrityError: If it was changed, or is missing although its patient's key is there.
+            IntegrityError: If it was changed, is missing although its patient's key is there, or
+                is of another kind.
         """
-        found = dict(self.find([object_id]))
+        found = dict(self.find([object_id], kinds))
         if object_id not in found:
             raise DataError(
                 rule=f"an {_WHAT} whose key is there",
@@ -211,18 +213,22 @@ class Vault:
             )
         return found[object_id]
 
-    def find(self, object_ids: Iterable[str]) -> Iterator[tuple[str, bytes]]:
+    def find(
+        self, object_ids: Iterable[str], kinds: Collection[str] | None = None
+    ) -> Iterator[tuple[str, bytes]]:
         """Read many objects one by one, passing over those that were erased.
 
         Args:
             object_ids: From `put`.
+            kinds: What they may be; None: anything.
 
         Yields:
             An id, and what was stored under it.
 
         Raises:
             EnvironmentProblem: If a file cannot be read.
-            IntegrityError: If one was changed, or is missing although its patient's key is there.
+            IntegrityError: If one was changed, is missing although its patient's key is there, or
+                is of another kind.
         """
         for object_id in object_ids:
             if not _ID.fullmatch(object_id):
@@ -232,12 +238,14 @@ class Vault:
             if key is None:
                 continue
             try:
-                content = self._read(object_id, key)[1]
+                kind, content = self._read(object_id, key)
             except IntegrityError:
                 # It may have been erased in between; then its key is gone before its file is.
                 if self.keys.find([key_id]):
                     raise
                 continue
+            if kinds is not None and kind not in kinds:
+                raise _changed("one of another kind")
             yield object_id, content
 
     def objects(self, patient: str, *, kind: str | None = None) -> list[str]:

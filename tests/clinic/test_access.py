@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 from dataclasses import replace
 from datetime import timedelta
@@ -10,14 +11,16 @@ from pathlib import Path
 import pytest
 
 from skinml.clinic.access import write_copy
-from skinml.clinic.consents import COVERED
+from skinml.clinic.consents import COVERED, show_patient
 from skinml.clinic.erasure import erase_patient
 from skinml.clinic.evidence_words import STANDS
 from skinml.clinic.folder import ClinicFolder, open_folder
 from skinml.clinic.requests import note_request, requests_of
 from skinml.errors import ConfigError, DataError, PolicyError
 from skinml.privacy.events import GaussianEvent
+from skinml.stewardship.admissibility import NOT_ALLOWED
 from skinml.stewardship.consent_rules import REASONS
+from skinml.stewardship.deidentification import Box
 from skinml.stewardship.pictures import PICTURE, Picture
 from skinml.stewardship.pseudonyms import pseudonym
 from skinml.stewardship.roles import os_user
@@ -94,6 +97,36 @@ def test_the_copy_tells_until_when_and_holds_what_is_over_and_still_there(tmp_pa
     assert told["used_until"]["research"] == str(NOW.date() + timedelta(days=24))
 
 
+def test_the_copy_says_what_is_not_the_real_day_in_words_and_what_is_covered(
+    clinic: ClinicFolder, tmp_path: Path
+) -> None:
+    first, second = clinic.pictures.of_patient(PATIENT)
+    raw = {"diagnosis": "bcc", "age": "90", "skin_tone": "5", "skin_tone_scale": "fitzpatrick"}
+    box = (Box(0, 0, 4, 4, "text"),)
+    moved = replace(first, fields=raw | {"taken": "2024-03-07"}, state="masked", boxes=box)
+    cut = replace(second, fields={"diagnosis": "nevus", "taken": "2024-03"})
+    clinic.pictures.write([moved, cut], now=NOW, actor=os_user())
+    write_copy(clinic, PATIENT, tmp_path / "copy", now=NOW)
+    told = {
+        each["number"]: each
+        for each in json.loads((tmp_path / "copy" / "data.json").read_text())["pictures"]
+    }
+    assert told[first.number[:8]]["moved_days"] == ["taken"]
+    assert told[second.number[:8]]["moved_days"] == []
+    assert [told[each.number[:8]]["covered"] for each in (first, second)] == [1, 0]
+    page = html.unescape((tmp_path / "copy" / "summary.html").read_text())
+    for words in (
+        "taken: 2024-03-07 (moved by a secret number of days)",
+        "taken: 2024-03 ",
+        "basal cell carcinoma (written: bcc)",
+        "age: 90 or older",
+        "skin tone: 5 on Fitzpatrick's scale",
+        "something is covered",
+        "In 1 of them something is covered by one colour or cut away",
+    ):
+        assert words in page.replace("2024-03<", "2024-03 <"), words
+
+
 def test_the_log_says_who_took_it_and_the_next_copy_shows_that(
     clinic: ClinicFolder, tmp_path: Path
 ) -> None:
@@ -118,10 +151,11 @@ def test_after_an_erasure_the_copy_holds_the_runs_and_no_picture(
     page = (tmp_path / "copy" / "summary.html").read_text()
     assert "Those that were here have been deleted" in page
     assert "no, you said no" in page
+    assert "The pictures came from" not in page
 
 
 def test_every_way_that_a_use_can_stand_has_words_for_the_patient() -> None:
-    told_of_purposes = {*REASONS, COVERED} - {"", "kept too long"}  # that is told of pictures
+    told_of_purposes = {*REASONS, COVERED} - {"", "kept too long", NOT_ALLOWED}  # of rows
     assert set(STANDS) == told_of_purposes
     assert [words.startswith("yes") for words in STANDS.values()].count(True) == 1
 
@@ -149,4 +183,14 @@ def test_two_copies_do_not_mix_and_who_may_not_gets_none(
     closed = make(tmp_path / "x", roles=nobody)
     with pytest.raises(PolicyError):
         write_copy(closed, PATIENT, tmp_path / "new", now=NOW)
+    assert not (tmp_path / "new").exists()
+
+
+def test_who_reads_consents_does_not_write_out_whole_records(tmp_path: Path) -> None:
+    words = "{steward: [nobody], clinician: ['*'], operator: [], auditor: []}"
+    folder = make(tmp_path / "x", roles=words)
+    enrol(folder, PATIENT)
+    assert show_patient(folder, PATIENT, now=NOW).purposes["care"] == "covered"
+    with pytest.raises(PolicyError, match="write out a patient's whole record: steward"):
+        write_copy(folder, PATIENT, tmp_path / "new", now=NOW)
     assert not (tmp_path / "new").exists()

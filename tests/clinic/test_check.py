@@ -162,6 +162,17 @@ def test_many_patients_left_out_are_amber(clinic: Clinic) -> None:
     assert found(clinic.look(), "Consents").colour == "amber"
 
 
+def test_rows_of_one_patient_that_differ_in_sex_are_pointed_out(clinic: Clinic) -> None:
+    rows = clinic.rows.assign(sex="male")
+    rows.loc[1, "patient_id"] = rows.loc[0, "patient_id"]
+    clinic.write(rows)
+    assert "One patient" not in {each.topic for each in clinic.look().findings}
+    rows.loc[1, "sex"] = "female"
+    clinic.write(rows)
+    finding = found(clinic.look(), "One patient")
+    assert (finding.colour, "1 patient " in finding.found) == ("amber", True)
+
+
 def test_the_cover_counts_purposes_licences_and_what_ends(clinic: Clinic) -> None:
     patients = clinic.rows["patient_id"].tolist()
     clinic.consent(patients[:5], until=DAY + datetime.timedelta(30))

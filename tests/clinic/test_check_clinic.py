@@ -41,8 +41,9 @@ def data(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def make(tmp_path: Path) -> Callable[..., ClinicFolder]:
-    def build(**typed: str) -> ClinicFolder:
+    def build(licences: tuple[str, ...] = ("CC0",), **typed: str) -> ClinicFolder:
         answers = usual_answers(tmp_path / "north", {"XDG_STATE_HOME": str(tmp_path / "state")})
+        answers = answers.model_copy(update={"licences": licences})
         for name, text in ({"unlock": str(tmp_path / "north.key")} | typed).items():
             answers = answered(answers, name, text)
         return make_clinic(tmp_path / "north", answers, str).folder
@@ -64,6 +65,20 @@ def test_a_check_is_logged_with_its_counts(make: Callable[..., ClinicFolder], da
     assert entry.fields["patients"] == 3
     assert entry.fields["admitted"] == {"licence": 3}
     assert entry.fields["refused"] == {"no consent": 1}
+
+
+def test_what_a_list_says_of_its_licence_opens_nothing_where_the_policy_names_none(
+    make: Callable[..., ClinicFolder], data: Path
+) -> None:
+    folder = make(licences=())
+    report = check_clinic(folder, data, now=NOW, clocks=clocks())
+    assert (report.num_patients, report.num_images) == (0, 0)
+    (about,) = [finding for finding in report.findings if finding.topic == "Consents"]
+    assert about.colour == "red"
+    assert "licence not allowed: 3, no consent: 1" in about.found
+    assert "the policy names it under `licences`" in about.do
+    refused = folder.audit.entries()[-1].fields["refused"]
+    assert refused == {"licence not allowed": 3, "no consent": 1}
 
 
 def test_the_usual_purpose_is_one_that_the_policy_allows(

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from skinml.clinic.begun import file_of
 from skinml.clinic.correction import correct_record
 from skinml.clinic.folder import ClinicFolder, open_folder
 from skinml.clinic.imported_data import imported_manifest
+from skinml.clinic.opening import open_at_screen
 from skinml.clinic.requests import note_request, requests_of
 from skinml.errors import ConfigError, DataError, SkinmlError
 from skinml.stewardship.pseudonyms import pseudonym
@@ -97,11 +99,13 @@ def test_a_picture_that_the_patient_has_not_is_refused(clinic: ClinicFolder, num
         correct_record(clinic, PATIENT, {"age": "61"}, now=NOW, only=number)
 
 
+@pytest.mark.parametrize("every", [5, pytest.param(1, marks=pytest.mark.slow)])
 def test_killed_at_any_step_all_is_corrected_or_nothing(
-    clinic: ClinicFolder, tmp_path: Path
+    clinic: ClinicFolder, tmp_path: Path, every: int
 ) -> None:
+    note_request(clinic, PATIENT, "correct", now=NOW)
     found = set()
-    for number in range(1, 60):
+    for number in range(1, 90, every):
         here = tmp_path / f"death-{number}"
         shutil.copytree(clinic.path.parent, here)
 
@@ -109,10 +113,15 @@ def test_killed_at_any_step_all_is_corrected_or_nothing(
             correct_record(open_folder(path), PATIENT, {"age": "61"}, now=NOW)
 
         died = die_at(number, act)
-        read = ages(open_folder(here / "north"))
+        folder = open_at_screen(here / "north")
+        read = ages(folder)
         assert read[OTHER] == [54]
-        assert read[PATIENT] in ([54, 54], [61, 61])
-        found.add(tuple(read[PATIENT]))
+        logged = [each.event for each in folder.audit.entries()]
+        told = (logged.count("correction"), logged.count("request answered"))
+        left = (tuple(read[PATIENT]), told, len(requests_of(folder)))
+        assert left in (((54, 54), (0, 0), 1), ((61, 61), (1, 1), 0)), number
+        assert not (folder.path / file_of("correction")).exists()
+        found.add(left)
         shutil.rmtree(here)
         if not died:
             break

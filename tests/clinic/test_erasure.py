@@ -10,12 +10,18 @@ from pathlib import Path
 
 import pytest
 
+from skinml.clinic.begun import file_of
+from skinml.clinic.certificates import verify_certificate
 from skinml.clinic.consents import add_consent, import_consents
 from skinml.clinic.erased import erased_among, give_keys
 from skinml.clinic.erasure import erase_patient, finish_erasure
-from skinml.clinic.folder import ERASURE, ClinicFolder, open_folder
+from skinml.clinic.folder import ClinicFolder, open_folder
 from skinml.clinic.opening import open_at_screen
-from skinml.errors import DataError, PolicyError
+from skinml.clinic.requests import note_request, requests_of
+from skinml.clinic.restriction import restrict_patient
+from skinml.clinic.status import status_of
+from skinml.durable import write_whole
+from skinml.errors import DataError, IntegrityError, PolicyError
 from skinml.privacy.events import GaussianEvent
 from skinml.stewardship.consent import Consent, Withdrawal
 from skinml.stewardship.pseudonyms import pseudonym
@@ -23,6 +29,8 @@ from tests.clinic.rights import FORM, NOW, enrol, make, release
 from tests.stewardship.test_vault_killed import die_at
 
 PATIENT, OTHER = "Ada-4711", "Bo-4712"
+ERASURE = file_of("erasure")
+HEAD = "personal-head.sealed"
 GRADIENT = ("gradient", "training", "train", GaussianEvent(8.0))
 
 
@@ -32,6 +40,24 @@ def clinic(tmp_path: Path) -> ClinicFolder:
     enrol(folder, PATIENT, OTHER)
     release(folder, "run-1", 1, [GRADIENT], {"train": [PATIENT, OTHER]})
     return folder
+
+
+def ask_and_keep_heads(folder: ClinicFolder) -> None:
+    """Ask for the erasure, and keep two heads, one of them fitted to the patient."""
+    release(folder, "run-2", 1, [GRADIENT], {"train": [OTHER], "test": [PATIENT]})
+    for run in ("run-1", "run-2"):
+        write_whole(folder.run(run) / HEAD, b"fitted to its train patients", "head")
+    note_request(folder, PATIENT, "erase", now=NOW)
+
+
+def heads(folder: ClinicFolder) -> list[str]:
+    return sorted(path.parent.name for path in folder.path.glob(f"runs/*/{HEAD}"))
+
+
+def answers(folder: ClinicFolder) -> tuple[int, int]:
+    """Open requests, and answers in the log."""
+    told = [entry for entry in folder.audit.entries() if entry.event == "request answered"]
+    return len(requests_of(folder)), len(told)
 
 
 def pictures(folder: ClinicFolder, patient: str) -> list[bytes]:
@@ -77,6 +103,36 @@ def test_no_file_holds_the_patients_name(clinic: ClinicFolder) -> None:
     files = [path for path in clinic.path.parent.rglob("*") if path.is_file()]
     assert len(files) > 8
     assert not [path.name for path in files if PATIENT.encode() in path.read_bytes()]
+
+
+def test_a_head_that_the_clinic_keeps_to_itself_goes_with_a_patient_it_was_fitted_to(
+    clinic: ClinicFolder,
+) -> None:
+    ask_and_keep_heads(clinic)
+    clinic.run("nobody-knows").mkdir()
+    write_whole(clinic.run("nobody-knows") / HEAD, b"without a record", "head")
+    done = erase_patient(clinic, PATIENT, now=NOW)
+    assert (done.heads, heads(clinic)) == (2, ["run-2"])
+    says = verify_certificate(done.certificate, clinic.identity.public_key)["says"]
+    with pytest.raises(IntegrityError, match="this is not that key"):
+        verify_certificate(done.certificate, "ab" * 32)
+    assert "fitted to the patient, without noise: 2, removed" in says["own_heads"]
+    assert erase_patient(clinic, OTHER, now=NOW).heads == 1
+    assert heads(clinic) == []
+
+
+def test_the_status_counts_who_was_erased_or_is_restricted_for_no_purpose(
+    clinic: ClinicFolder,
+) -> None:
+    before = status_of(clinic, NOW)
+    assert (before.num_restricted, before.num_erased) == (0, 0)
+    erase_patient(clinic, PATIENT, now=NOW)
+    erased = status_of(clinic, NOW)
+    assert erased.consents["care"] == before.consents["care"] - 1
+    restrict_patient(clinic, OTHER, restricted=True, now=NOW)
+    both = status_of(clinic, NOW)
+    assert (both.num_restricted, both.num_erased) == (1, 1)
+    assert both.consents["care"] == before.consents["care"] - 2
 
 
 def test_erasing_twice_changes_nothing_more(clinic: ClinicFolder) -> None:
@@ -174,6 +230,7 @@ def deaths(clinic: ClinicFolder, step: int) -> Iterator[tuple[Path, bool]]:
 def test_killed_at_any_moment_nothing_is_lost_and_the_desk_ends_what_was_begun(
     clinic: ClinicFolder, step: int
 ) -> None:
+    ask_and_keep_heads(clinic)
     begun = set()
     for path, died in deaths(clinic, step):
         asked = (path / ERASURE).exists()
@@ -181,6 +238,8 @@ def test_killed_at_any_moment_nothing_is_lost_and_the_desk_ends_what_was_begun(
         found = open_at_screen(path)
         assert not (path / ERASURE).exists()
         assert state(found) in ([AFTER] if asked or not died else [BEFORE, AFTER])
+        if state(found) == AFTER:
+            assert (heads(found), answers(found)) == (["run-2"], (0, 1))
         assert pictures(found, OTHER) == [b"picture of " + OTHER.encode()]
         assert not finish_erasure(found)
         erase_patient(found, PATIENT, now=NOW)

@@ -156,6 +156,27 @@ def test_a_trust_model_without_noise_is_told_to_patients_and_to_the_assessment(
         assert ("sees more than noisy sums" in impact) == told
 
 
+def test_a_licence_that_needs_no_consent_is_told_to_patients_and_to_the_assessment(
+    tmp_path: Path,
+) -> None:
+    for name, licences, told in (("a", "[]", False), ("b", "[CC0]", True)):
+        folder = make(tmp_path / name, licences=licences)
+        write_evidence(folder, tmp_path / f"e-{name}", now=NOW)
+        notice = (tmp_path / f"e-{name}" / "notice.md").read_text()
+        impact = (tmp_path / f"e-{name}" / "impact.md").read_text()
+        assert ("without a question to you: CC0." in notice) == told
+        assert ("Without a question to the patient" in impact) == told
+
+
+def test_the_documents_name_what_is_kept_whatever_the_policy_lists(written: Path) -> None:
+    found = {name: re.sub(r"\s+", " ", text) for name, text in texts(written).items()}
+    assert "when the photograph was taken" in found["notice.md"]
+    for name in ("processing.md", "impact.md"):
+        assert "day of the photograph" in found[name], name
+    for false in ("hide whether", "not used any more", "epsilon", "protected totals"):
+        assert false not in found["notice.md"], false
+
+
 def test_the_bound_of_a_guess_is_that_of_randomised_response() -> None:
     """For pure epsilon, randomised response attains e^epsilon / (1 + e^epsilon)."""
     for epsilon, right in ((0.1, 53), (1.0, 74), (3.0, 96), (5.0, 100)):

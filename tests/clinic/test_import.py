@@ -31,7 +31,7 @@ from skinml.data.foreign_pictures import open_picture
 from skinml.data.settings import ImageLimits
 from skinml.errors import ConfigError, DataError, EnvironmentProblem, PolicyError
 from skinml.stewardship.deidentification import Box, Sighting
-from skinml.stewardship.pictures import PENDING, PICTURE, SHORT, reviewed
+from skinml.stewardship.pictures import ORIGINAL, PENDING, PICTURE, SHORT, reviewed
 from skinml.stewardship.pseudonyms import pseudonym
 from tests.clinic.hostile_pictures import PLANTED, Hostile, dicom, jpeg, make_hostile, skin
 from tests.clinic.rights import FORM, make
@@ -352,7 +352,7 @@ def test_the_import_says_how_many_patients_nothing_may_be_used_of(small, tmp_pat
 @pytest.mark.parametrize("step", [12, pytest.param(1, marks=pytest.mark.slow)])
 def test_killed_at_any_point_the_same_command_goes_on(small, tmp_path, step: int) -> None:
     source, records = small
-    whole = make(tmp_path)
+    whole = make(tmp_path, originals="keep")
     clean = tmp_path / "clean"
     shutil.copytree(tmp_path / "north", clean / "north")
     shutil.copytree(tmp_path / "anchors", clean / "anchors")
@@ -374,7 +374,8 @@ def test_killed_at_any_point_the_same_command_goes_on(small, tmp_path, step: int
         # Dates are shifted by the clinic's key, which the copies share.
         assert [(p.state, dict(p.fields)) for p in found] == wanted
         assert there.vault.listed([PICTURE, PENDING]) == there.pictures.objects()
-        assert there.vault.verify() == 3
+        assert there.vault.listed([ORIGINAL]) == there.pictures.originals()
+        assert there.vault.verify() == 6
         shutil.rmtree(place)
     assert died * step > 40
 

@@ -12,11 +12,14 @@ from pathlib import Path
 import pytest
 
 from skinml.clinic.anchoring import renew_anchors
+from skinml.clinic.begun import write_begun
 from skinml.clinic.folder import ClinicFolder, create_folder, open_folder
 from skinml.clinic.keys import change_lock, rotate_patient_keys
-from skinml.clinic.opening import new_lock
+from skinml.clinic.opening import new_lock, open_at_screen
+from skinml.clinic.requests import note_request, requests_of
 from skinml.config import load_config
 from skinml.errors import ConfigError, EnvironmentProblem, IntegrityError, SkinmlError
+from skinml.stewardship.roles import os_user
 from skinml.stewardship.unlocking import by_key_file, by_passphrase, packed
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -153,6 +156,19 @@ def test_lost_anchors_are_made_anew_only_on_request_and_the_log_tells(
     assert not done.verified
     told = [e.fields["journal"] for e in opened(clinic, OLD).audit.entries() if e.event == "anchor"]
     assert sorted(told) == ["audit", "consent"]
+
+
+def test_lost_anchors_lose_neither_requests_nor_what_was_begun(
+    clinic: ClinicFolder, tmp_path: Path
+) -> None:
+    note_request(clinic, "P1", "restrict", now=NOW)
+    asked = {"patient": "P1", "restricted": True, "at": NOW.isoformat(), "actor": os_user()}
+    write_begun(clinic, "restriction", asked)
+    shutil.rmtree(tmp_path / "anchors")
+    renew_anchors(clinic.path, tmp_path / "stick", lambda: OLD, now=NOW, lost=True)
+    folder = open_at_screen(clinic.path, lambda: OLD)
+    assert requests_of(folder) == ()  # answered by what was ended
+    assert str(folder.consents.verdicts(["P1"], "care", NOW.date())[0]) == "restricted"
 
 
 @pytest.mark.parametrize(

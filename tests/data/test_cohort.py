@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from skinml.data.settings import DataSettings
 from skinml.errors import ConfigError, DataError, PolicyError
 from skinml.records import SPLITS, Labels
 from skinml.seeding import Seeds
+from skinml.stewardship.licences import LICENCES
 from skinml.stewardship.policy import KEPT_FIELDS
 
 if TYPE_CHECKING:
@@ -290,6 +292,27 @@ def test_each_clinic_is_asked_about_its_own_patients_and_keeps_its_own_fields(ma
     assert unknown[north].all(axis=None)
     assert not unknown[~north].all(axis=None)
     assert made.items["malignant"].tolist() == cohort(many).items["malignant"].tolist()
+
+
+def test_a_licence_that_a_clinics_policy_does_not_name_opens_nothing_and_makes_nothing_public(
+    many: Folder,
+) -> None:
+    def doors(clinic: str, patients: Sequence[str]) -> Door:
+        return Door(Agreed(), licences=() if clinic == "north" else LICENCES)
+
+    made = cohort(many, doors=doors)
+    assert made.private
+    admitted = {clinic: dict(each.admitted) for clinic, each in made.admissions.items()}
+    assert admitted["north"].keys() == {"consent"}
+    assert all(found.keys() == {"licence"} for n, found in admitted.items() if n != "north")
+
+
+@dataclass(frozen=True)
+class Agreed:
+    """A register in which everybody agreed."""
+
+    def verdicts(self, patients, purpose, day, kinds=None):
+        return np.full(len(patients), "", dtype="<U20")
 
 
 def test_a_manifest_is_private_as_soon_as_one_row_has_no_licence_used_or_not(many: Folder) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import resource
 import stat
+import tracemalloc
 from contextlib import contextmanager
 
 import numpy as np
@@ -16,6 +18,7 @@ from skinml.stewardship.anchors import Anchors
 from skinml.stewardship.patient_keys import PatientKeys
 
 KEY = bytes(range(32))
+SEALED = 3 * 4 + 29  # a row of `rows_of` with its version, nonce and tag
 
 
 def names(*numbers):
@@ -116,22 +119,32 @@ def test_missing_rows_are_counted_and_not_named(filled):
         take(filled[0], 1, 8, 9)
 
 
-def test_every_changed_byte_is_noticed(filled, path, open_store):
-    content = path.read_bytes()
+def test_every_changed_byte_is_noticed_before_a_row_is_used(filled, path, open_store):
+    content, stored = path.read_bytes(), (1, 2, 3, 4, 5, 6)
     for place in range(len(content)):
         changed = bytearray(content)
         changed[place] ^= 1
         path.write_bytes(changed)
         with pytest.raises((IntegrityError, DataError)) as caught:
-            open_store()
-        if place >= len(b'skinml-store-2 "v1"\n'):  # before, it looks like another version
+            take(open_store(), *stored)
+        if place >= len(b'skinml-store-3 "v1"\n'):  # before, it looks like another version
             assert isinstance(caught.value, IntegrityError)
             assert path.name in str(caught.value)
 
 
+def test_rows_cannot_change_places(filled, path, open_store):
+    content, end = bytearray(path.read_bytes()), filled[1][2]
+    one, two = slice(end - 2 * SEALED, end - SEALED), slice(end - SEALED, end)
+    content[one], content[two] = content[two], content[one]
+    path.write_bytes(content)
+    with pytest.raises(IntegrityError, match="row"):
+        take(open_store(), 5)
+    assert np.array_equal(take(open_store(), 1, 2, 3, 4), rows_of(1, 2, 3, 4))
+
+
 def test_blocks_cannot_change_places(filled, path, open_store):
     content, (first, second, _) = path.read_bytes(), filled[1]
-    start = len(b'skinml-store-2 "v1"\n')
+    start = len(b'skinml-store-3 "v1"\n')
     path.write_bytes(content[:start] + content[first:second] + content[start:first])
     with pytest.raises(IntegrityError):
         open_store()
@@ -283,15 +296,38 @@ def test_the_vault_may_be_rotated_under_an_open_store(filled, keys, open_store):
         assert np.array_equal(take(store, 6, 1), rows_of(6, 1))
 
 
-def test_a_changed_byte_among_an_erased_patients_rows_is_noticed_too(
-    filled, path, keys, open_store
-):
+def test_a_changed_row_of_the_erased_keeps_nobody_from_the_others(filled, path, keys, open_store):
     keys.erase(people(3))
     content = bytearray(path.read_bytes())
-    content[filled[1][1] - 20] ^= 1  # in the block of the erased patient's row alone
+    content[filled[1][1] - 20] ^= 1  # in the erased patient's row, which nobody can read
     path.write_bytes(content)
-    with pytest.raises(IntegrityError, match=path.name):
-        open_store()
+    assert open_store().find_missing(names(1, 3), people(1, 3)) == [1]
+    assert np.array_equal(take(open_store(), 1, 6), rows_of(1, 6))
+
+
+def test_rows_are_read_when_they_are_asked_for_and_not_before(path, keys, open_store):
+    wide = np.zeros((32, 2**18), np.float32)  # 32 MB
+    numbers = tuple(range(32))
+    open_store().append(names(*numbers), people(*numbers), wide)
+    assert path.stat().st_size > wide.nbytes
+    gc.collect()
+    tracemalloc.start()
+    try:
+        store = open_store()
+        assert store.find_missing(names(*numbers, 40), people(*numbers, 40)) == [32]
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+        assert np.array_equal(take(store, 3), wide[:1])
+        assert tracemalloc.get_traced_memory()[1] < 2**23
+    finally:
+        tracemalloc.stop()
+
+
+def test_another_file_in_the_stores_place_is_noticed_when_rows_are_added(filled, path, open_store):
+    store, _ = filled
+    path.unlink()
+    assert np.array_equal(take(store, 6, 1), rows_of(6, 1))  # of the file that it has open
+    with pytest.raises(IntegrityError, match="another file"):
+        add(store, 7)
 
 
 def test_each_version_has_its_own_file(tmp_path):

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from skinml.data.images import decode_image, inspect_images, resize_square
+from skinml.data.images import decode_image, inspect_images, prepare_image, resize_square
 from skinml.data.settings import ImageLimits
 from skinml.errors import ConfigError, DataError
 
@@ -178,6 +178,48 @@ def test_long_strip_does_not_grow_beyond_memory() -> None:
 def test_size_must_be_above_zero() -> None:
     with pytest.raises(ConfigError):
         resize_square(torch.zeros(3, 8, 8, dtype=torch.uint8), 0)
+
+
+def _photograph(side: int) -> Image.Image:
+    """A picture with detail at every scale down to a few pixels."""
+    rng = np.random.default_rng(0)
+    layers = [
+        np.asarray(
+            Image.fromarray(rng.integers(0, 256, (n, n, 3), dtype=np.uint8)).resize(
+                (side, side), Image.Resampling.BICUBIC
+            ),
+            dtype=float,
+        )
+        for n in (4, 16, 64, 256)
+    ]
+    return Image.fromarray(np.mean(layers, axis=0).astype(np.uint8))
+
+
+@pytest.mark.parametrize(("shown", "decoded"), [(511, 511), (512, 256), (1032, 258)])
+def test_a_photograph_is_decoded_no_larger_than_it_must_be(
+    tmp_path: Path, shown: int, decoded: int
+) -> None:
+    size, limits = 64, ImageLimits()
+    path = tmp_path / "photograph.jpg"
+    _photograph(shown).crop((0, 0, shown, shown)).save(path, quality=95)
+    content = path.read_bytes()
+    with Image.open(io.BytesIO(content)) as image:
+        image.draft(None, (4 * size, 4 * size))
+        assert image.size == (decoded, decoded)
+    whole = resize_square(decode_image(path, limits), size).float()
+    prepared = prepare_image(path, limits, size).float()
+    assert prepared.shape == (3, size, size)
+    difference = (prepared - whole).abs()
+    assert (difference.max() == 0) == (shown == decoded)
+    assert difference.mean() < 0.5
+
+
+@pytest.mark.parametrize("file", ["picture.png", "picture.webp", "picture.bmp"])
+def test_other_formats_are_prepared_from_all_their_pixels(tmp_path: Path, file: str) -> None:
+    path = tmp_path / file
+    _photograph(300).save(path)
+    whole = resize_square(decode_image(path, ImageLimits()), 64)
+    assert torch.equal(prepare_image(path, ImageLimits(), 64), whole)
 
 
 def test_inspection_agrees_with_the_file_and_imagehash(

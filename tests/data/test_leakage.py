@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from skinml.data.images import Inspection, inspect_images
-from skinml.data.leakage import audit_leakage, near_duplicates
+from skinml.data.leakage import audit_leakage
+from skinml.data.look_alikes import near_duplicates
 from skinml.data.manifest import read_manifest
 from skinml.data.settings import ImageLimits, LeakageSettings, SplitFractions
 from skinml.data.splits import assign_splits

@@ -76,6 +76,18 @@ def test_broken_cell_is_named_by_row_and_rule(
     assert f"1 problem in row 3: {rule}" in str(error)
 
 
+@pytest.mark.parametrize("image", ["images/none.png", "images", "images/.", "linked/../0.png"])
+def test_one_bad_path_among_many_good_ones_is_found(folder: Folder, image: str) -> None:
+    os.symlink(folder.root / "images", folder.root / "linked")  # stays inside: it may be used
+    rows = folder.rows.copy()
+    rows.loc[1:5, "image"] = [f"linked/{name}.png" for name in range(1, 6)]
+    rows.loc[6:8, "image"] = [f"./images//{name}.png" for name in range(6, 9)]
+    folder.write(rows)
+    assert len(read(folder).frame) == 12
+    rows.loc[9, "image"] = image
+    assert "1 problem in row 11: image" in str(failure(folder, rows))
+
+
 def test_link_out_of_the_folder_is_refused(folder: Folder, tmp_path: Path) -> None:
     outside = tmp_path / "outside.png"
     outside.write_bytes((folder.root / "images/0.png").read_bytes())
@@ -172,6 +184,20 @@ def test_parquet_and_csv_give_the_same_frame(folder: Folder) -> None:
     from_parquet = read_manifest(path, root=folder.root)
     pd.testing.assert_frame_equal(from_parquet.frame, read(folder).frame)
     assert from_parquet.dropped_columns == ("extra",)
+
+
+def test_typed_cells_of_parquet_are_read_as_they_would_be_written(folder: Folder) -> None:
+    rows = folder.rows.copy()
+    rows["malignant"] = [place % 2 == 1 for place in range(12)]
+    rows["age"] = pd.array([None, *range(31, 42)], dtype="Int64")
+    rows["sex"] = pd.Categorical(["female", " N/A ", None, *["male"] * 9])
+    path = folder.root / "manifest.parquet"
+    rows.to_parquet(path)
+    frame = read_manifest(path, root=folder.root).frame
+    assert frame["malignant"].tolist() == [False, True] * 6
+    assert frame["age"].isna().tolist() == [True, *[False] * 11]
+    assert frame["age"].tolist()[1:] == [float(age) for age in range(31, 42)]
+    assert frame["sex"].tolist() == ["female", None, None, *["male"] * 9]
 
 
 def test_sidecar_wins_over_the_arguments(folder: Folder) -> None:

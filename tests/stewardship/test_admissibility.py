@@ -12,8 +12,15 @@ import pytest
 
 from skinml.errors import PolicyError
 from skinml.journal import Journal, KeyedSeal
-from skinml.stewardship.admissibility import OnlyWithdrawals, admissible, assess, row_reasons
+from skinml.stewardship.admissibility import (
+    AlsoWithdrawals,
+    OnlyWithdrawals,
+    admissible,
+    assess,
+    row_reasons,
+)
 from skinml.stewardship.consent import Consent, ConsentRegister
+from skinml.stewardship.licences import LICENCES
 from skinml.stewardship.purposes import DATA_KINDS, PURPOSES, DataKind, Purpose
 
 KEY = bytes(range(32))
@@ -40,12 +47,13 @@ def grant(
     patient: str,
     *purposes: Purpose,
     data: tuple[DataKind, ...] = ("images", "records"),
+    since: datetime.date = datetime.date(2026, 1, 1),
     until: datetime.date | None = None,
 ) -> None:
     given = Consent(
         purposes=purposes or ("research",),
         data=data,
-        valid_from=datetime.date(2026, 1, 1),
+        valid_from=since,
         valid_until=until,
         form_version="v2",
         how="paper",
@@ -65,7 +73,8 @@ def test_a_research_licence_covers_research_teaching_and_training_alone(
     found = assess(rows, purpose, DAY)
     assert len(found.frame) == (purpose in LICENSED)
     if purpose in LICENSED:
-        assert found.basis == f"research dataset under {licence.strip()}, for {purpose}"
+        what_for = purpose.replace("_", " ")
+        assert found.basis == f"research dataset under {licence.strip()}, for {what_for}"
         assert (found.admitted, found.refused) == ({"licence": 1}, {})
     else:
         assert found.refused == {"purpose not covered": 1}
@@ -92,6 +101,45 @@ def test_a_research_licence_covers_research_teaching_and_training_alone(
 def test_without_licence_and_register_no_row_comes_through(licence: str | None) -> None:
     found = assess(frame(("p", licence)), "research", DAY)
     assert (len(found.frame), found.refused, found.basis) == (0, {"no licence": 1}, "")
+
+
+@pytest.mark.parametrize(
+    ("cell", "name"),
+    [
+        ("CC0", "CC0"),
+        ("CC0-1.0", "CC0"),
+        ("CC BY 4.0", "CC-BY"),
+        ("cc-by-sa-3.0", "CC-BY-SA"),
+        ("cc by-nc 4.0", "CC-BY-NC"),
+        ("CC BY-NC-SA", "CC-BY-NC-SA"),
+        ("ODC-By 1.0", "ODC-BY"),
+        ("Public Domain", "public-domain"),
+        ("Research only (Stanford University DDI agreement)", "research-only"),
+    ],
+)
+def test_a_licence_opens_rows_only_where_it_is_named(
+    register: ConsentRegister, cell: str, name: str
+) -> None:
+    rows = frame(("p", cell), ("q", cell), ("r", ""))
+    grant(register, "q")
+    assert admissible(rows, "research", DAY, register, [name]).admitted == {"licence": 2}
+    others = [each for each in LICENCES if each != name]
+    for named in ([], others):
+        found = assess(rows, "research", DAY, register, named)
+        assert found.frame["patient_id"].tolist() == ["q"]
+        assert found.admitted == {"consent": 1}
+        assert found.basis == "patients' recorded consent, for research"
+        assert found.refused == {"licence not allowed": 1, "no consent": 1}
+        assert found.standings == {"p": "licence not allowed", "q": "", "r": "no consent"}
+
+
+def test_what_is_on_record_of_a_patient_is_said_before_the_licence(
+    register: ConsentRegister,
+) -> None:
+    grant(register, "p", until=datetime.date(2026, 2, 1))
+    register.withdraw("q", now=NOW, actor="ada")
+    found = assess(frame(("p", "CC0"), ("q", "CC0")), "research", DAY, register, [])
+    assert found.refused == {"expired": 1, "withdrawn": 1}
 
 
 def test_columns_that_are_not_there_are_no_licence(register: ConsentRegister) -> None:
@@ -134,11 +182,38 @@ def test_a_recorded_no_goes_before_a_licence(register: ConsentRegister) -> None:
     assert assess(rows, "federated_training", DAY, register).refused == {"withdrawn": 1}
 
 
-def test_a_narrow_or_ended_consent_does_not_close_a_licence(register: ConsentRegister) -> None:
-    grant(register, "p", "care")
-    grant(register, "q", "research", until=DAY - datetime.timedelta(days=1))
-    rows = frame(("p", "CC0"), ("q", "CC0"))
-    assert admissible(rows, "research", DAY, register).admitted == {"licence": 2}
+def test_a_narrow_ended_or_later_consent_goes_before_a_licence(register: ConsentRegister) -> None:
+    grant(register, "care alone", "care")
+    grant(register, "ended", "research", until=DAY - datetime.timedelta(days=1))
+    grant(register, "later", "research", since=DAY + datetime.timedelta(days=1))
+    grant(register, "records alone", "research", data=("records",))
+    rows = frame(*[(name, "CC0") for name in ("care alone", "ended", "later", "records alone")])
+    found = assess(pd.concat([rows, frame(("unasked", "CC0"))]), "research", DAY, register)
+    assert found.admitted == {"licence": 1}
+    assert found.standings["unasked"] == ""
+    assert dict(found.refused) == {
+        "purpose not covered": 1,
+        "expired": 1,
+        "not yet valid": 1,
+        "data not covered": 1,
+    }
+    grant(register, "care alone")
+    assert admissible(rows, "research", DAY, register).frame["patient_id"].tolist() == [
+        "care alone"
+    ]
+
+
+def test_another_registers_narrower_answer_holds_where_the_first_knows_none(
+    register: ConsentRegister, tmp_path: Path
+) -> None:
+    other = ConsentRegister(Journal(tmp_path / "o", "consent register", KeyedSeal(KEY)), KEY)
+    grant(register, "p")
+    grant(other, "p", "care")
+    grant(other, "q", "care")
+    grant(other, "r")
+    rows = frame(*[(name, "CC0") for name in "pqrs"])
+    found = assess(rows, "research", DAY, AlsoWithdrawals(register, other))
+    assert found.standings == {"p": "", "q": "purpose not covered", "r": "", "s": ""}
 
 
 def test_pairs_before_and_after_need_their_own_consent(register: ConsentRegister) -> None:

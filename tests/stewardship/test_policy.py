@@ -310,6 +310,20 @@ def test_the_digest_knows_another_policy_and_overlooks_comments_and_order(policy
     assert policy_digest(other) != policy_digest(policy)
 
 
+def test_a_policy_of_the_first_folders_keeps_the_digest_that_their_logs_signed(policy):
+    """Computed once, before `licences`, `originals` and `originals_days` were fields."""
+    signed = "581a46bc2135b4896947c45aa5a16d22ed1b719223278ef9eea8196e7cca1be4"
+    assert policy_digest(policy) == signed
+    assert policy_digest(parse_policy(policy_yaml(policy).encode())) == signed
+    others = [
+        change("licences", ["CC0"]),
+        change("originals", "keep"),
+        change("retention.originals_days", 30),
+    ]
+    digests = {policy_digest(policy_from(other)) for other in others}
+    assert len(digests | {signed}) == 4
+
+
 def test_a_policy_cannot_be_changed_in_place(policy):
     with pytest.raises(ValueError, match="frozen"):
         policy.privacy.max_delta = 1.0

@@ -23,6 +23,7 @@ from skinml.stewardship.policy_terms import (
 VALUES: dict[str, Any] = {
     "clinic": "North",
     "purposes": ["research", "federated_training"],
+    "licences": ["CC0", "CC-BY"],
     "coordinators": ["simulation", "study-centre"],
     "experiments": ["quickstart", "derm_tone"],
     "trust": ["distributed", "local"],
@@ -221,6 +222,7 @@ def test_strange_names_of_a_coordinator_are_not_repeated(policy):
 # For each value of a policy: a stricter and a looser one, with the words of both.
 CHANGES: tuple[tuple[str, Any, Any], ...] = (
     ("purposes", ["research"], ["research", "federated_training", "care"]),
+    ("licences", ["CC0"], ["CC0", "CC-BY", "research-only"]),
     ("coordinators", ["simulation"], ["simulation", "study-centre", "Other"]),
     ("experiments", ["quickstart"], ["*"]),
     ("trust", ["local"], ["distributed", "local", "none"]),
@@ -235,6 +237,8 @@ CHANGES: tuple[tuple[str, Any, Any], ...] = (
     ("least_patients", 51, 49),
     ("least_clinics", 4, 1),
     ("images_days", 30, None),
+    ("originals_days", 30, None),
+    ("originals", "drop", "keep"),
     ("features_days", 8, 10),
     ("predictions_days", 8, None),
     ("fields", ["age"], ["age", "sex", "skin_tone", "modality"]),

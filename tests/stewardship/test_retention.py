@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import date, timedelta
 from typing import Any
 
@@ -10,9 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from skinml.stewardship.pictures import Picture
-from skinml.stewardship.policy import KEPT_FIELDS, Retention
+from skinml.stewardship.policy import KEPT_FIELDS, Policy, Retention, parse_policy
 from skinml.stewardship.purposes import PURPOSES
-from skinml.stewardship.retention import ended, is_over, last_day_of_use, may_be_used, shortened
+from skinml.stewardship.retention import (
+    ended,
+    is_over,
+    keeps_original,
+    last_day_of_use,
+    may_be_used,
+    shortened,
+)
+from tests.policy_text import policy_text
 
 DAY = date(2026, 3, 1)
 FIELDS = dict.fromkeys((*KEPT_FIELDS, "diagnosis", "skin_tone_scale"), "x")
@@ -21,6 +30,11 @@ FIELDS = dict.fromkeys((*KEPT_FIELDS, "diagnosis", "skin_tone_scale"), "x")
 def rules(**days: Any) -> Retention:
     usual = {"images_days": None, "features_days": 9, "predictions_days": 9, "log_days": 9}
     return Retention.model_validate(usual | days)
+
+
+def policy(**days: Any) -> Policy:
+    base = parse_policy(policy_text(originals="keep").encode())
+    return base.model_copy(update={"retention": rules(**days)})
 
 
 def picture(number: str = "1", imported: date = DAY) -> Picture:
@@ -54,13 +68,40 @@ def test_a_field_ends_before_its_picture_and_takes_its_scale_with_it(field: str)
 
 def test_what_ended_is_listed_and_the_rest_is_left_alone() -> None:
     old, middle, new = (picture(str(n), DAY + timedelta(days=10 * n)) for n in range(3))
-    kept = rules(images_days=15, by_field={"age_days": 3})
+    kept = policy(images_days=15, by_field={"age_days": 3})
     found = ended([old, middle, new], kept, DAY + timedelta(days=20))
     assert found.pictures == (old,)
     assert [each.number for each in found.shortened] == ["1"]
     assert found.fields == {"age": 1}
-    nothing = ended([old, middle, new], rules(), DAY + timedelta(days=9999))
+    nothing = ended([old, middle, new], policy(), DAY + timedelta(days=9999))
     assert (nothing.pictures, nothing.shortened, nothing.fields) == ((), (), {})
+
+
+@given(st.integers(1, 99), st.integers(1, 99), st.integers(0, 120))
+def test_an_original_ends_with_its_picture_at_the_latest(images: int, own: int, age: int) -> None:
+    today = DAY + timedelta(days=age)
+    if own > images:
+        with pytest.raises(ValueError, match="above images_days"):
+            rules(images_days=images, originals_days=own)
+        return
+    for days, most in (({"originals_days": own}, own), ({}, images)):
+        kept = policy(images_days=images, **days)
+        assert keeps_original(kept, DAY, today) == (age <= most)
+        dropped = kept.model_copy(update={"originals": "drop"})
+        assert not keeps_original(dropped, DAY, today)
+    assert keeps_original(policy(), DAY, today)
+
+
+def test_originals_of_pictures_that_stay_are_listed_apart() -> None:
+    old = replace(picture("1"), original="file")
+    kept, today = policy(originals_days=3), DAY + timedelta(days=4)
+    found = ended([old, picture("2")], kept, today)
+    assert (found.pictures, found.shortened, found.originals) == ((), (), (old,))
+    assert ended([old], kept, DAY + timedelta(days=3)).originals == ()
+    dropped = kept.model_copy(update={"originals": "drop"})
+    assert ended([old], dropped, DAY).originals == (old,)
+    gone = ended([old], policy(images_days=3), today)
+    assert (gone.pictures, gone.originals) == ((old,), ())
 
 
 @given(st.integers(1, 99), st.integers(1, 99), st.integers(0, 120))

@@ -29,6 +29,7 @@ MAY = {
     "consent.change": "ab",
     "consent.read": "ab",
     "consent.count": "abcd",
+    "record.export": "a",
     "data.import": "c",
     "data.review": "ac",
     "data.use": "b",
