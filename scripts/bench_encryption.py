@@ -32,7 +32,7 @@ from skinml.models.settings import ModelSettings
 from skinml.stewardship.anchors import Anchors
 from skinml.stewardship.encryption import new_key
 from skinml.stewardship.patient_keys import PatientKeys
-from skinml.training.features import extract_features, features_version
+from skinml.training.features import extract_features, store_version
 
 NUM_ROWS, NUM_FEATURES, BLOCK = 10_000, 1280, 16
 
@@ -90,7 +90,7 @@ def time_extraction(images: list[Path], backbone: Backbone, repeats: int) -> dic
     """Extract the features of all images with each store in turn, each time anew."""
     digests = [hashlib.sha256(path.read_bytes()).digest() for path in images]
     patients = [f"patient-{number}" for number in range(len(images))]
-    version = features_version(backbone)
+    version = store_version(backbone)
     seconds: dict[str, list[float]] = {"clear": [], "sealed": []}
     for number in range(repeats + 1):
         for kind in ("clear", "sealed") if number % 2 else ("sealed", "clear"):

@@ -19,7 +19,7 @@ from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordD
 from flwr.clientapp import ClientApp
 from numpy.typing import NDArray
 
-from skinml.durable import locked, read_whole, write_whole
+from skinml.durable import locked, read_in_turn, write_in_turn, write_whole
 from skinml.federated.client_app import client_app
 from skinml.federated.clinic import Clinic, ClinicSetup
 from skinml.federated.secure_clinic import secure_clinic
@@ -92,7 +92,8 @@ class Federation:
         name = self.names[number]
         folder = Path(self.place) / name
         folder.mkdir(parents=True, exist_ok=True)
-        privacy, session, book = self.privacy, self.session(), Book(folder / "book")
+        privacy, session = self.privacy, self.session()
+        book = Book(folder / "book", plain=session is None)
         secure = None
         if session is not None:
             secret = hashlib.sha256(name.encode()).digest()
@@ -130,17 +131,20 @@ class Book:
 
     Attributes:
         path: Its file.
+        plain: Whether sums leave as they are.
     """
 
     path: Path
+    plain: bool
 
     def load(self) -> bytes:
         """Read it."""
-        return read_whole(self.path, "book") if self.path.exists() else b""
+        return read_in_turn(self.path, "book") if self.path.exists() else b""
 
     def save(self, content: bytes) -> None:
         """Write it, synced."""
-        write_whole(self.path, content, "book")
+        write = write_in_turn if self.plain else write_whole
+        write(self.path, content, "book")
 
     @contextmanager
     def locked(self) -> Iterator[None]:

@@ -194,7 +194,7 @@ class Bench:
             day=datetime.datetime.now(tz=datetime.UTC).date(),
         )
         self.classes: Labels = cohort.labels
-        self.clinics = _clinics(cohort, config, work)
+        self.clinics = clinics_of(cohort, config, work)
         if experiment in PUBLIC:
             listed = _list_public(manifest.frame, cohort, PUBLIC[experiment], data, work)
             self._overrides.append(f"training.head.public_images={listed}")
@@ -294,8 +294,8 @@ class Bench:
         return float(low), float(high)
 
 
-def _clinics(cohort: Cohort, config: RunConfig, work: Path) -> dict[str, dict[str, Samples]]:
-    """Give each clinic its items' features by split."""
+def clinics_of(cohort: Cohort, config: RunConfig, work: Path) -> dict[str, dict[str, Samples]]:
+    """Give each clinic its items' features by split, kept in a folder."""
     names = cohort.images["image"].to_numpy(dtype=str)
     found = _features(sorted(set(names.tolist())), cohort.root, config, work)
     by_image = np.stack([found[name] for name in names])

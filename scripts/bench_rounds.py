@@ -26,8 +26,10 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
+import bench_rows
 import numpy as np
 from bench_federation import BARE, RUN, Federation, TimedApp, clinics_seconds, to_records
+from bench_rows import Size
 from flwr.app import Message
 from flwr.common.serde import recorddict_to_proto
 from flwr.serverapp import Grid
@@ -103,6 +105,14 @@ FULL = [
 ]
 
 
+SMOKE_PART = in_process(3, trust="none")
+FULL_PART = [
+    *(Case("simulation", "none", count) for count in (4, 50, 500)),
+    *(Case("simulation", "distributed", count) for count in (4, 20)),
+]
+NOTE = "beside clinics that compute nothing and write nothing"
+
+
 def main() -> None:
     """Measure the cases and print a row a phase."""
     parser = argparse.ArgumentParser(description=str(__doc__).split("\n", maxsplit=1)[0])
@@ -114,16 +124,45 @@ def main() -> None:
     logging.getLogger("flwr").setLevel(logging.CRITICAL)
     cases = SMOKE if asked.smoke else FULL if asked.full else USUAL
     turns, features = (1, 16) if asked.smoke else (5, 1280)
-    rows: list[Row] = []
+    all_rows: list[Row] = []
     _say(f"{'':<64}{'ours':>12}{'peer':>12}{'ratio':>9}  (low to high)")
     for case in cases:
         with tempfile.TemporaryDirectory() as place:
             found = measure(case, Path(place), turns, features)
-        rows += found
+        all_rows += found
         for row in found:
             _say(_line(row))
         if asked.json:
-            asked.json.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+            asked.json.write_text(json.dumps([asdict(row) for row in all_rows], indent=1) + "\n")
+
+
+def rows(size: Size) -> list[bench_rows.Row]:
+    """Measure the part of `scripts/bench`: rounds without noise, and secure ones, as they simulate.
+
+    The clinics' work is theirs; beside them Flower's clinics compute nothing, so that a ratio has
+    in it the recipe's round, the ledger and the book on the disk, and what carries the messages.
+
+    Args:
+        size: "smoke" or "full".
+
+    Returns:
+        For each number of clinics the whole round, and the coordinator's processor time in it.
+    """
+    logging.getLogger("flwr").setLevel(logging.CRITICAL)
+    whole, computed = PHASES[0], PHASES[2]
+    found = []
+    for case in SMOKE_PART if size == "smoke" else FULL_PART:
+        with tempfile.TemporaryDirectory() as place:
+            taken = turns_of(case, Path(place), bench_rows.TURNS[size], 1280)
+        if case.trust == "none":  # both sides carried the same arrays
+            up = [taken.bytes[side][COUNTED[1]] for side in ("ours", BARE)]
+            bench_rows.require_same("bytes from clinics", *up, 0.05)
+        for phase, goal in ((whole, "at most 1.15"), (computed, None)):
+            ours, peer = ([turn[phase] for turn in taken.times[side]] for side in ("ours", BARE))
+            name = f"{case.trust}, {case.clinics} clinics, {case.transport}: {phase[:-3]}"
+            held = goal if case.trust == "none" else None
+            found.append(bench_rows.row(name, ours, peer, goal=held, size=size, note=NOTE))
+    return found
 
 
 def measure(case: Case, place: Path, turns: int, features: int) -> list[Row]:
@@ -138,6 +177,11 @@ def measure(case: Case, place: Path, turns: int, features: int) -> list[Row]:
     Returns:
         A row a phase.
     """
+    return rows_of(case, turns_of(case, place, turns, features))
+
+
+def turns_of(case: Case, place: Path, turns: int, features: int) -> Turns:
+    """Take the turns of one case."""
     clocks = place / "clocks"
     clocks.mkdir()
     rounds = turns + _UNTIMED - 1  # beside the round of statistics
@@ -156,7 +200,7 @@ def measure(case: Case, place: Path, turns: int, features: int) -> list[Row]:
     else:
         taken = simulate(app, case.clinics, drive, cpus=2)
     close_clinics()
-    return rows_of(case, taken)
+    return taken
 
 
 class Turns:

@@ -14,6 +14,7 @@ from functools import cache
 _M_TRIM_THRESHOLD = -1
 _M_TOP_PAD = -2
 _M_MMAP_MAX = -4
+_M_ARENA_MAX = -8
 
 
 @cache
@@ -32,6 +33,7 @@ def keep_freed_memory() -> bool:
     if mallopt is None:
         return False
     requests = (
+        (_M_ARENA_MAX, 1),  # threads share one heap; their own ones hold no large block
         (_M_MMAP_MAX, 0),  # large blocks come from the heap, where they can be reused
         (_M_TRIM_THRESHOLD, 2**31 - 1),  # a free heap top stays
         (_M_TOP_PAD, 64 * 2**20),  # the heap grows in large steps

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from skinml.errors import ConfigError, DataError, EnvironmentProblem, UnsupportedModelError
-from skinml.models.settings import ModelSettings
+from skinml.models.folding import folded
+from skinml.models.settings import ModelSettings, Precision
 
 
 @dataclass(frozen=True)
@@ -48,12 +49,14 @@ class Backbone:
 
     Attributes:
         name: The name in the config.
-        version: Name, digest of the weights, size and scaling: equal versions give equal features.
+        version: Name, digest of the weights, size and scaling: what the features mean. How they
+            are computed, `precision`, moves them by rounding.
         image_size: Height and width of the images that it takes, in pixels.
         num_features: d.
         scale: What happens to pixels first.
         module: (N, 3, H, W) float to (N, d), in eval mode, frozen, channels last.
         half_turn: Whether features are averaged over the picture and its half turn.
+        precision: How the network computes, see `ModelSettings.precision`.
     """
 
     name: str
@@ -63,6 +66,7 @@ class Backbone:
     scale: PixelScale
     module: nn.Module
     half_turn: bool = False
+    precision: Precision = "reference"
 
     def extract(self, images_NCHW: Tensor) -> NDArray[np.float32]:  # noqa: N803 -- legend above
         """Compute features.
@@ -90,12 +94,17 @@ class Backbone:
             pixels = images_NCHW.to(torch.float32, memory_format=torch.channels_last)
             pixels -= torch.tensor(self.scale.shift).view(3, 1, 1)
             pixels /= torch.tensor(self.scale.divisor).view(3, 1, 1)
-            features: NDArray[np.float32] = self.module(pixels).numpy()
+            features = self._features(pixels)
             if self.half_turn:
-                turned = self.module(
-                    pixels.flip(2, 3).contiguous(memory_format=torch.channels_last)
-                )
-                features = (features + turned.numpy()) / 2
+                turned = pixels.flip(2, 3).contiguous(memory_format=torch.channels_last)
+                features = (features + self._features(turned)) / np.float32(2)
+        return features
+
+    def _features(self, pixels: Tensor) -> NDArray[np.float32]:
+        """Pass scaled pixels through the network."""
+        if self.precision == "bfloat16":
+            pixels = pixels.to(torch.bfloat16)
+        features: NDArray[np.float32] = self.module(pixels).float().numpy()
         return features
 
 
@@ -103,7 +112,7 @@ def load_backbone(settings: ModelSettings) -> Backbone:
     """Load the frozen backbone that the settings name.
 
     Args:
-        settings: Reads `backbone`, `weights` and `image_size`.
+        settings: Reads `backbone`, `weights`, `image_size`, `half_turn` and `precision`.
 
     Returns:
         The backbone, ready to extract.
@@ -125,6 +134,10 @@ def load_backbone(settings: ModelSettings) -> Backbone:
             scale = IMAGENET_SCALE
     digest = weights_digest(module.state_dict())
     module = module.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    if settings.precision != "reference":
+        module = folded(module, settings.image_size)
+    if settings.precision == "bfloat16":
+        module = module.to(torch.bfloat16)
     turns = "/half-turn" if settings.half_turn else ""
     return Backbone(
         name=settings.backbone,
@@ -134,6 +147,7 @@ def load_backbone(settings: ModelSettings) -> Backbone:
         scale=scale,
         module=module,
         half_turn=settings.half_turn,
+        precision=settings.precision,
     )
 
 
@@ -162,8 +176,8 @@ class _LiteFeatures(nn.Module):
         self.network = network
 
     def forward(self, images: Tensor) -> Tensor:
-        pooled: Tensor = self.network.extract_features(images).mean(dim=(2, 3))
-        return pooled
+        grid: Tensor = self.network.extract_features(images)
+        return grid.float().mean(dim=(2, 3))
 
 
 def _efficientnet_lite0(image_size: int) -> tuple[nn.Module, int]:

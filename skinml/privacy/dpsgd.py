@@ -22,7 +22,12 @@ from torch import nn
 
 from skinml.errors import ConfigError, require_one_of, require_positive
 from skinml.privacy.dpsgd_sampling import Sampled, draw_sample, rows_by_patient
-from skinml.privacy.gradient_modes import PatientBatch, clipped_gradients, trained
+from skinml.privacy.gradient_modes import (
+    PatientBatch,
+    clipped_gradients,
+    images_at_once,
+    trained,
+)
 from skinml.privacy.losses import LOSSES
 from skinml.privacy.network_checks import (
     memory_digest,
@@ -32,12 +37,6 @@ from skinml.privacy.network_checks import (
 )
 from skinml.privacy.noise import NoiseSource
 from skinml.records import BoolArray, FloatArray, StrArray
-
-# Per-image gradients of more images fall out of the processor's cache (2.1 against 1.2 ms an image
-# for small_cnn, 280 against 32 images) and take memory in proportion.
-_IMAGES_AT_ONCE = 32
-# Of large networks fewer images: 2**27 single-precision numbers are half a gigabyte.
-_NUMBERS_AT_ONCE = 2**27
 
 Augment = Callable[[torch.Tensor, np.random.Generator], torch.Tensor]
 LeftOut = Callable[[Sampled], None]
@@ -196,7 +195,7 @@ def clipped_sum(
     before = memory_digest(module)
     module.train()
     views = max(plan.augmentations, 1)
-    room = max(1, min(_IMAGES_AT_ONCE, _NUMBERS_AT_ONCE // size))
+    room = images_at_once(plan.mode, size)
     finite: list[BoolArray] = []
     with clipped_gradients(
         module, plan.mode, LOSSES[plan.loss], plan.clip_norm, grid=plan.grid, told=finite.append

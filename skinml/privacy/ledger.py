@@ -7,9 +7,8 @@ is always recomputed from the events.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
 from math import inf
 from pathlib import Path
@@ -74,6 +73,9 @@ class Entry:
     guarantee: bool
 
 
+_FIELDS = tuple(each.name for each in fields(Entry))
+
+
 class Ledger:
     """The append-only ledger of one clinic.
 
@@ -93,8 +95,7 @@ class Ledger:
     def __init__(self, path: Path, clinic: str, key: bytes, anchor: Anchor | None = None) -> None:
         self.path = path
         self.clinic = clinic
-        name = f"privacy ledger of clinic {clinic}"
-        self._journal = Journal(path, name, KeyedSeal(key), anchor)
+        self._journal = Journal(path, ledger_name(clinic), KeyedSeal(key), anchor)
         self._decoded: tuple[tuple[Body, ...], tuple[Entry, ...]] = ((), ())
 
     def entries(self) -> tuple[Entry, ...]:
@@ -181,18 +182,46 @@ class Ledger:
             a is b for a, b in zip(known, bodies, strict=False)
         )
         start = len(known) if same else 0
-        fresh = (_decode(body, at, self.clinic) for at, body in enumerate(bodies[start:], start))
+        fresh = (
+            decode_entry(body, at, self.clinic) for at, body in enumerate(bodies[start:], start)
+        )
         self._decoded = bodies, (*entries[:start], *fresh)
         return self._decoded[1]
 
 
 def _encode(entry: Entry) -> Body:
-    # Through JSON, so that what is written and what is read again are of the same types.
-    values = asdict(entry) | {"schema": SCHEMA, "event": event_to_json(entry.event)}
-    return dict(json.loads(json.dumps(values)))
+    """Turn an entry into what JSON would read again: lists, no tuples."""
+    values: dict[str, object] = {each: getattr(entry, each) for each in _FIELDS}
+    binding = vars(entry.binding) | {"participants": list(entry.binding.participants)}
+    return values | {"schema": SCHEMA, "binding": binding, "event": event_to_json(entry.event)}
 
 
-def _decode(body: Body, number: int, clinic: str) -> Entry:
+def ledger_name(clinic: str) -> str:
+    """Name a clinic's ledger, as its chain begins with it.
+
+    Args:
+        clinic: The clinic's name.
+
+    Returns:
+        The name.
+    """
+    return f"privacy ledger of clinic {clinic}"
+
+
+def decode_entry(body: Body, number: int, clinic: str) -> Entry:
+    """Read an entry from the body of a ledger's line.
+
+    Args:
+        body: The line's body.
+        number: Where the line stands, from 0.
+        clinic: The clinic's name, for the message.
+
+    Returns:
+        The entry.
+
+    Raises:
+        IntegrityError: If it is none that this release knows, or stands elsewhere.
+    """
     try:
         values = dict(body)
         schema = values.pop("schema")

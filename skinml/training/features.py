@@ -5,17 +5,20 @@ Shapes in this file: n images, u distinct images, d features, s height and width
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from itertools import islice
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from skinml.data.feature_store import FeatureStore
-from skinml.data.images import decode_image, resize_square
+from skinml.data.images import PREPARATION, prepare_image
 from skinml.data.sealed_images import ImageFile
 from skinml.data.settings import ImageLimits
 from skinml.errors import DataError, require_positive, require_same_length
@@ -23,7 +26,8 @@ from skinml.models.allocator import keep_freed_memory, release_freed_memory
 from skinml.models.backbones import Backbone
 
 Progress = Callable[[int, int], None]
-PREPARATION = "centre-square"  # what `resize_square` does; part of every store's version
+_BYTES_PER_PIXEL = 512  # of a batch's layers under way; ResNet-50 and EfficientNet need less
+_PREPARED_AT_ONCE = 64
 
 
 def extract_features(
@@ -39,8 +43,9 @@ def extract_features(
 ) -> NDArray[np.float32]:
     """Compute a frozen backbone's features of images, or take them from the store.
 
-    One thread decodes the next batch while the network works on this one. Each batch is on the
-    disk before the next begins, so that an interrupted extraction goes on where it was.
+    Each processor reads, decodes and passes a batch through the network by itself. A batch is on
+    the disk as soon as it and those before it are computed, so that an interrupted extraction goes
+    on where it was.
 
     Args:
         paths: n image files.
@@ -48,7 +53,7 @@ def extract_features(
         patients: The patient of each. An image that two share is kept for each, so that erasing
             one takes nothing from the other.
         backbone: The frozen network.
-        store: Where features are kept, of the version `features_version(backbone)`.
+        store: Where features are kept, of the version `store_version(backbone)`.
         limits: What a file may be.
         batch_size: Images that pass through the network at once, above zero.
         progress: Called with the numbers of distinct images done and in all.
@@ -64,32 +69,55 @@ def extract_features(
         IntegrityError: If another process changed the store, or the vault was changed.
 
     Guarantees:
-        On one machine an image's features do not depend on the other images, on their order or
-        on what was in the store: every batch has the same size, the last one padded.
+        On one machine an image's features do not depend on the other images, on their order, on
+        what was in the store or on the number of threads: every batch has the same size, the last
+        one padded, and is one thread's. Machines with other processors agree up to rounding.
     """
-    _require_version(store, features_version(backbone))
+    _require_version(store, store_version(backbone))
 
-    def features_of(images: list[Tensor]) -> NDArray[Any]:
-        padding = torch.zeros((batch_size - len(images), *images[0].shape), dtype=torch.uint8)
-        return backbone.extract(torch.cat([torch.stack(images), padding]))[: len(images)]
-
-    keep_freed_memory()
-    try:
+    require_positive(batch_size=batch_size)
+    with _memory_kept():
         _fill(
             paths,
             digests,
             patients,
             store,
-            lambda path: resize_square(decode_image(path, limits), backbone.image_size),
-            features_of,
+            lambda files: _features(files, backbone, limits, batch_size)[: len(files)],
             batch_size=batch_size,
+            num_workers=_num_workers(batch_size, backbone.image_size),
             progress=progress,
         )
-    finally:
-        release_freed_memory()
     if not digests:
         return np.empty((0, backbone.num_features), dtype=np.float32)
     return store.take(digests, patients)
+
+
+def compute_features(
+    paths: Sequence[ImageFile], backbone: Backbone, limits: ImageLimits, *, batch_size: int = 16
+) -> NDArray[np.float32]:
+    """Compute features that are not kept, as fast as `extract_features`.
+
+    Args:
+        paths: n image files, at least one.
+        backbone: The frozen network.
+        limits: What a file may be.
+        batch_size: Images that pass through the network at once at most, above zero.
+
+    Returns:
+        (n, d).
+
+    Raises:
+        ConfigError: If the batch size is not above zero, or there is no file.
+        DataError: If an image cannot be decoded.
+    """
+    require_positive(batch_size=batch_size, num_images=len(paths))
+    batches = [paths[at : at + batch_size] for at in range(0, len(paths), batch_size)]
+    num_workers = min(len(batches), _num_workers(batch_size, backbone.image_size))
+    with _memory_kept():
+        rows = _side_by_side(
+            lambda files: _features(files, backbone, limits, len(files)), batches, num_workers
+        )
+        return np.concatenate(list(rows))
 
 
 def prepare_images(
@@ -123,14 +151,19 @@ def prepare_images(
         IntegrityError: If another process changed the store, or the vault was changed.
     """
     _require_version(store, images_version(size))
+
+    def pixels_of(files: Sequence[ImageFile]) -> NDArray[Any]:
+        images = torch.stack([prepare_image(file, limits, size) for file in files])
+        return images.permute(0, 2, 3, 1).contiguous().numpy()
+
     _fill(
         paths,
         digests,
         patients,
         store,
-        lambda path: resize_square(decode_image(path, limits), size),
-        lambda images: torch.stack(images).permute(0, 2, 3, 1).contiguous().numpy(),
-        batch_size=256,
+        pixels_of,
+        batch_size=_PREPARED_AT_ONCE,
+        num_workers=torch.get_num_threads(),
         progress=progress,
     )
     if not digests:
@@ -139,15 +172,27 @@ def prepare_images(
 
 
 def features_version(backbone: Backbone) -> str:
-    """Name the version of a backbone's features.
+    """Name what a model's features are: a model fits features of one version.
 
     Args:
         backbone: The frozen network.
 
     Returns:
-        The version for their store: equal versions give equal features.
+        The version; it does not tell how the network computed, on which clinics may differ.
     """
     return f"{backbone.version}/{PREPARATION}"
+
+
+def store_version(backbone: Backbone) -> str:
+    """Name what a store of features holds, so that those computed in two ways never mix.
+
+    Args:
+        backbone: The frozen network.
+
+    Returns:
+        The version, with the precision.
+    """
+    return f"{features_version(backbone)}/{backbone.precision}"
 
 
 def images_version(size: int) -> str:
@@ -160,7 +205,7 @@ def images_version(size: int) -> str:
         The version for their store.
 
     >>> images_version(64)
-    'images/64px/centre-square'
+    'images/64px/centre-square-2'
     """
     return f"images/{size}px/{PREPARATION}"
 
@@ -170,14 +215,13 @@ def _fill(
     digests: Sequence[bytes],
     patients: Sequence[str],
     store: FeatureStore,
-    load: Callable[[ImageFile], Tensor],
-    compute: Callable[[list[Tensor]], NDArray[Any]],
+    compute: Callable[[Sequence[ImageFile]], NDArray[Any]],
     *,
     batch_size: int,
+    num_workers: int,
     progress: Progress | None,
 ) -> None:
-    """Compute the rows that the store lacks, a batch at a time."""
-    require_positive(batch_size=batch_size)
+    """Compute the rows that the store lacks, and keep each batch as soon as it is there."""
     require_same_length(paths=paths, digests=digests, patients=patients)
     distinct = dict(zip(digests, paths, strict=True))
     owners = _owners_of_missing(digests, patients, store)
@@ -188,13 +232,13 @@ def _fill(
     store.admit({patient for several in owners.values() for patient in several})
     batches = [missing[at : at + batch_size] for at in range(0, len(missing), batch_size)]
     files = [[distinct[digest] for digest in batch] for batch in batches]
-    for batch, images in zip(batches, _loaded_ahead(files, load), strict=True):
-        rows = compute(images)
-        names = [(at, patient) for at, digest in enumerate(batch) for patient in owners[digest]]
-        places = [at for at, _ in names]
-        store.append([batch[at] for at in places], [each for _, each in names], rows[places])
-        done += len(batch)
-        report(done, len(distinct))
+    with closing(_side_by_side(compute, files, num_workers)) as computed:
+        for batch, rows in zip(batches, computed, strict=True):
+            names = [(at, patient) for at, digest in enumerate(batch) for patient in owners[digest]]
+            places = [at for at, _ in names]
+            store.append([batch[at] for at in places], [each for _, each in names], rows[places])
+            done += len(batch)
+            report(done, len(distinct))
 
 
 def _owners_of_missing(
@@ -207,20 +251,67 @@ def _owners_of_missing(
     return {digest: list(several) for digest, several in owners.items()}
 
 
-def _loaded_ahead(
-    batches: Sequence[Sequence[ImageFile]], load: Callable[[ImageFile], Tensor]
-) -> Iterator[list[Tensor]]:
-    """Load batches in order, always one ahead of the one that is being worked on."""
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="decode") as pool:
+@contextmanager
+def _memory_kept() -> Iterator[None]:
+    """Reuse freed memory for a while, and give it back."""
+    keep_freed_memory()
+    try:
+        yield
+    finally:
+        release_freed_memory()
 
-        def begin(number: int) -> Any:
-            return pool.submit(lambda: [load(path) for path in batches[number]])
 
-        upcoming = begin(0) if batches else None
-        for number in range(len(batches)):
-            images = upcoming.result() if upcoming else []
-            upcoming = begin(number + 1) if number + 1 < len(batches) else None
-            yield images
+def _features(
+    files: Sequence[ImageFile], backbone: Backbone, limits: ImageLimits, num_rows: int
+) -> NDArray[np.float32]:
+    """Pass one batch through the network, with empty pictures behind it if need be."""
+    size = backbone.image_size
+    images = torch.zeros((num_rows, 3, size, size), dtype=torch.uint8)
+    for place, file in enumerate(files):
+        images[place] = prepare_image(file, limits, size)
+    return backbone.extract(images)
+
+
+def _side_by_side(
+    compute: Callable[[Sequence[ImageFile]], NDArray[Any]],
+    batches: Sequence[Sequence[ImageFile]],
+    num_workers: int,
+) -> Generator[NDArray[Any], None, None]:
+    """Compute batches in threads of one processor each, and give them back in order.
+
+    Threads that each have an image of their own never wait for one another, as those do that share
+    the parts of one layer; the layers' results stay in the caches of one processor; and reading
+    and decoding fill what would be pauses.
+    """
+    num_threads = torch.get_num_threads()
+    upcoming = iter(batches)
+    try:
+        with ThreadPoolExecutor(
+            num_workers,
+            thread_name_prefix="features",
+            initializer=torch.set_num_threads,
+            initargs=(1,),
+        ) as pool:
+            waiting = deque(
+                pool.submit(compute, batch) for batch in islice(upcoming, num_workers + 1)
+            )
+            try:
+                while waiting:
+                    rows = waiting.popleft().result()
+                    waiting.extend(pool.submit(compute, batch) for batch in islice(upcoming, 1))
+                    yield rows
+            finally:
+                for each in waiting:
+                    each.cancel()
+    finally:
+        torch.set_num_threads(num_threads)
+
+
+def _num_workers(batch_size: int, image_size: int) -> int:
+    """Tell how many batches may be under way at once: one a processor, within half the memory."""
+    batch_bytes = batch_size * image_size**2 * _BYTES_PER_PIXEL
+    free_bytes = psutil.virtual_memory().available // 2
+    return max(1, min(torch.get_num_threads(), free_bytes // batch_bytes))
 
 
 def _require_version(store: FeatureStore, version: str) -> None:

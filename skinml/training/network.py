@@ -16,15 +16,16 @@ import numpy as np
 import torch
 from torch import nn
 
+from skinml.models.allocator import keep_freed_memory
 from skinml.models.networks import input_tensor, load_network_arrays, network_arrays
 from skinml.privacy.dpsgd import StepPlan, clipped_sum, train_steps
 from skinml.privacy.dpsgd_sampling import Sampled, draw_sample, rows_by_patient
-from skinml.privacy.gradient_modes import fastest_mode, trained
-from skinml.privacy.losses import LOSSES
+from skinml.privacy.gradient_modes import trained
 from skinml.privacy.mechanism import Mechanism
 from skinml.privacy.network_checks import require_isolated, require_supported
 from skinml.privacy.plan import Release, sampled_releases
 from skinml.privacy.quantise import GRID
+from skinml.privacy.remembered_modes import remembered_mode
 from skinml.privacy.settings import PrivacySettings
 from skinml.records import Arrays, FloatArray, Samples
 from skinml.training.augment import random_views
@@ -149,6 +150,7 @@ class NetworkLearner:
             ConfigError: If rates of groups would not be public.
             UnsupportedModelError: If the network mixes images of a batch.
         """
+        keep_freed_memory()  # each step takes the memory of the one before it
         images = input_tensor(samples.inputs)
         network = self._build()
         require_isolated(network, images.shape[1:])
@@ -180,8 +182,7 @@ class NetworkLearner:
             return "hooks"
         if image_shape not in self._modes:
             views = max(settings.augmentations, 1)
-            loss = LOSSES[settings.loss]
-            self._modes[image_shape] = fastest_mode(network, image_shape, loss, images=views)
+            self._modes[image_shape] = remembered_mode(network, image_shape, settings.loss, views)
         return self._modes[image_shape]
 
     def advance(self, round_: Round, state: Arrays, total: Arrays, num_clinics: int) -> Arrays:

@@ -17,10 +17,8 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from skinml.data.images import decode_image, resize_square
 from skinml.data.settings import ImageLimits
 from skinml.durable import make_folder
 from skinml.errors import DataError
@@ -28,6 +26,7 @@ from skinml.models.backbones import Backbone, load_backbone
 from skinml.models.linear_head import head_inputs, item_features, softmax
 from skinml.models.settings import ModelSettings
 from skinml.records import FloatArray, IntArray
+from skinml.training.features import compute_features, store_version
 
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"}
 _LEAST_IMAGES = 50
@@ -185,7 +184,7 @@ def public_images(
         )
     backbone = load_backbone(model)
     make_folder(cache, "cache of public features")
-    features = _kept(files, backbone, cache, lambda: _extracted(files, backbone, limits))
+    features = _kept(files, backbone, cache, lambda: compute_features(files, backbone, limits))
     index = {name: number for number, name in enumerate(classes)}
     labels = np.array([index.get(word, NO_LABEL) for word in words], dtype=np.int64)
     views = num_features // backbone.num_features
@@ -215,17 +214,6 @@ def _listed(path: Path) -> tuple[list[Path], list[str]]:
     return [path.parent / row["image"] for row in rows], [row.get("label") or "" for row in rows]
 
 
-def _extracted(
-    files: Sequence[Path], backbone: Backbone, limits: ImageLimits, batch_size: int = 16
-) -> NDArray[np.float32]:
-    rows = []
-    for at in range(0, len(files), batch_size):
-        batch = [decode_image(path, limits) for path in files[at : at + batch_size]]
-        squares = torch.stack([resize_square(image, backbone.image_size) for image in batch])
-        rows.append(backbone.extract(squares))
-    return np.concatenate(rows)
-
-
 def _kept(
     files: Sequence[Path],
     backbone: Backbone,
@@ -233,7 +221,7 @@ def _kept(
     compute: Callable[[], NDArray[np.float32]],
 ) -> NDArray[np.float32]:
     """Read features from the cache, or compute and keep them: public, so in the clear."""
-    place = cache / f"{_digest(files, backbone.version)}.npy"
+    place = cache / f"{_digest(files, store_version(backbone))}.npy"
     try:
         kept: NDArray[np.float32] = np.load(place, allow_pickle=False)
     except (OSError, ValueError, EOFError):

@@ -133,11 +133,14 @@ class NetworkSettings(BaseModel):
     clipping: str = Field(
         "flat", description="How a patient's gradient is clipped: flat, by one public norm."
     )
-    gradient_mode: Literal["auto", "hooks", "functorch", "ew", "ghost", "alone"] = Field(
-        "auto",
-        description="How clipped sums are computed; all give the same. auto tries them on drawn "
-        "images and takes the fastest; without a promise it is hooks, so that seeds repeat. Noise "
-        "shared by clinics needs alone, one patient at a time.",
+    gradient_mode: Literal["auto", "bookkeeping", "hooks", "functorch", "ew", "ghost", "alone"] = (
+        Field(
+            "auto",
+            description="How clipped sums are computed; all give the same. auto tries them on "
+            "drawn images, takes the fastest and remembers it on this machine; without a promise "
+            "it is hooks, so that seeds repeat. Noise "
+            "shared by clinics needs alone, one patient at a time.",
+        )
     )
 
     @field_validator("clipping", mode="before")

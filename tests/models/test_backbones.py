@@ -23,7 +23,7 @@ def random_images(count, size, seed=0):
 @pytest.fixture(scope="module")
 def lite():
     pytest.importorskip("efficientnet_lite_pytorch", reason="the extra pretrained is missing")
-    return load_backbone(ModelSettings())
+    return load_backbone(ModelSettings(precision="reference"))
 
 
 @pytest.fixture(scope="module")
@@ -189,7 +189,7 @@ def test_a_missing_file_is_the_environments_fault(tmp_path, name):
 
 def test_half_turn_averages_the_picture_and_its_half_turn(lite):
     images = random_images(2, 224)
-    both = load_backbone(ModelSettings(half_turn=True))
+    both = load_backbone(ModelSettings(half_turn=True, precision="reference"))
     turned = lite.extract(images.flip(2, 3))
     np.testing.assert_allclose(
         both.extract(images), (lite.extract(images) + turned) / 2, rtol=1e-5, atol=1e-6

@@ -1,4 +1,4 @@
-"""Gradient modes: five ways to one sum, the exact one for the integer path, and the choice."""
+"""Gradient modes: six ways to one sum, the exact one for the integer path, and the choice."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,10 +21,12 @@ from skinml.models.settings import ModelSettings
 from skinml.stewardship.anchors import Anchors
 from skinml.stewardship.patient_keys import PatientKeys
 from skinml.training.features import (
+    compute_features,
     extract_features,
     features_version,
     images_version,
     prepare_images,
+    store_version,
 )
 
 KEY = bytes(range(32))
@@ -79,7 +82,7 @@ def keys(tmp_path):
 @pytest.fixture
 def open_store(tmp_path, keys):
     def open_one(version, name="features"):
-        version = version if isinstance(version, str) else features_version(version)
+        version = version if isinstance(version, str) else store_version(version)
         return FeatureStore(tmp_path / name, KEY, keys, version)
 
     return open_one
@@ -169,7 +172,7 @@ def test_no_thread_is_left_behind(backbone, files, open_store):
     files[0][3].write_bytes(b"no image")
     with pytest.raises(DataError):
         extract_features(*files, backbone, open_store(backbone, "other"), LIMITS)
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("decode")]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("features")]
 
 
 def test_a_store_of_another_version_is_refused(backbone, files, open_store):
@@ -196,6 +199,38 @@ def test_as_many_digests_as_files(backbone, files, open_store):
     paths, digests, patients = files
     with pytest.raises(DataError, match="one length"):
         extract_features(paths, digests[1:], patients, backbone, open_store(backbone), LIMITS)
+
+
+def test_features_that_are_not_kept_are_the_same(backbone, files):
+    features = compute_features(files[0], backbone, LIMITS, batch_size=4)
+    np.testing.assert_allclose(features, expected(files[0], backbone), atol=1e-5)
+    with pytest.raises(ConfigError, match="num_images"):
+        compute_features([], backbone, LIMITS)
+
+
+@pytest.mark.parametrize("num_threads", [1, 3])
+def test_features_and_settings_do_not_depend_on_the_number_of_threads(
+    backbone, files, open_store, num_threads
+):
+    before = torch.get_num_threads()
+    torch.set_num_threads(num_threads)
+    try:
+        store = open_store(backbone, f"{num_threads}")
+        got = extract_features(*files, backbone, store, LIMITS, batch_size=2)
+        assert torch.get_num_threads() == num_threads
+        torch.set_num_threads(1)
+        again = extract_features(*files, backbone, open_store(backbone), LIMITS, batch_size=2)
+    finally:
+        torch.set_num_threads(before)
+    assert np.array_equal(got, again)
+
+
+def test_features_computed_in_two_ways_never_share_a_store(backbone, files, open_store):
+    other = replace(backbone, precision="bfloat16")
+    assert features_version(other) == features_version(backbone)
+    assert store_version(other) != store_version(backbone)
+    with pytest.raises(DataError, match="version="):
+        extract_features(*files, other, open_store(backbone), LIMITS)
 
 
 def test_prepared_images_are_the_resized_pixels(files, open_store):

@@ -1,0 +1,114 @@
+"""Fills the tables of docs/performance.md in from the rows of a benchmark.
+
+    python scripts/bench_page.py [FILE.json]
+
+Without a file, from docs/performance.json. Words between the tables are kept as they are. A table
+stands between two lines, `<!-- rows: PART PART ... -->` and `<!-- end -->`, and has the rows of
+the parts that the first one names; `<!-- machine -->` takes what it was measured on.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bench_rows import shown
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE, ROWS = ROOT / "docs" / "performance.md", ROOT / "docs" / "performance.json"
+_BLOCK = re.compile(r"(<!-- (rows:[^\n]*|machine|notes:[^\n]*) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Fill the page in, and keep the file beside it.
+
+    Args:
+        arguments: The command line's words: at most one file.
+
+    Returns:
+        The exit code.
+    """
+    if arguments:
+        found = json.loads(Path(arguments[0]).read_text(encoding="utf-8"))
+        ROWS.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    found = json.loads(ROWS.read_text(encoding="utf-8"))
+    PAGE.write_text(filled(PAGE.read_text(encoding="utf-8"), found), encoding="utf-8")
+    return 0
+
+
+def filled(page: str, found: Mapping[str, Any]) -> str:
+    """Put tables into a page.
+
+    Args:
+        page: The page's Markdown, with marks.
+        found: What `scripts/bench --json` wrote.
+
+    Returns:
+        The page with the tables of these rows.
+    """
+
+    def block(match: re.Match[str]) -> str:
+        kind, _, names = match[2].partition(":")
+        rows = [each for each in found["rows"] if each["part"] in names.split()]
+        if kind == "machine":
+            made = machine_words(found)
+        elif kind == "notes":
+            made = "".join(f"- {each['name']}: {each['note']}.\n" for each in rows if each["note"])
+        else:
+            made = table(rows)
+        return f"{match[1]}\n{made}\n{match[3]}"
+
+    return _BLOCK.sub(block, page)
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Write rows as a table.
+
+    Args:
+        rows: Rows of the JSON.
+
+    Returns:
+        Markdown.
+    """
+    if not rows:
+        return "Not measured yet.\n"
+    lines = [
+        "| work | skinml | beside it | ratio | in the turns | goal |",
+        "|---|---|---|---|---|---|",
+    ]
+    for each in rows:
+        turns = "" if each["ratio"] is None else f"{shown(each['low'])} to {shown(each['high'])}"
+        goal = each["goal"] or ""
+        if each["met"] is not None:
+            goal += ": met" if each["met"] else ": **not met**"
+        peer = "" if each["peer"] is None else f"{shown(each['peer'])} {each['unit']}"
+        ratio = "" if each["ratio"] is None else shown(each["ratio"])
+        ours = f"{shown(each['ours'])} {each['unit']}"
+        lines.append(f"| {each['name']} | {ours} | {peer} | {ratio} | {turns} | {goal} |")
+    return "\n".join(lines) + "\n"
+
+
+def machine_words(found: Mapping[str, Any]) -> str:
+    """Say what it was measured on.
+
+    Args:
+        found: What `scripts/bench --json` wrote.
+
+    Returns:
+        A paragraph.
+    """
+    where = found["machine"]
+    releases = ", ".join(f"{name} {each}" for name, each in where["packages"].items())
+    return (
+        f"Measured {found['time'][:10]}, {found['size']} size: {where['processor']}; "
+        f"{where['cores']} cores, {where['memory_gib']} GiB; {where['system']}, Python "
+        f"{where['python']}, OMP_NUM_THREADS={where['threads']}; {releases}.\n"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,158 @@
+"""Folded networks compute what the networks do that they were made from."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torchvision import models
+
+from skinml.models.backbones import load_backbone
+from skinml.models.folding import folded
+from skinml.models.settings import ModelSettings
+
+SIZE = 64
+
+
+def with_drawn_statistics(network):
+    """Give batch normalisations the statistics and weights of a trained network, drawn."""
+    generator = torch.Generator().manual_seed(0)
+    for part in network.modules():
+        if isinstance(part, nn.Conv2d):
+            nn.init.kaiming_normal_(part.weight, generator=generator)
+        if isinstance(part, nn.BatchNorm2d):
+            nn.init.uniform_(part.weight, 0.5, 1.5, generator=generator)
+            nn.init.normal_(part.bias, 0, 0.5, generator=generator)
+            nn.init.normal_(part.running_mean, 0, 0.5, generator=generator)
+            nn.init.uniform_(part.running_var, 0.5, 2, generator=generator)
+    return network.eval().requires_grad_(False)
+
+
+def results(network, images):
+    with torch.inference_mode():
+        return network(images.contiguous(memory_format=torch.channels_last))
+
+
+def images_of(count, size=SIZE):
+    return torch.randn((count, 3, size, size), generator=torch.Generator().manual_seed(1))
+
+
+def num_layers(network, kind):
+    return sum(isinstance(part, kind) for part in network.modules())
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small", "shufflenet_v2_x0_5"])
+def test_torchvisions_networks_keep_their_function_and_lose_their_normalisations(name):
+    network = with_drawn_statistics(models.get_model(name, weights=None))
+    before = copy.deepcopy(network.state_dict())
+    other = folded(network, SIZE)
+    expected, got = results(network, images_of(2)), results(other, images_of(2))
+    torch.testing.assert_close(got, expected, rtol=0, atol=float(expected.abs().max()) * 1e-5)
+    assert num_layers(network, nn.BatchNorm2d) > num_layers(other, nn.BatchNorm2d) == 0
+    assert all(torch.equal(before[key], value) for key, value in network.state_dict().items())
+
+
+class UnevenlyPadded(nn.Module):
+    """TensorFlow's padding of a stride of two, one channel at a time, as Lite0 has it."""
+
+    def __init__(self, kernel, groups):
+        super().__init__()
+        self.padding = nn.ZeroPad2d((kernel // 2 - 1, kernel // 2, kernel // 2 - 1, kernel // 2))
+        self.conv = nn.Conv2d(6, 6, kernel, stride=2, groups=groups, bias=False)
+        self.norm = nn.BatchNorm2d(6)
+        self.first = nn.Conv2d(3, 6, 1)
+
+    def forward(self, images):
+        return self.norm(self.conv(self.padding(self.first(images)))).relu()
+
+
+@pytest.mark.parametrize(("kernel", "groups"), [(3, 6), (5, 6), (3, 1), (3, 2)])
+def test_uneven_padding_goes_into_kernels_of_single_channels_only(kernel, groups):
+    network = with_drawn_statistics(UnevenlyPadded(kernel, groups))
+    other = folded(network, SIZE)
+    torch.testing.assert_close(
+        results(other, images_of(2)), results(network, images_of(2)), rtol=1e-5, atol=1e-5
+    )
+    assert num_layers(other, nn.ZeroPad2d) == (0 if groups == 6 else 1)
+
+
+class TwoReaders(nn.Module):
+    """A convolution's result that is read behind its normalisation and activation, too."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 3, padding=1)
+        self.norm = nn.BatchNorm2d(3)
+        self.relu = nn.ReLU()
+
+    def forward(self, images):
+        raw = self.conv(images)
+        return self.relu(raw) + self.norm(raw) + raw + images
+
+
+def test_what_is_read_twice_is_neither_folded_nor_written_over():
+    network = with_drawn_statistics(TwoReaders())
+    images = images_of(2)
+    kept = images.clone()
+    other = folded(network, SIZE)
+    torch.testing.assert_close(results(other, images), results(network, images))
+    assert torch.equal(images, kept)
+    assert num_layers(other, nn.BatchNorm2d) == 1
+
+
+class Choosy(nn.Module):
+    """A network whose way depends on its values: it cannot be followed ahead."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 1)
+
+    def forward(self, images):
+        values = self.conv(images)
+        return values if values.sum() > 0 else -values
+
+
+class Random(nn.Module):
+    """A network that never answers the same: no trial can show that folding kept its function."""
+
+    def forward(self, images):
+        return images * torch.rand(())
+
+
+@pytest.mark.parametrize("make", [Choosy, Random])
+def test_a_network_that_cannot_be_followed_or_tried_stays_as_it_is(make):
+    network = make().eval()
+    with torch.random.fork_rng():
+        assert folded(network, SIZE) is network
+
+
+@pytest.fixture(scope="module")
+def lite():
+    """EfficientNet-Lite0 by precision, at a small size."""
+    pytest.importorskip("efficientnet_lite_pytorch", reason="the extra pretrained is missing")
+    return {
+        precision: load_backbone(ModelSettings(image_size=SIZE, precision=precision))
+        for precision in ("reference", "float32", "bfloat16")
+    }
+
+
+def test_lite0_is_folded_whole(lite):
+    module = lite["float32"].module
+    assert num_layers(lite["reference"].module, nn.BatchNorm2d) == 49
+    assert num_layers(module, nn.BatchNorm2d) == 0
+    assert num_layers(module, nn.ZeroPad2d) <= 1  # before the first layer, whose channels are three
+
+
+@pytest.mark.parametrize(("precision", "most"), [("float32", 1e-5), ("bfloat16", 0.1)])
+def test_lite0s_features_move_by_rounding_only(lite, precision, most):
+    pixels = torch.randint(
+        0, 256, (4, 3, SIZE, SIZE), dtype=torch.uint8, generator=torch.Generator().manual_seed(2)
+    )
+    expected, got = (lite[name].extract(pixels) for name in ("reference", precision))
+    difference = np.linalg.norm(got - expected) / np.linalg.norm(expected)
+    assert 0 < difference < most
+    assert got.dtype == np.float32
+    assert lite[precision].version == lite["reference"].version

@@ -1,0 +1,80 @@
+"""The tables of docs/performance.md are those of the rows beside it."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+SCRIPTS = ROOT / "scripts"
+
+
+def _module(name):
+    spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look themselves up, and the page its rows
+    spec.loader.exec_module(module)
+    return module
+
+
+_module("bench_rows")
+page = _module("bench_page")
+ROW = {
+    "part": "head",
+    "name": "head: x",
+    "ours": 2.0,
+    "peer": 6.0,
+    "ratio": 3.0,
+    "low": 2.9,
+    "high": 3.1,
+    "goal": "at least 2.5",
+    "met": True,
+    "unit": "ms",
+    "note": "a note",
+}
+MACHINE = {
+    "processor": "p",
+    "cores": 2,
+    "memory_gib": 8.0,
+    "system": "s",
+    "python": "3.11",
+    "threads": "1",
+    "packages": {"numpy": "2"},
+}
+FOUND = {"size": "full", "time": "2026-01-02T00:00+00:00", "machine": MACHINE, "rows": [ROW]}
+
+
+def test_the_page_shows_the_rows_beside_it():
+    found = json.loads(page.ROWS.read_text(encoding="utf-8"))
+    written = page.PAGE.read_text(encoding="utf-8")
+    assert page.filled(written, found) == written
+
+
+def test_every_row_is_in_a_table_of_the_page():
+    found = json.loads(page.ROWS.read_text(encoding="utf-8"))
+    written = page.PAGE.read_text(encoding="utf-8")
+    assert all(f"| {each['name']} |" in written for each in found["rows"])
+
+
+def test_words_around_a_table_stay_and_its_rows_are_replaced():
+    before = "Words.\n<!-- rows: head -->\nold\n<!-- end -->\nMore.\n"
+    after = page.filled(before, FOUND)
+    assert after.startswith("Words.\n")
+    assert after.endswith("More.\n")
+    assert "old" not in after
+    assert "| head: x | 2.00 ms | 6.00 ms | 3.00 | 2.90 to 3.10 | at least 2.5: met |" in after
+    assert page.filled(after, FOUND) == after
+
+
+def test_machine_and_notes_are_filled_in_too():
+    marks = "<!-- machine -->\n<!-- end -->\n<!-- notes: head -->\n<!-- end -->\n"
+    after = page.filled(marks, FOUND)
+    assert "Measured 2026-01-02, full size: p; 2 cores" in after
+    assert "- head: x: a note." in after
+
+
+def test_a_goal_that_is_not_met_shows():
+    missed = FOUND | {"rows": [ROW | {"met": False}]}
+    assert "**not met**" in page.filled("<!-- rows: head -->\n<!-- end -->\n", missed)
