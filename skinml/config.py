@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from difflib import get_close_matches
+from itertools import product
 from pathlib import Path
 from typing import Any, get_args
 
@@ -234,6 +235,49 @@ def parse_config(values: dict[Any, Any]) -> RunConfig:
         return RunConfig.model_validate(values)
     except ValidationError as error:
         raise _explained(error) from None
+
+
+def swept(overrides: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+    """Write a sweep out: each combination of the values that keys are to take.
+
+    Args:
+        overrides: Words such as "privacy.epsilon=1,3,8", "seed=range(5)", or "seed=3" for all.
+
+    Returns:
+        The overrides that change, one tuple a combination; the last key's values change fastest.
+        What has a single value is in none of them.
+
+    Raises:
+        ConfigError: If a word is none of these, or names no finite number of values.
+
+    >>> swept(["seed=range(2)", "data.seed=1", "privacy.epsilon=1,3"])[1]
+    ('seed=0', 'privacy.epsilon=3')
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    parser, axes = OverridesParser.create(), list[list[str]]()
+    for word in overrides:
+        try:
+            parsed = parser.parse_override(word)
+        except HydraException:
+            raise _no_values(word) from None
+        if not parsed.is_sweep_override():
+            continue
+        if not (parsed.is_choice_sweep() or parsed.is_range_sweep()):
+            raise _no_values(word)
+        key, _, _ = word.partition("=")
+        values = list(dict.fromkeys(parsed.sweep_string_iterator()))
+        axes.append([f"{key}={value}" for value in values])
+    return tuple(product(*axes)) if axes else ()
+
+
+def _no_values(word: str) -> ConfigError:
+    return ConfigError(
+        rule="values with commas between, or a range of whole numbers",
+        got=f"'{word}'",
+        do="Example: --sweep privacy.epsilon=1,3,8 'seed=range(5)'",
+    )
 
 
 def _compose(experiment: str, overrides: Sequence[str]) -> dict[Any, Any]:

@@ -1,7 +1,6 @@
 """Frozen values that cross rooms: samples, predictions, estimates, participation, a run's record.
 
-Arrays inside a record are read, never written. Whatever holds a patient's id says so and stays
-inside a clinic; `RunRecord` is what may be shown, logged and reported.
+Arrays are read, never written. What holds a patient's id says so; a `RunRecord` may be shown.
 """
 
 from __future__ import annotations
@@ -26,6 +25,7 @@ EVERY_SPLIT = "all"  # what a release is about that looks at patients of every s
 ADMISSION_CELLS = (  # what can become of a patient at a clinic's gate
     "admitted",
     "no consent",
+    "licence not allowed",
     "purpose not covered",
     "data not covered",
     "not yet valid",
@@ -303,11 +303,13 @@ class ClinicSpend:
         epsilon: Spent by this run; None without a guarantee.
         total_epsilon: Spent since the ledger began, this run included; None without a guarantee.
         num_events: Releases of this run in the ledger.
+        num_read: Entries of the ledger that the total is of; None where it was not recorded.
     """
 
     epsilon: float | None
     total_epsilon: float | None
     num_events: int
+    num_read: int | None = None
 
 
 @dataclass(frozen=True)
@@ -319,12 +321,10 @@ class PlannedSum:
         first_round: The first of the consecutive rounds that make it.
         last_round: The last of them.
         sensitivity: By how much one patient moves it at most (L2 norm), in the sum's own units;
-            None where nothing bounds that, and nothing is promised.
-        std: Standard deviation of the noise in each number of it, in the same units; 0 where
-            nothing is promised.
-        local_steps: Steps of training inside each clinic that it is made from. Sensitivity and
-            noise are then those of each step's sum of gradients at one clinic. 0: the noise is in
-            the sum itself.
+            None where nothing bounds that.
+        std: Standard deviation of the noise in each number, in these units; 0 without a promise.
+        local_steps: Steps inside each clinic that it is made from; sensitivity and noise are then
+            those of each step's sum of gradients at one clinic. 0: the noise is in the sum.
     """
 
     name: str

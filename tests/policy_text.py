@@ -7,6 +7,7 @@ import re
 _TEXT = """
 clinic: north
 purposes: [research, federated_training]
+licences: [CC0, CC-BY]
 coordinators: [simulation]
 experiments: ["*"]
 privacy:
@@ -19,6 +20,7 @@ least_patients: 50
 least_clinics: 2
 retention: {images_days: null, features_days: 365, predictions_days: 365, log_days: 3650}
 fields: [lesion_id, malignant, age, sex, anatomical_site, skin_tone, modality, confirmation]
+originals: drop
 special_fields: {genetic: [], financial: []}
 roles: {steward: ["*"], clinician: [], operator: ["*"], auditor: []}
 """

@@ -3,7 +3,8 @@
 A page is read from top to bottom in one working folder, its commands and its Python. What a test
 cannot do as written is named here: scripts/ run in a copy of the checkout with this environment
 instead of a fresh one (.ci/run makes the fresh one); scripts/test collects the tests instead of
-passing them; a server is asked for its page and stopped.
+passing them; a server is asked for its page and stopped. Tutorials have tests of their own
+(test_tutorials.py, deployment/test_tutorial.py).
 """
 
 from __future__ import annotations
@@ -47,8 +48,16 @@ PAGES = (
     "docs/skin-tone.md",
     "docs/privacy-and-fairness.md",
     "docs/report.md",
+    "docs/performance.md",
+    "docs/bundle.md",
     "docs/deployment.md",
     "docs/tutorial-federation.md",
+    "docs/tutorial-researcher.md",
+    "docs/tutorial-reviewer.md",
+    "docs/concept-unit.md",
+    "docs/concept-trust.md",
+    "docs/concept-gaps.md",
+    "docs/glossary.md",
     "docs/design.md",
     "CONTRIBUTING.md",
 )
@@ -58,6 +67,7 @@ GROUPS = {
     "privacy": (),
     "clinic": ("policy", "consent", "log", "keys", "requests"),
     "federation": (),
+    "bundle": (),
 }
 BLOCK = re.compile(r"^```(bash|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 ENVIRONMENT = Path(sys.prefix)
@@ -108,7 +118,9 @@ def command_of(words: list[str]) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)])
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if blocks(page) and "tutorial" not in page]
+)
 def test_a_page_can_be_followed_from_top_to_bottom(page: str, tmp_path: Path) -> None:
     checkout, work = tmp_path / "checkout", tmp_path / "work"
     work.mkdir()
@@ -204,7 +216,7 @@ def test_links_inside_the_project_lead_somewhere(page: str) -> None:
 
 
 def test_readme_is_short_and_its_example_shorter() -> None:
-    assert len((ROOT / "README.md").read_text().splitlines()) < 120
+    assert len((ROOT / "README.md").read_text().splitlines()) < 150
     examples = [text for language, text in blocks("README.md") if language == "python"]
     assert examples
     assert all(len(text.splitlines()) <= 15 for text in examples)
@@ -271,6 +283,6 @@ def privacy_table() -> list[str]:
 
 
 def test_no_page_names_a_place_that_only_its_author_has() -> None:
-    for page in [*PAGES, "CHANGELOG.md", "constraints.txt"]:
+    for page in [*PAGES, "CHANGELOG.md", "constraints.txt", "mkdocs.yml"]:
         text = (ROOT / page).read_text()
         assert not re.search(r"file://|/home/|/tmp/|@ http", text), page

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from pathlib import Path
 
 import nbformat
 import pytest
 
-NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+SHOWN = {
+    "01_quickstart": {"text/html": 4},
+    "02_privacy_utility_fairness": {"image/png": 1, "text/html": 2},
+    "03_trust_models": {"image/png": 1, "text/html": 2},
+    "04_bring_your_own_data": {"text/html": 5},
+    "05_audit": {"text/html": 3},
+}
+"""How many tables, pages and pictures each shows at least."""
 
 
 @pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.name)
@@ -15,8 +26,19 @@ def notebook(request: pytest.FixtureRequest) -> nbformat.NotebookNode:
     return nbformat.read(request.param, as_version=4)
 
 
-def test_there_is_a_notebook() -> None:
-    assert NOTEBOOKS
+def test_there_is_a_notebook_for_each_question() -> None:
+    assert [path.stem for path in NOTEBOOKS] == [
+        "01_quickstart",
+        "02_privacy_utility_fairness",
+        "03_trust_models",
+        "04_bring_your_own_data",
+        "05_audit",
+    ]
+
+
+def test_links_to_pages_lead_somewhere(notebook: nbformat.NotebookNode) -> None:
+    text = " ".join(cell.source for cell in notebook.cells)
+    assert all((ROOT / page).is_file() for page in re.findall(r"docs/[\w-]+\.md", text))
 
 
 def test_outputs_are_stripped(notebook: nbformat.NotebookNode) -> None:
@@ -34,26 +56,19 @@ def test_cells_are_thin(notebook: nbformat.NotebookNode) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
 # nbclient and the kernel's own client leave sockets to the garbage collector.
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning")
-def test_a_notebook_runs_from_top_to_bottom(
-    notebook: nbformat.NotebookNode, tmp_path: Path
-) -> None:
+def test_a_notebook_runs_from_top_to_bottom(path: Path, tmp_path: Path) -> None:
     from nbclient import NotebookClient
 
-    client = NotebookClient(
-        notebook,
-        timeout=600,
-        kernel_name="python3",
-        resources={"metadata": {"path": str(tmp_path)}},
-    )
-    client.execute()
-    kinds = {
-        output.output_type
-        for cell in notebook.cells
-        if cell.cell_type == "code"
-        for output in cell.outputs
-    }
-    assert kinds
-    assert "error" not in kinds
+    notebook = nbformat.read(path, as_version=4)
+    place = {"metadata": {"path": str(tmp_path)}}
+    NotebookClient(notebook, timeout=1200, kernel_name="python3", resources=place).execute()
+    outputs = [
+        output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs
+    ]
+    shown = Counter(kind for output in outputs for kind in output.get("data", ()))
+    assert Counter(SHOWN[path.stem]) <= shown
+    assert not [output for output in outputs if output.output_type == "error"]

@@ -119,6 +119,7 @@ def _sections(card: Card) -> list[tuple[str, Sequence[str]]]:
         ("who asks", [f"{asked.coordinator}, of {len(asked.clinics)} clinics: {others}"]),
         ("what for", [_plain(asked.purpose)]),
         ("experiment", [asked.experiment, *_changes(card)]),
+        *([("who counts", [card.steering])] if card.steering else []),
         ("code", [code]),
         ("data", _data(card)),
         ("what leaves", _leaving(card)),
@@ -293,4 +294,5 @@ def _values(card: Card) -> dict[str, object]:
         "data": None if card.data is None else asdict(card.data),
         "data_note": card.data_note,
         "known_code": card.known_code,
+        "steering": card.steering or None,
     }

@@ -49,12 +49,13 @@ def check(
 
     Example: skinml clinic check --data ./images --folder ./clinic
     """
+    from skinml.clinic.opening import open_at_screen
+
+    opened = open_at_screen(folder)  # told before what takes seconds to load
     from skinml.clinic.check_clinic import check_clinic
     from skinml.clinic.check_machine import Moment
-    from skinml.clinic.opening import open_at_screen
     from skinml.experiments.pace import measure_pace
 
-    opened = open_at_screen(folder)
     with Bars(quiet=as_json) as bars:
         report = check_clinic(
             opened,

@@ -18,6 +18,7 @@ from skinml.cli.clinic_ledger import narrow_console
 from skinml.cli.clinic_rights import print_contributions
 from skinml.cli.options import AsJson, AtFolder
 from skinml.cli.patient_input import QuietCommand, ask_patient
+from skinml.clinic.days import day_of, this_day
 from skinml.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -117,6 +118,8 @@ def withdraw(
         _print_json({"recorded": "withdrawal", "purposes": purposes, "contributions": told})
         return
     print("The withdrawal is recorded. Runs leave the patient out from their next round on.")
+    print("If it was a mistake, or the patient agrees again, record the consent anew:")
+    print(f"skinml clinic consent add --folder {folder}")
     _print_purposes(found.purposes)
     print_contributions(contributions_of(opened, patient))
 
@@ -144,7 +147,7 @@ def show(
         else:
             _print_patient(found)
         return
-    table = count_consents(opened, now.date())
+    table = count_consents(opened, day_of(now))
     if as_json:
         _print_json(asdict(table) | {"day": table.day.isoformat()})
     else:
@@ -173,7 +176,8 @@ def import_list(
     if as_json:
         _print_json({"imported": done.num_rows, "patients": done.num_patients})
     elif done.num_rows:
-        print(f"Recorded: {done.num_rows:,} rows, {done.num_patients:,} patients. {_STAY}")
+        rows, people = _counted(done.num_rows, "row"), _counted(done.num_patients, "patient")
+        print(f"Recorded: {rows}, {people}. {_STAY}")
     else:
         print("This list was imported before; nothing was recorded again.")
 
@@ -207,7 +211,7 @@ def _ask(form: Mapping[str, Any]) -> dict[str, Any]:
     """Ask at the terminal for what a form still lacks."""
     from skinml.clinic.consents import DEFAULT_DATA, WORDS
 
-    today = datetime.now(UTC).date().isoformat()
+    today = this_day().isoformat()
     defaults = {
         "purposes": None,  # what a patient said yes to is typed, never taken over by Enter
         "data": ", ".join(DEFAULT_DATA),
@@ -278,7 +282,8 @@ def _print_table(found: ConsentTable) -> None:
         others = [f"{reason} {number:,}" for reason, number in tally.items() if reason != COVERED]
         table.add_row(purpose.replace("_", " "), f"{tally.get(COVERED, 0):,}", ", ".join(others))
     console = narrow_console()
-    console.print(f"{found.num_patients:,} patients on record, {found.day.isoformat()}")
+    people = _counted(found.num_patients, "patient")
+    console.print(f"{people} on record, {found.day.isoformat()}")
     console.print(table)
     console.print(_STAY)
 
@@ -299,6 +304,10 @@ def _print_ending(found: EndingConsents) -> None:
         people.add_row(each.until.isoformat(), name, words)
     if found.patients:
         console.print(people)
+
+
+def _counted(number: int, word: str) -> str:
+    return f"{number:,} {word}{'s' * (number != 1)}"
 
 
 def _table(*headings: str) -> Table:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from skinml.cli.clinic_ledger import narrow_console
 from skinml.cli.options import AsJson, AtFolder
@@ -24,6 +25,13 @@ _WORDS = {
     "masked": "accepted, something covered",
     "to_review": "wait for a person",
     "rejected": "rejected, nothing kept",
+}
+_REASONS = {"by a person": "decided on by a person", "text left after masking": "text left over"}
+_WOULD = {
+    "accepted": "would be accepted as they are",
+    "masked": "would be accepted, something covered",
+    "to_review": "would wait for a person",
+    "rejected": "would be rejected, nothing kept",
 }
 
 
@@ -48,6 +56,9 @@ def import_(
 
     Example: skinml clinic import ./camera --records list.csv --folder ./north
     """
+    from skinml.clinic.import_models import require_import_models
+
+    require_import_models()  # before torch is loaded, which takes seconds
     from skinml.clinic.importing import ImportRequest, import_pictures
     from skinml.clinic.importing_terms import ImportTerms, read_terms
     from skinml.clinic.opening import open_at_screen
@@ -60,7 +71,7 @@ def import_(
     if as_json:
         print(json.dumps(asdict(report), allow_nan=False), flush=True)
     else:
-        _print(report)
+        _print(report, folder)
 
 
 def _content(path: Path) -> bytes:
@@ -74,23 +85,29 @@ def _content(path: Path) -> bytes:
         ) from None
 
 
-def _print(report: ImportReport) -> None:
+def _print(report: ImportReport, folder: Path) -> None:
+    from skinml.clinic.findings import counted
+
     console = narrow_console()
     head = "What an import would do; nothing was written." if report.dry_run else "Imported."
-    console.print(f"{head} {report.rows:,} rows, {report.patients:,} patients.")
+    console.print(f"{head} {counted(report.rows, 'row')}, {counted(report.patients, 'patient')}.")
     table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
     table.add_column(justify="right")
     table.add_column()
-    for state, words in _WORDS.items():
+    for state, words in (_WOULD if report.dry_run else _WORDS).items():
         table.add_row(f"{report.states.get(state, 0):,}", words)
     console.print(table)
     for reason, count in sorted(report.reasons.items(), key=lambda item: -item[1]):
-        console.print(f"  {count:,} {reason}")
+        console.print(f"  {count:,} {_REASONS.get(reason, reason)}")
     console.print(
         f"{report.new:,} new, {report.changed_files:,} with another file, "
         f"{report.changed_rows:,} with another row, {report.unchanged:,} unchanged."
     )
+    if report.changed_choices:
+        console.print(f"{report.changed_choices:,} made safe anew, for other choices hold now.")
     for number, words in (
+        (report.originals, _originals(report)),
+        (report.by_hand, "pictures stay as a person left them, though other choices hold now."),
         (report.erased, "rows of erased patients were passed over."),
         (report.ended, "rows of pictures that were kept for their days; not brought in again."),
         (report.corrected, "values that were corrected here stand against those of the list."),
@@ -99,15 +116,31 @@ def _print(report: ImportReport) -> None:
     ):
         if number:
             console.print(f"{number:,} {words}")
-    console.print(f"Kept: {', '.join(report.kept)}.")
+    kept = "Would be kept" if report.dry_run else "Kept"
+    console.print(f"{kept}: {', '.join(report.kept)}.")
     if report.dropped:
         console.print(f"Not kept, for nobody declared it: {', '.join(report.dropped)}.")
     if report.closed:
         console.print(f"Not kept, for the policy says no: {', '.join(report.closed)}.")
-    if report.without_consent:
+    for column, count in report.others.items():
         console.print(
-            f"{report.without_consent:,} patients without a consent: nothing of theirs is used. "
-            "Record it: skinml clinic consent"
+            f"{count:,} values of {column} are on no list and kept as 'other'. To keep such "
+            f"words, name them under words: {column} in the import file."
         )
+    if report.without_consent:
+        whose = counted(report.without_consent, "patient")
+        console.print(f"{whose} without a consent: nothing of theirs is used. Record it:")
+        console.print(Text(f"skinml clinic consent add --folder {folder}"), soft_wrap=True)
     if report.states.get("to_review") and not report.dry_run:
-        console.print("Pictures wait for a person: skinml clinic review")
+        console.print("Pictures wait for a person:")
+        console.print(Text(f"skinml clinic review --folder {folder}"), soft_wrap=True)
+
+
+def _originals(report: ImportReport) -> str:
+    if report.keeps_originals:
+        would = "would be" if report.dry_run else "are"
+        return f"original files {would} kept, sealed apart: the policy says so."
+    return (
+        "original files are there from before; the policy drops them now. What removes them, "
+        "or says how many are held: skinml clinic retention"
+    )

@@ -86,7 +86,15 @@ def print_next_steps(made: NewClinic, folder: Path, console: Console) -> None:
     console.print("\nNext:")
     steps = (
         ("record who agreed to what", f"skinml clinic consent import LIST.csv --folder {folder}"),
-        ("look at your data", f"skinml clinic check --data DATA --folder {folder}"),
+        (
+            "bring pictures and their list into the vault",
+            f"skinml clinic import PICTURES --records LIST.csv --folder {folder}",
+        ),
+        ("look at what was brought in", f"skinml clinic check --folder {folder}"),
+        (
+            "or look at pictures that stay where they are",
+            f"skinml clinic check --data DATA --folder {folder}",
+        ),
         ("see how the clinic stands", f"skinml clinic status --folder {folder}"),
     )
     for number, (what, command) in enumerate(steps, start=1):

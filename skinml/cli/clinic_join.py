@@ -14,7 +14,6 @@ from rich.text import Text
 
 from skinml.cli.edge import printable
 from skinml.cli.options import AsJson, AtFolder
-from skinml.errors import ConfigError
 
 if TYPE_CHECKING:
     from skinml.clinic.folder import ClinicFolder
@@ -29,7 +28,9 @@ _WORDS = {
     "why": "",
 }
 
-Data = Annotated[Path | None, typer.Option("--data", help="The folder of the list and its images.")]
+Data = Annotated[
+    Path | None, typer.Option("--data", help="The folder of the list and its images, or --folder.")
+]
 Manifest = Annotated[str, typer.Option(help="The list's name.")]
 Taxonomy = Annotated[
     Path | None, typer.Option(help="Your own words for diagnoses and sites, YAML.")
@@ -61,12 +62,6 @@ def join(
     invited = read_invitation(invitation)
     authority = fingerprint(invited.ca.encode())
     opened = open_at_screen(folder)
-    if data is not None and not (data / manifest).is_file():
-        raise ConfigError(
-            rule=f"a folder with the list {manifest}",
-            got=f"data={data} without it",
-            do="Name the folder with --data; `skinml clinic check --data DIR` looks at it.",
-        )
     joined = enter(opened, invited, data=data, manifest=manifest, taxonomy=taxonomy, again=again)
     member = joined.membership
     if as_json:

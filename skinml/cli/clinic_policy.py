@@ -73,6 +73,8 @@ def compare(
 
     Example: skinml clinic policy compare quickstart privacy.epsilon=1 --folder ./north
     """
+    if not as_json:  # what it needs takes seconds to load
+        print("Comparing; nothing is read of any patient.", file=sys.stderr, flush=True)
     from skinml.experiments.comparison import compare_experiment
 
     found = compare_experiment(folder, experiment, overrides or [], num_clinics=clinics)
@@ -114,10 +116,15 @@ def change(
         apply_change(opened, planned, now=datetime.now(UTC))
     if as_json:
         told = {"changed": agreed, "difference": list(planned.difference)}
+        told |= {"originals_left": planned.originals_left}
         digest = planned.after if agreed else planned.before
         _print_json(told | {"digest": digest})
     elif planned.difference:
         print("The new policy holds." if agreed else "Nothing was changed.", flush=True)
+    if agreed and planned.originals_left and not as_json:
+        files = "file" if planned.originals_left == 1 else "files"
+        print(f"{planned.originals_left:,} original {files} not to be kept remain here.")
+        print("Remove them: skinml clinic retention --apply")
 
 
 def print_policy(shown: ShownPolicy) -> None:

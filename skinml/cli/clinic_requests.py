@@ -14,6 +14,7 @@ from rich.text import Text
 from skinml.cli.clinic_ledger import narrow_console
 from skinml.cli.options import AsJson, AtFolder
 from skinml.cli.patient_input import QuietCommand, ask_patient
+from skinml.clinic.days import day_of
 from skinml.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def add(
     patient = ask_patient()
     request = note_request(opened, patient, right, now=now, received=_day(received))
     if as_json:
-        print(json.dumps(_values(request, now.date())), flush=True)
+        print(json.dumps(_values(request, day_of(now))), flush=True)
         return
     words = f"Request {request.number}, {request.right}: to be answered by {request.due}."
     narrow_console().print(Text(words))
@@ -67,10 +68,11 @@ def list_(
     Example: skinml clinic requests list --folder ./north
     """
     from skinml.clinic.opening import open_at_screen
-    from skinml.clinic.requests import requests_of, whose
+    from skinml.clinic.requests import log_requests, requests_of, whose
 
     opened, now = open_at_screen(folder), datetime.now().astimezone()
-    found, today = requests_of(opened, also_closed=every), now.date()
+    found, today = requests_of(opened, also_closed=every), day_of(now)
+    log_requests(opened, now=now)
     names = whose(opened, found, now=now) if named and found else {}
     if as_json:
         values = [
@@ -119,7 +121,7 @@ def close(
     opened = open_at_screen(folder)
     request = close_request(opened, number, "refused" if refused else "done", now=now)
     if as_json:
-        print(json.dumps(_values(request, now.date())), flush=True)
+        print(json.dumps(_values(request, day_of(now))), flush=True)
     else:
         narrow_console().print(f"Request {request.number}, {request.right}: {request.outcome}.")
 
@@ -158,12 +160,15 @@ def restrict(
     if as_json:
         print(json.dumps({"restricted": not lift}), flush=True)
         return
-    narrow_console().print(
-        "The patient's data may be used again, as far as consents allow."
-        if lift
-        else "The patient's data are kept and used for nothing. Models that were trained before "
-        "stay as they are. To lift it, the same command with --lift."
+    console = narrow_console()
+    if lift:
+        console.print("The patient's data may be used again, as far as consents allow.")
+        return
+    console.print(
+        "The patient's data are kept and used for nothing. Models that were trained before "
+        "stay as they are. To lift it:"
     )
+    console.print(Text(f"skinml clinic restrict --lift --folder {folder}"), soft_wrap=True)
 
 
 def _day(text: str) -> date | None:

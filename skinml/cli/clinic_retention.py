@@ -49,15 +49,20 @@ def retention(
         return
     console = narrow_console()
     if due.restricted:
-        kept = f"{due.restricted:,} pictures are over and stay: their use is restricted."
-        console.print(Text(kept))
+        held = "1 picture" if due.restricted == 1 else f"{due.restricted:,} pictures"
+        console.print(
+            f"{held} held: restricted. What is over of it stays until that is lifted."
+            if due.restricted == 1
+            else f"{held} held: restricted. What is over of them stays until that is lifted."
+        )
     if due.nothing:
         console.print(f"Nothing is to be removed by {due.day}.")
         return
     for line in _lines(due):
         console.print(Text(line))
     if certificate is None:
-        console.print("Nothing was removed. To do it: skinml clinic retention --apply")
+        console.print("Nothing was removed. To do it:")
+        console.print(Text(f"skinml clinic retention --apply --folder {folder}"), soft_wrap=True)
     else:
         console.print("Removed. Files outside this folder and backups were not touched.")
         console.print(Text(f"Certificate: {certificate.path}"), soft_wrap=True)
@@ -100,15 +105,27 @@ def _said(value: Any) -> str:
     return str(value)
 
 
+def _counted(number: int, word: str) -> str:
+    return f"{number:,} {word}{'s' * (number != 1)}"
+
+
 def _lines(due: Due) -> list[str]:
     lines = []
     if due.pictures:
-        lines.append(f"{due.pictures:,} pictures of {due.patients:,} patients")
+        lines.append(f"{_counted(due.pictures, 'picture')} of {_counted(due.patients, 'patient')}")
     lines += [f"{count:,} values of {name.replace('_', ' ')}" for name, count in due.fields.items()]
+    if due.originals:
+        lines.append(f"{due.originals:,} original files of pictures that stay")
     if due.features:
         lines.append(f"{due.features:,} files of computed features and of what was seen in images")
     if due.predictions:
-        lines.append(f"{due.predictions:,} files of predictions and of the clinic's own heads")
+        lines.append(f"{due.predictions:,} files of predictions")
+    if due.own_heads:
+        lines.append(f"{due.own_heads:,} models' heads that the clinic kept to itself")
+    if due.keys:
+        lines.append(f"{due.keys:,} keys, of patients of whom no picture is left")
+    if due.orphans:
+        lines.append(f"{due.orphans:,} files that an interrupted import or review left")
     return [f"Come to its end by {due.day}:", *(f"  {line}" for line in lines)]
 
 
@@ -120,5 +137,9 @@ def _values(due: Due) -> dict[str, Any]:
         "fields": dict(due.fields),
         "features": due.features,
         "predictions": due.predictions,
+        "originals": due.originals,
+        "own_heads": due.own_heads,
+        "keys": due.keys,
+        "orphans": due.orphans,
         "restricted": due.restricted,
     }

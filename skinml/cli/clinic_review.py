@@ -31,6 +31,8 @@ def review(
     Example: skinml clinic review --folder ./north
     """
     from skinml.clinic.opening import open_at_screen
+
+    opened = open_at_screen(folder)  # told before what takes seconds to load
     from skinml.clinic.review_server import serve_review
 
     def ready(address: str) -> None:
@@ -40,7 +42,7 @@ def review(
         if not no_browser:
             _open_browser(address)
 
-    serve_review(open_at_screen(folder), port=port, idle_s=60 * idle, ready=ready)
+    serve_review(opened, port=port, idle_s=60 * idle, ready=ready)
     print("The review has ended. Nothing of it is open any more.", flush=True)
 
 

@@ -72,6 +72,7 @@ def erase(
     if as_json:
         told = plain_values(done.contributions)
         values: dict[str, Any] = {"key_destroyed": done.key, "objects": done.objects}
+        values["own_heads"] = done.heads
         values["certificate"] = str(done.certificate)
         print(json.dumps(values | {"contributions": told}, allow_nan=False), flush=True)
         return
@@ -87,12 +88,24 @@ def erase(
         "the clinic keeps elsewhere, files that images were imported from, and backups are not "
         "touched."
     )
+    if done.heads:
+        console.print(
+            f"Models' heads that the clinic kept to itself, fitted to this patient and removed: "
+            f"{done.heads}."
+        )
     print_contributions(done.contributions)
     console.print(Text(f"Certificate, in the clinic's folder: {_in_folder(done.certificate)}"))
+    console.print("To check it:")
+    command = f"skinml clinic certificate {done.certificate} --folder {folder}"
+    console.print(Text(command), soft_wrap=True)
 
 
 def access(
     to: Annotated[Path, typer.Option("--to", help="A new folder for the copy.")],
+    originals: Annotated[
+        bool,
+        typer.Option("--originals", help="Also the files as they were imported, where kept."),
+    ] = False,
     folder: AtFolder = Path(),
     as_json: AsJson = False,
 ) -> None:
@@ -107,16 +120,21 @@ def access(
     from skinml.clinic.opening import open_at_screen
 
     opened, patient = open_at_screen(folder), ask_patient()
-    done = write_copy(opened, patient, to, now=datetime.now().astimezone())
+    now = datetime.now().astimezone()
+    done = write_copy(opened, patient, to, now=now, originals=originals)
     if as_json:
         values = {"folder": str(done.folder), "pictures": done.pictures, "runs": done.runs}
-        print(json.dumps(values | {"requests_closed": done.closed}), flush=True)
+        values |= {"originals": done.originals, "requests_closed": done.closed}
+        print(json.dumps(values), flush=True)
         return
     console = narrow_console()
     pictures = "1 picture" if done.pictures == 1 else f"{done.pictures} pictures"
     runs = "1 run" if done.runs == 1 else f"{done.runs} runs"
     console.print(Text(f"Written to {done.folder}: summary.html, data.json and {pictures};"))
     console.print(Text(f"{runs} read this patient's data."))
+    if originals:
+        files = "1 original file" if done.originals == 1 else f"{done.originals} original files"
+        console.print(Text(f"{files}, as imported: they may show a name, a face or a place."))
     if done.closed:
         console.print(Text(f"Requests for access that this answers: {done.closed}."))
     console.print("The copy is not locked: hand it over, and delete it here.")

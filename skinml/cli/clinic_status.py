@@ -170,7 +170,11 @@ def _consents(found: Status) -> list[str]:
         for purpose, number in found.consents.items()
         if number or purpose in found.policy.purposes
     ]
-    lines = [f"{found.num_patients:,} patients on record; today covered for:"]
+    people = "1 patient" if found.num_patients == 1 else f"{found.num_patients:,} patients"
+    apart = [f"{found.num_restricted:,} restricted"] * bool(found.num_restricted)
+    apart += [f"{found.num_erased:,} erased"] * bool(found.num_erased)
+    whole = ", ".join([f"{people} on record", *apart])
+    lines = [f"{whole}; today by consent:"]
     return lines + [", ".join(covered[at : at + 3]) for at in range(0, len(covered), 3)]
 
 

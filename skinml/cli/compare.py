@@ -46,21 +46,34 @@ def compare(
         list[str] | None,
         typer.Option(help='One more arm: changes such as "training.head.rounds=20"; repeatable.'),
     ] = None,
+    report: Annotated[
+        bool, typer.Option("--report", help="Two runs side by side: before, after, difference.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Hold arms of an experiment, or finished runs, against each other on the same patients.
 
     Each arm is run with each seed; runs that are there already are taken as they are, and after a
     stop the same command goes on. Each run is charged to the clinics' ledgers like any other.
+    With --report two runs are two versions of a model, whatever they differ in.
 
     Example: skinml compare quickstart --epsilon none,3,1 --seeds 0,1,2
     """
-    from skinml.config import experiments
+    from skinml.config import experiments, load_config
 
     chosen = [word.strip() for word in groups.split(",") if word.strip()]
     with Bars(quiet=as_json) as bars:
         try:
-            if what[0] in experiments():
+            if report:
+                runs, work_dir = _runs(what, arms=bool(epsilon or seeds or arm), two=True)
+                from skinml.experiments.compare import compare_versions
+
+                before, after = runs
+                done = compare_versions(
+                    before, after, work_dir=work_dir, groups=chosen, progress=bars
+                )
+            elif what[0] in experiments():
+                load_config(what[0], what[1:])  # told before what takes seconds to load
                 from skinml.experiments.compare import compare_experiment
                 from skinml.experiments.compare_plan import arms_of, seeds_of
 
@@ -74,9 +87,9 @@ def compare(
                     progress=bars,
                 )
             else:
+                runs, work_dir = _runs(what, arms=bool(epsilon or seeds or arm))
                 from skinml.experiments.compare import compare_finished
 
-                runs, work_dir = _runs(what, arms=bool(epsilon or seeds or arm))
                 done = compare_finished(runs, work_dir=work_dir, groups=chosen, progress=bars)
         except KeyboardInterrupt as stopped:
             raise Interrupted(stopped) from None
@@ -86,8 +99,10 @@ def compare(
     _show(done)
 
 
-def _runs(words: Sequence[str], *, arms: bool) -> tuple[list[str], Path]:
+def _runs(words: Sequence[str], *, arms: bool, two: bool = False) -> tuple[list[str], Path]:
     """Part runs from work_dir=PATH, the only change that finished runs take."""
+    from skinml.experiments.workspace import require_several
+
     runs = [word for word in words if not word.startswith("work_dir=")]
     changed = [word for word in runs if "=" in word]
     if arms or changed:
@@ -96,15 +111,28 @@ def _runs(words: Sequence[str], *, arms: bool) -> tuple[list[str], Path]:
             got=f"{words[0]}, which is no experiment",
             do="Name an experiment first, or finished runs alone (work_dir=PATH may follow).",
         )
+    if two:
+        _require_two(runs)
+    require_several(runs)
     places = [word.removeprefix("work_dir=") for word in words if word not in runs]
     return runs, Path(places[-1]) if places else Path()
+
+
+def _require_two(runs: Sequence[str]) -> None:
+    if len(set(runs)) != 2 or len(runs) != 2:
+        raise InputError(
+            rule="two different finished runs behind --report",
+            got=f"{len(runs)}, {len(set(runs))} of them different",
+            do="Example: skinml compare --report RUN_BEFORE RUN_AFTER",
+        )
 
 
 def _show(done: Compared) -> None:
     record, console = done.record, narrow_console()
     stamps = [] if all(arm.private for arm in record.arms) else ["NOT PRIVATE: in part"]
     stamps += ["SIMULATED"] if record.simulated else []
-    title = f"{record.experiment}: {len(record.arms)} arms, {record.num_runs} runs"
+    what = "two versions" if record.changed else f"{len(record.arms)} arms, {record.num_runs} runs"
+    title = f"{record.experiment}: {what}"
     console.print(Text("  ".join([title, *stamps])), style="bold")
     for lines in done.screen_tables:
         table = plain_table(*lines.columns, words=lines.columns)
@@ -118,4 +146,4 @@ def _show(done: Compared) -> None:
     for each in (*record.charged, *record.notes):
         console.print(Text(each))
     out = Console(soft_wrap=True)  # a path is copied: it stays one line
-    out.print(Text(f"Page:  {done.files.html}"))
+    out.print(Text(f"Page:  {done.files.html.resolve()}"))

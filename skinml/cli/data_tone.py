@@ -12,6 +12,7 @@ from rich.table import Table
 
 from skinml.cli.options import AsJson
 from skinml.cli.progress import Bars
+from skinml.errors import DataError
 
 if TYPE_CHECKING:
     from skinml.experiments.tones import MeasuredTones
@@ -50,6 +51,12 @@ def tone(
 
     Example: skinml data tone clinic/manifest.csv
     """
+    if not manifest.is_file():  # told before what takes seconds to load
+        raise DataError(
+            rule="a readable manifest",
+            got=f"{manifest.name}: no such file",
+            do=f"Put a manifest at {manifest}, or name another one.",
+        )
     from skinml.experiments.tones import measure_tones
 
     with Bars(quiet=as_json) as bars:

@@ -10,9 +10,9 @@ from typing import Annotated
 import click
 import typer
 
-from skinml import __version__
-from skinml.cli import clinic, compare, data, doctor, federation, privacy, report, runs
+from skinml.cli import bundle, clinic, compare, data, doctor, federation, privacy, report, runs
 from skinml.cli.edge import EXIT_INTERRUPTED, EXIT_USAGE, report_error, usage_error
+from skinml.cli.version import version_lines
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -29,12 +29,13 @@ app.add_typer(clinic.app, name="clinic")
 app.add_typer(federation.app, name="federation")
 app.add_typer(privacy.app, name="privacy")
 app.add_typer(report.app, name="report")
+app.add_typer(bundle.app, name="bundle")
 app.command()(doctor.doctor)
 
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        print(f"skinml {__version__}")
+        print("\n".join(version_lines()))
         raise typer.Exit
 
 
@@ -42,7 +43,9 @@ def _print_version(wanted: bool) -> None:
 def _root(
     version: Annotated[
         bool,
-        typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version."),
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Show versions and platform."
+        ),
     ] = False,
 ) -> None:
     """Federated skin-condition classifiers with patient-level privacy and fairness reports."""

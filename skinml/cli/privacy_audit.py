@@ -41,6 +41,9 @@ def audit(
 
     Example: skinml privacy audit quickstart --tiers T0,T3
     """
+    from skinml.config import load_config
+
+    load_config(experiment, overrides or [])  # told before what takes seconds to load
     from skinml.experiments.audit import ALL_TIERS
     from skinml.experiments.audit import audit as audit_experiment
 

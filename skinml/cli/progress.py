@@ -1,8 +1,9 @@
-"""Progress bars on a terminal, silence elsewhere."""
+"""Progress: bars on a terminal, a plain line every so often elsewhere."""
 
 from __future__ import annotations
 
 import sys
+import time
 from types import TracebackType
 
 from rich.console import Console
@@ -17,13 +18,17 @@ from rich.progress import (
 
 
 class Bars:
-    """One bar a stage, drawn on standard error while it is a terminal.
+    """One bar a stage on standard error; where that is no terminal, such as a log, plain lines.
 
     Args:
-        quiet: Draw nothing.
+        quiet: Draw and write nothing.
+        every_s: Seconds between two plain lines; a stage that takes less has none.
     """
 
-    def __init__(self, *, quiet: bool = False) -> None:
+    def __init__(self, *, quiet: bool = False, every_s: float = 60.0) -> None:
+        self._lines = not quiet and not sys.stderr.isatty()
+        self._every_s = every_s
+        self._told, self._what, self._total = time.monotonic(), "", 0
         self._console = Console(stderr=True)
         self._bars = Progress(
             TextColumn("{task.description:<32}"),
@@ -57,6 +62,7 @@ class Bars:
             total: Steps until it is full.
         """
         self._complete()
+        self._told, self._what, self._total = time.monotonic(), stage, total
         self._stage = self._bars.add_task(stage, total=total)
 
     def reached(self, done: int) -> None:
@@ -67,6 +73,9 @@ class Bars:
         """
         if self._stage is not None:
             self._bars.update(self._stage, completed=done)
+        if self._lines and time.monotonic() - self._told >= self._every_s:
+            self._told = time.monotonic()
+            print(f"{self._what}: {done:,} of {self._total:,}", file=sys.stderr, flush=True)
 
     def say(self, text: str) -> None:
         """Print a line above the bars.

@@ -120,7 +120,7 @@ def report(
         files = {"report": str(done.files.html), "json": str(done.files.json)}
         print(json.dumps({"run": done.record.run, "artifacts": files}), flush=True)
         return
-    print(f"Report:  {done.files.html}")
+    print(f"Report:  {done.files.html.resolve()}")
 
 
 @app.command()

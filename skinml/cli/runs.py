@@ -14,8 +14,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from skinml.cli.completion import experiment_names, finished_runs, unfinished_runs
 from skinml.cli.edge import Interrupted
 from skinml.cli.progress import Bars
+from skinml.cli.sweep import run_sweep
 from skinml.errors import InputError
 
 if TYPE_CHECKING:
@@ -31,7 +33,8 @@ WorkDir = Annotated[
 
 def run(
     experiment: Annotated[
-        str | None, typer.Argument(help="One of configs/experiment/*.yaml.")
+        str | None,
+        typer.Argument(help="One of configs/experiment/*.yaml.", autocompletion=experiment_names),
     ] = None,
     overrides: Annotated[
         list[str] | None, typer.Argument(help="Changes such as privacy.epsilon=1 seed=7.")
@@ -39,33 +42,44 @@ def run(
     resume: Annotated[
         str | None,
         typer.Option(
-            metavar="RUN", help="Go on with a run that was broken off; work_dir=PATH may follow."
+            metavar="RUN",
+            help="Go on with a run that was broken off; work_dir=PATH may follow.",
+            autocompletion=unfinished_runs,
         ),
     ] = None,
+    sweep: Annotated[
+        bool,
+        typer.Option(
+            "--sweep", help="Run each combination of changes such as seed=range(5) a=1,3."
+        ),
+    ] = False,
+    jobs: Annotated[
+        int, typer.Option(min=0, help="Runs of a sweep at a time; 0: one for two cores.")
+    ] = 0,
     as_json: AsJson = False,
 ) -> None:
     """Train, evaluate, report and track an experiment.
 
     Example: skinml run quickstart privacy.epsilon=1
     """
-    from skinml.experiments.run import resume as resume_run
-    from skinml.experiments.run import run as run_experiment
-
+    if sweep:
+        run_sweep(experiment, overrides or (), resume, jobs=jobs, as_json=as_json)
+        return
     words = [*([experiment] if experiment else []), *(overrides or [])]
     if resume is not None and experiment and resume.startswith(f"{experiment}-"):
         words = words[1:]  # its own experiment's name says nothing new
+    place = Path() if resume is None else _work_dir(words)
+    if resume is None:
+        experiment = _known(experiment, overrides or [])
+    from skinml.experiments.run import resume as resume_run
+    from skinml.experiments.run import run as run_experiment
+
     try:
         with Bars(quiet=as_json) as bars:
             if resume is not None:
-                finished = resume_run(resume, work_dir=_work_dir(words), progress=bars)
-            elif experiment is None:
-                raise InputError(
-                    rule="an experiment, or --resume with a run",
-                    got="neither",
-                    do="Example: skinml run quickstart",
-                )
+                finished = resume_run(resume, work_dir=place, progress=bars)
             else:
-                finished = run_experiment(experiment, overrides or [], progress=bars)
+                finished = run_experiment(str(experiment), overrides or [], progress=bars)
     except KeyboardInterrupt as stopped:
         raise Interrupted(stopped) from None
     if as_json:
@@ -75,7 +89,7 @@ def run(
     work_dir = Path(str(finished.record.config["work_dir"]))
     store = f"sqlite:///{(work_dir / 'mlflow.db').resolve()}"
     console = Console(soft_wrap=True)
-    console.print(f"Report:  {finished.result['artifacts']['report']}")
+    console.print(f"Report:  {Path(finished.result['artifacts']['report']).resolve()}")
     if finished.result["artifacts"]["mlflow_run"]:
         uri = finished.record.config["tracking"]["uri"] or _tracking_uri(store)
         command = f"mlflow ui --backend-store-uri {shlex.quote(str(uri))}"
@@ -84,7 +98,10 @@ def run(
 
 
 def evaluate(
-    run: Annotated[str, typer.Argument(help="A finished run's id or folder.")],
+    run: Annotated[
+        str,
+        typer.Argument(help="A finished run's id or folder.", autocompletion=finished_runs),
+    ],
     data: Annotated[Path, typer.Option(help="A folder with manifest.csv and its images.")],
     work_dir: WorkDir = Path(),
     as_json: AsJson = False,
@@ -93,6 +110,9 @@ def evaluate(
 
     Example: skinml evaluate quickstart-20260101-120000-abcd --data ./new_clinic
     """
+    from skinml.experiments.workspace import Workspace
+
+    Workspace(work_dir).find_run(run)  # told before what takes seconds to load
     from skinml.experiments.evaluate import evaluate_run
 
     with Bars(quiet=as_json) as bars:
@@ -101,7 +121,22 @@ def evaluate(
         _print_json(done.result)
         return
     _show(done.record, done.result)
-    Console(soft_wrap=True).print(f"Report:  {done.result['artifacts']['report']}")
+    report = Path(done.result["artifacts"]["report"]).resolve()
+    Console(soft_wrap=True).print(f"Report:  {report}")
+
+
+def _known(experiment: str | None, overrides: Sequence[str]) -> str:
+    """Refuse a mistyped experiment or change at once, not after PyTorch and Flower are loaded."""
+    from skinml.config import load_config
+
+    if experiment is None:
+        raise InputError(
+            rule="an experiment, or --resume with a run",
+            got="neither",
+            do="Example: skinml run quickstart",
+        )
+    load_config(experiment, overrides)
+    return experiment
 
 
 def _work_dir(words: Sequence[str]) -> Path:

@@ -20,6 +20,7 @@ from skinml.errors import SkinmlError
 from skinml.experiments.site_count import SiteCount, count_site
 from skinml.privacy.allowance import epsilon_left
 from skinml.privacy.ledger import Entry, entries_of_year
+from skinml.stewardship.days import day_of
 from skinml.stewardship.policy_terms import Proposal as Terms
 from skinml.stewardship.policy_terms import Term, compare
 
@@ -103,6 +104,8 @@ class Card:
         data: What of the data would be used; None where that could not be counted.
         data_note: Why not, in words.
         known_code: Whether the code that travels is the installed release's own.
+        steering: In words, how groups of patients, or clinics, steer training; "" where they do
+            not.
     """
 
     proposed: Proposed
@@ -116,6 +119,7 @@ class Card:
     data: SiteCount | None
     data_note: str
     known_code: bool
+    steering: str
 
     @property
     def refused(self) -> tuple[str, ...]:
@@ -155,7 +159,7 @@ def card_of(folder: ClinicFolder, run: str, *, now: datetime | None = None) -> C
     found = proposed(folder, run, now=at)
     config = config_of(found.proposal)
     draft, terms = asked(folder, found.proposal)
-    data, note = _data(folder, config, at.date())
+    data, note = _data(folder, config, day_of(at))
     return Card(
         proposed=found,
         config=tuple(_values(config).items()),
@@ -168,7 +172,22 @@ def card_of(folder: ClinicFolder, run: str, *, now: datetime | None = None) -> C
         data=data,
         data_note=note,
         known_code=found.proposal.bundle == digest(),
+        steering=_steering(config),
     )
+
+
+def _steering(config: RunConfig) -> str:
+    """Say whom a mitigation lets count more; patients' groups leave as sums over patients only."""
+    chosen, group = config.mitigation, config.mitigation.group.replace("_", " ")
+    counts = "weights of the config" if chosen.weights else "sums of how many are in each group"
+    words = {
+        "reweigh": f"How much a patient counts depends on their {group}, by {counts}.",
+        "balanced_sampling": f"How often a patient is drawn depends on their {group}, by {counts}.",
+        "group_dro": f"Groups by {group} for whom the model does worse count more, by sums over "
+        "each group.",
+        "qfedavg": "Clinics for whose patients the model does worse count more.",
+    }
+    return words.get(chosen.method, "")
 
 
 def _leaving(config: RunConfig, releases: Iterable[Release]) -> tuple[Leaving, ...]:

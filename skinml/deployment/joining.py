@@ -167,7 +167,7 @@ def join(
     Args:
         folder: The clinic's folder.
         invitation: What the coordinator sent.
-        data: Folder of the list and its images, for runs.
+        data: Folder of the list and its images, for runs; the clinic's own for what it imported.
         manifest: The list's name.
         taxonomy: The clinic's own words, YAML.
         again: Leave the federation that it belongs to.
@@ -177,7 +177,8 @@ def join(
         What holds now.
 
     Raises:
-        ConfigError: If the invitation is another clinic's, or the clinic belongs to a federation.
+        ConfigError: If the invitation is another clinic's, the clinic belongs to a federation, or
+            the list is not there.
         EnvironmentProblem: If the coordinator cannot be reached, or is not who invited.
         IntegrityError: If the folder was changed.
         PolicyError: If the user may not join federations.
@@ -191,6 +192,8 @@ def join(
     user = require_role(folder, "federation.join")
     at = now or datetime.now(UTC)
     _require_ours(folder, invitation)
+    if data is not None:
+        _require_data(folder, data, manifest)
     with locked(folder.path / f".{FILE}.lock", _WHAT):
         before = find_membership(folder)
         name = _key_name(folder, invitation)
@@ -239,7 +242,7 @@ def point_to_data(
 
     Args:
         folder: The clinic's folder.
-        data: Folder of the list and its images.
+        data: Folder of the list and its images, or the clinic's own.
         manifest: The list's name.
         taxonomy: The clinic's own words, YAML.
 
@@ -253,12 +256,7 @@ def point_to_data(
         PolicyError: If the user may not start runs here.
     """
     require_role(folder, "run.train")
-    if not ((data / manifest).is_file() or is_clinic_folder(data)):
-        raise ConfigError(
-            rule=f"a folder with the list {manifest}",
-            got=f"data={data} without it",
-            do="Name the folder with --data; `skinml clinic check --data DIR` looks at it.",
-        )
+    _require_data(folder, data, manifest)
     with locked(folder.path / f".{FILE}.lock", _WHAT):
         places = _places(data, manifest, taxonomy, None)
         membership = require_membership(folder).model_copy(update=places)
@@ -281,6 +279,15 @@ def public_line(file: Path) -> str:
     except (OSError, ValueError, UnsupportedAlgorithm):
         return ""
     return key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
+
+
+def _require_data(folder: ClinicFolder, data: Path, manifest: str) -> None:
+    if not ((data / manifest).is_file() or is_clinic_folder(folder.path, data)):
+        raise ConfigError(
+            rule=f"a folder with the list {manifest}, or this clinic's own folder",
+            got=f"data={data}, which is neither",
+            do="Name the folder with --data; `skinml clinic check --data DIR` looks at it.",
+        )
 
 
 def _require_ours(folder: ClinicFolder, invitation: Invitation) -> None:

@@ -55,7 +55,7 @@ from skinml.privacy.plan import Release, admissions_release
 from skinml.privacy.settings import PrivacySettings, Trust
 from skinml.records import Arrays, FloatArray, Samples
 from skinml.seeding import Seeds
-from skinml.training.features import features_version
+from skinml.training.features import store_version
 from skinml.training.learner import Learner, Round
 from skinml.training.network import WEIGHTS
 from skinml.training.recipes import RECIPES
@@ -375,7 +375,7 @@ def _setups(opened: OpenedSide, config: RunConfig) -> list[ClinicSetup]:
     samples = _samples(opened, config)
     for clinic, folder in gathered.folders.items():
         mine = gathered.places == clinic
-        grounds = grounds_by_split(gathered.cohort, mine, config.purpose)
+        grounds = grounds_by_split(gathered.cohort, mine, config.purpose, folder.policy.licences)
         store_samples(folder, run, samples[clinic], grounds)
         store_standings(folder, run, gathered.cohort.admissions, config.federation.mode)
     inputs = next(iter(samples.values()))["train"].inputs
@@ -402,7 +402,7 @@ def _samples(opened: OpenedSide, config: RunConfig) -> Mapping[str, Mapping[str,
 def _draw_features(gathered: Gathered, config: RunConfig) -> None:
     """Put features into the clinics' caches that follow from the images' digests alone."""
     backbone = load_backbone(config.model)
-    version = features_version(backbone)
+    version = store_version(backbone)
     ids = gathered.cohort.images["patient_id"].astype(str).tolist()
     for name, folder in gathered.folders.items():
         positions = image_positions(gathered.cohort, gathered.places == name)

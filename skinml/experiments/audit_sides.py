@@ -6,7 +6,6 @@ its own that is removed afterwards: no ledger of the working folder is touched, 
 
 from __future__ import annotations
 
-import datetime
 import os
 import shutil
 from collections.abc import Iterable, Mapping
@@ -27,6 +26,7 @@ from skinml.experiments.progress import Progress
 from skinml.experiments.workspace import Workspace
 from skinml.privacy.settings import BudgetSettings
 from skinml.seeding import Seeds
+from skinml.stewardship.days import this_day
 
 # Patients of each label, clinic and split that take part: two may be missing at once, and each
 # clinic must still have two training patients and two classes.
@@ -122,7 +122,7 @@ def _admitted(
     """Pass the gates as a run does, up to its images; tell at which clinics each patient is."""
     workspace, settings = Workspace(config.work_dir), config.data
     manifest = open_manifest(settings, workspace, progress)
-    today = datetime.datetime.now(datetime.UTC).date()
+    today = this_day()
     gates = Gates(config, workspace, run, manifest.root, today)
     seeds = Seeds(settings.seed)
     cohort = build_cohort(

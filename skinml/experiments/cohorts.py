@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,6 +29,7 @@ from skinml.experiments.progress import Progress
 from skinml.experiments.workspace import Workspace
 from skinml.records import SPLITS, CohortStage
 from skinml.seeding import Seeds
+from skinml.stewardship.days import this_day
 from skinml.stewardship.encryption import derive_key, keyed_digest
 
 _INSPECTIONS = "inspections"
@@ -89,7 +89,7 @@ def gather(
         IntegrityError: If a clinic's folder was changed.
     """
     settings, single = config.data, site is None
-    today = datetime.datetime.now(datetime.UTC).date()
+    today = this_day()
     site = site or own_site(config)
     if site is not None and is_clinic_folder(site.folder.path, settings.root):
         settings = settings.model_copy(update={"partition": PartitionSettings(by="pooled")})

@@ -17,30 +17,32 @@ from skinml.experiments.code_version import SOURCE, code_versions
 from skinml.experiments.compare_configs import differing, sorted_by_config, told_config
 from skinml.experiments.compare_plan import (
     Arm,
-    Charge,
-    PlannedRun,
+    charge_words,
     plan_runs,
     require_affordable,
+    usual_attribute,
 )
 from skinml.experiments.compare_runs import (
     FinishedRun,
+    carried_out,
     config_of,
     differing_words,
-    find_broken_off,
     find_finished,
     find_named,
     in_common,
+    in_order,
     kept_predictions,
+    same_items,
 )
 from skinml.experiments.compare_tracking import track_comparison
 from skinml.experiments.compared import comparison_settings
 from skinml.experiments.outcome import VERSIONS
 from skinml.experiments.progress import Progress, Silence
 from skinml.experiments.result import read_mlflow_run
-from skinml.experiments.run import resume, run_config
-from skinml.experiments.workspace import Workspace, new_run_id
+from skinml.experiments.version_changes import version_changes
+from skinml.experiments.workspace import Workspace, new_run_id, require_several
 from skinml.fairness.arm_values import ArmComparison
-from skinml.fairness.arms import ArmRuns, compare_arms
+from skinml.fairness.arms import BESIDE, ArmRuns, compare_arms
 from skinml.fairness.settings import FairnessSettings
 from skinml.fairness.side_by_side import PublishedRun, side_by_side
 from skinml.records import Predictions
@@ -49,13 +51,15 @@ from skinml.reports.compare_record import (
     ArmLine,
     ComparisonRecord,
     RunLine,
+    VersionChange,
     comparison_to_json,
 )
 from skinml.reports.compare_screen import ScreenTable, screen_tables
 from skinml.seeding import Seeds
 
 COMPARISONS = "comparisons"
-_MOST_RUNS = 500
+SIDES = ("balanced_accuracy", "sensitivity", "specificity", "ece")
+"""The figures that two versions are put side by side in, beside the primary one."""
 
 
 @dataclass(frozen=True)
@@ -125,8 +129,8 @@ def compare_experiment(
     by_arm: dict[str, list[FinishedRun]] = {arm.name: [] for arm in arms}
     for at, (run, found) in enumerate(zip(planned, done, strict=True), 1):
         watcher.say(f"run {at} of {len(planned)}: {run.arm}, seed {run.seed}")
-        by_arm[run.arm].append(found or _carry_out(run, workspace, watcher))
-    charged = tuple(_charge_words(charge, reused=len(planned) - len(missing)))
+        by_arm[run.arm].append(found or carried_out(run.config, workspace, watcher))
+    charged = charge_words(charge, reused=len(planned) - len(missing))
     return _compared(by_arm, attributes, workspace, charged, began, clock, watcher)
 
 
@@ -156,12 +160,7 @@ def compare_finished(
     """
     began, clock = datetime.now(UTC), time.monotonic()
     workspace = Workspace(work_dir)
-    if not 2 <= len(set(names)) == len(names) <= _MOST_RUNS:
-        raise InputError(
-            rule=f"an experiment, or from 2 to {_MOST_RUNS} different finished runs",
-            got=f"{len(names)} runs, {len(set(names))} of them different",
-            do="Example: skinml compare quickstart --epsilon none,3 --seeds 0,1",
-        )
+    require_several(names)
     runs = [find_named(name, workspace) for name in names]
     by_arm = sorted_by_config(runs)
     attributes = _attributes(config_of(runs[0].record), groups)
@@ -169,11 +168,54 @@ def compare_finished(
     return _compared(by_arm, attributes, workspace, charged, began, clock, progress or Silence())
 
 
+def compare_versions(
+    before: str,
+    after: str,
+    *,
+    work_dir: Path = Path(),
+    groups: Sequence[str] = (),
+    progress: Progress | None = None,
+) -> Compared:
+    """Put the reports of two versions of a model side by side, whatever they differ in.
+
+    Args:
+        before: Id or folder of the earlier run.
+        after: That of the later one.
+        work_dir: The working folder with the runs.
+        groups: As for `compare_experiment`.
+        progress: Hears how far it is.
+
+    Returns:
+        The comparison, with what changed in promise, data, code and settings. Where the test
+        patients are not the same, figures stand beside each other and no difference is tested.
+
+    Raises:
+        ConfigError: If a run's config is of another release, or a group is not in it.
+        DataError: If there is no such run, or the runs have nothing to compare.
+        InputError: If it is one run.
+        IntegrityError: If a clinic's folder was changed.
+    """
+    began, clock = datetime.now(UTC), time.monotonic()
+    workspace = Workspace(work_dir)
+    one, other = find_named(before, workspace), find_named(after, workspace)
+    if one.record.run == other.record.run:
+        raise InputError(
+            rule="two finished runs to put side by side",
+            got=f"{one.record.run} twice",
+            do="Example: skinml compare --report RUN_BEFORE RUN_AFTER",
+        )
+    attributes = _attributes(config_of(one.record), groups)
+    by_arm = {"before": [one], "after": [other]}
+    charged = ("Charged: nothing, for the runs were there already.",)
+    watcher = progress or Silence()
+    return _compared(
+        by_arm, attributes, workspace, charged, began, clock, watcher, version_changes(one, other)
+    )
+
+
 def _attributes(config: RunConfig, groups: Sequence[str]) -> tuple[str, ...]:
     """Settle what groups are of, and refuse early what the runs would not carry."""
-    primary = config.fairness.primary
-    usual = primary.attribute if primary else config.fairness.groups[0]
-    chosen = tuple(dict.fromkeys(groups)) or (usual,)
+    chosen = tuple(dict.fromkeys(groups)) or (usual_attribute(config),)
     missing = [name for name in chosen if name not in config.data.groups]
     if missing:
         raise ConfigError(
@@ -184,42 +226,6 @@ def _attributes(config: RunConfig, groups: Sequence[str]) -> tuple[str, ...]:
     return chosen
 
 
-def _carry_out(run: PlannedRun, workspace: Workspace, watcher: Progress) -> FinishedRun:
-    broken_off = find_broken_off(run.config, workspace)
-    if broken_off is not None:
-        done = resume(broken_off, work_dir=workspace.root, progress=watcher)
-    else:
-        done = run_config(run.config, progress=watcher)
-    return FinishedRun(done.folder, done.record)
-
-
-def _charge_words(charge: Charge, *, reused: int) -> list[str]:
-    words = []
-    if charge.num_runs:
-        words.append(
-            f"{_runs(charge.num_runs)} charged to the ledgers of this simulation's virtual "
-            "clinics. At real clinics each of them would cost the patients as much."
-        )
-        private = charge.num_runs - charge.num_unbounded
-        if private:
-            words.append(
-                f"With a promise: {private}, together epsilon {charge.epsilon:.3f} at delta "
-                f"{charge.delta:g} for one patient."
-            )
-        if charge.num_unbounded:
-            words.append(
-                f"Without a promise: {charge.num_unbounded}. These ledgers are unbounded from "
-                "now on."
-            )
-    if reused:
-        words.append(f"{_runs(reused)} there already and cost nothing more.")
-    return words
-
-
-def _runs(number: int) -> str:
-    return "1 run was" if number == 1 else f"{number} runs were"
-
-
 def _compared(
     by_arm: Mapping[str, Sequence[FinishedRun]],
     attributes: Sequence[str],
@@ -228,6 +234,7 @@ def _compared(
     began: datetime,
     clock: float,
     watcher: Progress,
+    changed: tuple[VersionChange, ...] = (),
 ) -> Compared:
     """Compute the comparison of finished runs and write it."""
     every = [run for runs in by_arm.values() for run in runs]
@@ -235,7 +242,7 @@ def _compared(
     _require_same_question(every)
     watcher.begin("comparing runs", 1)
     settings = comparison_settings(config.fairness, config.data)
-    found, left_out = _found(by_arm, attributes, settings, workspace)
+    found, left_out = _found(by_arm, attributes, settings, workspace, SIDES if changed else BESIDE)
     watcher.reached(1)
     name = new_run_id(f"{first.experiment}-compare", began)
     told = {run.record.run: told_config(run) for run in every}
@@ -258,6 +265,7 @@ def _compared(
             for arm, runs in by_arm.items()
         },
         versions=code_versions(VERSIONS),
+        changed=changed,
     )
     folder = workspace.root / COMPARISONS / name
     files = write_comparison(record, folder)
@@ -282,6 +290,7 @@ def _found(
     attributes: Sequence[str],
     settings: FairnessSettings,
     workspace: Workspace,
+    beside: Sequence[str],
 ) -> tuple[ArmComparison, int]:
     """Pair the runs where their predictions are there, or put what they published side by side."""
     every = [run for runs in by_arm.values() for run in runs]
@@ -289,8 +298,14 @@ def _found(
     for run in every:
         said, why = kept_predictions(run, workspace)
         if said is None:
-            return _unpaired(by_arm, attributes, settings, f"{run.record.run}: {why}"), 0
+            why = f"{run.record.run}: {why}"
+            return _unpaired(by_arm, attributes, settings, why, beside), 0
         opened.append(said)
+    if beside == SIDES:
+        opened = [in_order(each) for each in opened]
+        if not same_items(opened):
+            why = "the two were not tested on the same images"
+            return _unpaired(by_arm, attributes, settings, why, beside), 0
     shared, left_out = in_common(opened)
     by_run = dict(zip((run.record.run for run in every), shared, strict=True))
     arms = [
@@ -303,7 +318,9 @@ def _found(
         for name, runs in by_arm.items()
     ]
     rng = Seeds(every[0].record.seed).stream("comparison")
-    return compare_arms(arms, attributes=attributes, settings=settings, rng=rng), left_out
+    words: Mapping[str, Any] = {"attributes": attributes, "settings": settings, "beside": beside}
+    by_group = beside == SIDES
+    return compare_arms(arms, **words, rng=rng, by_group=by_group), left_out
 
 
 def _unpaired(
@@ -311,6 +328,7 @@ def _unpaired(
     attributes: Sequence[str],
     settings: FairnessSettings,
     why: str,
+    beside: Sequence[str],
 ) -> ArmComparison:
     published = {
         name: tuple(
@@ -319,7 +337,8 @@ def _unpaired(
         )
         for name, runs in by_arm.items()
     }
-    return side_by_side(published, attributes=attributes, settings=settings, why=why)
+    words: Mapping[str, Any] = {"attributes": attributes, "settings": settings, "why": why}
+    return side_by_side(published, **words, beside=beside)
 
 
 def _arm_line(name: str, runs: Sequence[FinishedRun]) -> ArmLine:

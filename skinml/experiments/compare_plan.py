@@ -131,6 +131,20 @@ def seeds_of(words: str) -> tuple[int, ...]:
     return tuple(int(part) for part in parts)
 
 
+def usual_attribute(config: RunConfig) -> str:
+    """Settle what groups are of where nobody says.
+
+    Args:
+        config: A run's config.
+
+    Returns:
+        The attribute of its primary comparison, or else the first that it evaluates; empty where
+        it evaluates none.
+    """
+    primary = config.fairness.primary
+    return primary.attribute if primary else next(iter(config.fairness.groups), "")
+
+
 def plan_runs(
     experiment: str, overrides: Sequence[str], arms: Sequence[Arm], seeds: Sequence[int]
 ) -> tuple[PlannedRun, ...]:
@@ -147,8 +161,9 @@ def plan_runs(
 
     Raises:
         ConfigError: If a config is impossible, or an arm with an epsilon promises nothing.
+        InputError: If two arms come to the same config: their runs would be the same twice.
     """
-    found = []
+    found: list[PlannedRun] = []
     for arm in arms:
         for seed in seeds:
             words = (*overrides, *arm.changes, f"seed={seed}")
@@ -161,6 +176,14 @@ def plan_runs(
                     do="Take privacy.trust=none out, or add privacy.trust=distributed.",
                 )
             found.append(PlannedRun(arm.name, seed, words, config))
+    for at, one in enumerate(found):
+        alike = next((each.arm for each in found[:at] if each.config == one.config), None)
+        if alike is not None:
+            raise InputError(
+                rule="arms that differ in their config",
+                got=f"'{one.arm}' beside '{alike}'",
+                do="Leave one of the two out.",
+            )
     return tuple(found)
 
 
@@ -179,6 +202,42 @@ class Charge:
     num_unbounded: int
     epsilon: float
     delta: float
+
+
+def charge_words(charge: Charge, *, reused: int) -> tuple[str, ...]:
+    """Say what runs were charged, and how many cost nothing.
+
+    Args:
+        charge: What they were charged.
+        reused: How many others were there already.
+
+    Returns:
+        Sentences.
+    """
+    words = []
+    if charge.num_runs:
+        words.append(
+            f"{_runs(charge.num_runs)} charged to the ledgers of this simulation's virtual "
+            "clinics. At real clinics each of them would cost the patients as much."
+        )
+        private = charge.num_runs - charge.num_unbounded
+        if private:
+            words.append(
+                f"With a promise: {private}, together epsilon {charge.epsilon:.3f} at delta "
+                f"{charge.delta:g} for one patient."
+            )
+        if charge.num_unbounded:
+            words.append(
+                f"Without a promise: {charge.num_unbounded}. These ledgers are unbounded from "
+                "now on."
+            )
+    if reused:
+        words.append(f"{_runs(reused)} there already and cost nothing more.")
+    return tuple(words)
+
+
+def _runs(number: int) -> str:
+    return "1 run was" if number == 1 else f"{number} runs were"
 
 
 def require_affordable(runs: Sequence[PlannedRun], experiment: str, workspace: Workspace) -> Charge:

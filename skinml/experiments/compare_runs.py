@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,12 +14,15 @@ from skinml.clinic.folder import ClinicFolder, open_folder
 from skinml.config import RunConfig, parse_config
 from skinml.errors import ConfigError, DataError, EnvironmentProblem
 from skinml.experiments.code_version import SOURCE, source_digest
+from skinml.experiments.progress import Progress
 from skinml.experiments.result import RECORD_FILE, read_record
 from skinml.experiments.resuming import resumable
+from skinml.experiments.run import resume, run_config
 from skinml.experiments.samples import read_predictions
 from skinml.experiments.workspace import Workspace, in_work, run_of
 from skinml.experiments.yardsticks import pooled
-from skinml.records import BoolArray, Predictions, RunRecord
+from skinml.records import BoolArray, IntArray, Predictions, RunRecord, StrArray
+from skinml.stewardship.days import this_day
 
 CONFIG_FILE = "config.json"
 # What decides nothing about a run's figures.
@@ -41,8 +43,7 @@ class FinishedRun:
 
 
 def _asked(config: RunConfig) -> dict[str, Any]:
-    told: dict[str, Any] = json.loads(config.model_dump_json())
-    return {name: value for name, value in told.items() if name not in _BESIDE}
+    return _deciding(json.loads(config.model_dump_json()))
 
 
 def _held(path: Path) -> dict[str, Any] | None:
@@ -50,7 +51,14 @@ def _held(path: Path) -> dict[str, Any] | None:
         told = json.loads(path.read_text())
     except (OSError, ValueError):
         return None
-    return {name: value for name, value in told.items() if name not in _BESIDE}
+    return _deciding(told)
+
+
+def _deciding(told: dict[str, Any]) -> dict[str, Any]:
+    """Leave out what decides nothing about a run's figures."""
+    kept = {name: value for name, value in told.items() if name not in _BESIDE}
+    federation = {k: v for k, v in dict(kept.get("federation", {})).items() if k != "cpus"}
+    return kept | {"federation": federation}
 
 
 def find_finished(config: RunConfig, workspace: Workspace) -> FinishedRun | None:
@@ -103,6 +111,28 @@ def find_broken_off(config: RunConfig, workspace: Workspace) -> str | None:
         if resumable(draft):
             return run_of(draft)
     return None
+
+
+def carried_out(config: RunConfig, workspace: Workspace, watcher: Progress) -> FinishedRun:
+    """Do a run, or go on with one of its config that was broken off.
+
+    Args:
+        config: The config.
+        workspace: Where runs are.
+        watcher: Hears how far it is.
+
+    Returns:
+        The finished run.
+
+    Raises:
+        SkinmlError: For whatever keeps the run from its report; see `skinml.errors`.
+    """
+    broken_off = find_broken_off(config, workspace)
+    if broken_off is not None:
+        done = resume(broken_off, work_dir=workspace.root, progress=watcher)
+    else:
+        done = run_config(config, progress=watcher)
+    return FinishedRun(done.folder, done.record)
 
 
 def find_named(name: str, workspace: Workspace) -> FinishedRun:
@@ -180,20 +210,20 @@ def _without_withdrawn(said: Predictions, folder: ClinicFolder, record: RunRecor
         purpose = config_of(record).purpose
     except ConfigError:
         purpose = "research"
-    today = datetime.datetime.now(datetime.UTC).date()
+    today = this_day()
     told = folder.consents.verdicts(said.patients.tolist(), purpose, today)
     return taken(said, np.asarray(told != "withdrawn", dtype=bool))
 
 
-def taken(predictions: Predictions, rows: BoolArray) -> Predictions:
-    """Keep some items.
+def taken(predictions: Predictions, rows: BoolArray | IntArray) -> Predictions:
+    """Keep some items, or put them in another order.
 
     Args:
         predictions: The predictions.
-        rows: (n,) mask of the items.
+        rows: (n,) mask of the items, or their positions.
 
     Returns:
-        The items in their order.
+        The items in their order, or in that of the positions.
     """
     return Predictions(
         classes=predictions.classes,
@@ -221,6 +251,43 @@ def in_common(every: Sequence[Predictions]) -> tuple[tuple[Predictions, ...], in
         return tuple(every), 0
     keep = np.array(sorted(shared), dtype=str)
     return tuple(taken(each, np.isin(each.patients, keep)) for each in every), left_out
+
+
+def in_order(predictions: Predictions) -> Predictions:
+    """Sort items by patient, then label: runs over other clinics have them in another order.
+
+    Args:
+        predictions: One run's predictions.
+
+    Returns:
+        The same items.
+    """
+    return taken(predictions, np.lexsort((predictions.labels, predictions.patients)))
+
+
+def same_items(every: Sequence[Predictions]) -> bool:
+    """Tell whether runs were tested on the same items, but for patients who are gone since.
+
+    Args:
+        every: Each run's predictions, at least one.
+
+    Returns:
+        Whether the patients that all have are at least one, with the same labels and groups.
+    """
+    first, *others = in_common(every)[0]
+    return len(first) > 0 and all(
+        first.classes == each.classes
+        and np.array_equal(first.patients, each.patients)
+        and np.array_equal(first.labels, each.labels)
+        and _groups(first).keys() <= each.groups.keys()
+        and all(np.array_equal(v, each.groups[n]) for n, v in _groups(first).items())
+        for each in others
+    )
+
+
+def _groups(predictions: Predictions) -> dict[str, StrArray]:
+    """The groups that belong to a patient or an image; who holds it may change."""
+    return {name: v for name, v in predictions.groups.items() if name != "clinic"}
 
 
 def differing_words(records: Sequence[RunRecord]) -> Iterator[str]:

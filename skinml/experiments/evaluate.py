@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from skinml.clinic.folder import open_folder
 from skinml.config import RunConfig, parse_config
 from skinml.data.cohort import Cohort, build_cohort
-from skinml.data.images import decode_image, inspect_images, resize_square
+from skinml.data.images import inspect_images, prepare_image
 from skinml.data.manifest import Manifest
 from skinml.data.sealed_images import ImageFile
 from skinml.data.settings import DataSettings, PartitionSettings
@@ -37,19 +37,19 @@ from skinml.experiments.result import (
     read_record,
     result_json,
 )
-from skinml.experiments.workspace import Workspace
-from skinml.models.allocator import keep_freed_memory
+from skinml.experiments.workspace import EVALUATIONS, Workspace
 from skinml.models.backbones import load_backbone
 from skinml.models.bundle import Bundle, load_bundle, score
 from skinml.models.linear_head import item_features
 from skinml.records import RunRecord, Samples
 from skinml.reports.report import write_report
 from skinml.seeding import Seeds
+from skinml.stewardship.days import this_day
 from skinml.training.evaluate import evaluate
-from skinml.training.features import features_version
+from skinml.training.features import compute_features, features_version
 
 _MANIFESTS = ("manifest.csv", "manifest.parquet")
-_BATCH = 16
+_BATCH = 128
 _OWN, _OTHER = "the run's own test patients", "other data"
 
 Embed = Callable[[Sequence[ImageFile]], NDArray[Any]]
@@ -143,7 +143,7 @@ def evaluate_run(
         released_counts=None,
         mitigation=None,
     )
-    place = folder / "evaluations" / f"{began:%Y%m%d-%H%M%S-%f}"
+    place = folder / EVALUATIONS / f"{began:%Y%m%d-%H%M%S-%f}"
     files = write_report(record, place)
     result = result_json(record, folder, files.html, read_mlflow_run(folder))
     (place / RESULT_FILE).write_text(json.dumps(result, indent=1))
@@ -180,7 +180,7 @@ def _cohort(
         settings = settings.model_copy(update={"partition": config.data.partition})
         manifest = _unseen(manifest, config.data)
     settings = _fitted(settings, manifest)
-    today = datetime.datetime.now(UTC).date()
+    today = this_day()
     gates = EvaluationGates(config, workspace, run, own, today)
     try:
         cohort = build_cohort(
@@ -274,11 +274,10 @@ def embedder(config: RunConfig, bundle: Bundle) -> Embed:
     size, limits = bundle.spec.image_size, config.data.limits
 
     def pixels(paths: Sequence[ImageFile]) -> torch.Tensor:
-        return torch.stack([resize_square(decode_image(path, limits), size) for path in paths])
+        return torch.stack([prepare_image(path, limits, size) for path in paths])
 
     if bundle.spec.kind == "network":
         return lambda paths: np.ascontiguousarray(pixels(paths).permute(0, 2, 3, 1).numpy())
-    keep_freed_memory()
     backbone = load_backbone(config.model)
     if features_version(backbone) != bundle.spec.backbone_version:
         raise IntegrityError(
@@ -286,7 +285,9 @@ def embedder(config: RunConfig, bundle: Bundle) -> Embed:
             got=features_version(backbone),
             do="Install the same weights as the run used.",
         )
-    return lambda paths: backbone.extract(pixels(paths))
+    return lambda paths: compute_features(
+        paths, backbone, limits, batch_size=config.model.batch_size
+    )
 
 
 def load_scorer(folder: Path) -> Callable[[list[bytes]], list[dict[str, Any]]]:

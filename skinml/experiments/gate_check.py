@@ -8,7 +8,8 @@ from pathlib import Path
 
 from skinml.config import parse_config
 from skinml.errors import DataError, RefusedError
-from skinml.experiments.report_check import ANEW, Verified, require_unchanged, verify_report
+from skinml.experiments.report_anew import ANEW
+from skinml.experiments.report_check import Verified, require_unchanged, verify_report
 from skinml.experiments.result import RESULT_FILE, read_mlflow_run
 from skinml.fairness.acceptance import Judged
 from skinml.reports.kept import judged

@@ -102,10 +102,10 @@ class Gates:
         """
         folder = self.folder(self.place(clinic))
         if self._site is not None:
-            return Door(folder.consents, folder.policy.fields)
+            return _door(folder, folder.consents)
         self._register(folder, patients)
         other = POOLED if self._one_place is None else clinic
-        return Door(_with_noes(folder, self._find(other)), folder.policy.fields)
+        return _door(folder, _with_noes(folder, self._find(other)))
 
     def place(self, clinic: str) -> str:
         """Name the clinic that holds some rows in this run.
@@ -276,7 +276,7 @@ class EvaluationGates:
         strangers = self._pooled and not self._own
         known = _with_noes(folder, self._find(clinic if self._pooled else POOLED))
         consents = OnlyWithdrawals(known) if strangers else known
-        return Door(consents, folder.policy.fields)
+        return _door(folder, consents)
 
     def refuse(self) -> None:
         """Write into the opened clinics' logs that no data may be used."""
@@ -305,6 +305,10 @@ class EvaluationGates:
                 day=self._today,
                 actor=actor,
             )
+
+
+def _door(folder: ClinicFolder, consents: Consents) -> Door:
+    return Door(consents, folder.policy.fields, folder.policy.licences)
 
 
 def _with_noes(folder: ClinicFolder, other: ClinicFolder | None) -> Consents:

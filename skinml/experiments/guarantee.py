@@ -87,7 +87,7 @@ def guarantee(
         IntegrityError: If a ledger was changed.
     """
     ledgers = {name: folder.ledger.entries() for name, folder in folders.items()}
-    return _promised(config, run, ledgers, learner, validation)
+    return guarantee_from(config, run, ledgers, learner, validation)
 
 
 def guarantee_told(
@@ -140,20 +140,37 @@ def guarantee_told(
         for each in participation
         for release in rounds[each.round - 1].releases
     ]
-    found = _promised(config, run, dict.fromkeys(clinics, tuple(entries)), learner, validation)
-    unknown = {name: replace(spend, total_epsilon=None) for name, spend in found.clinics.items()}
+    ledgers = dict.fromkeys(clinics, tuple(entries))
+    found = guarantee_from(config, run, ledgers, learner, validation)
+    unknown = {
+        name: replace(spend, total_epsilon=None, num_read=None)
+        for name, spend in found.clinics.items()
+    }
     return replace(
         found, simulated=False, total_epsilon=None, total_advantage=None, clinics=unknown
     )
 
 
-def _promised(
+def guarantee_from(
     config: RunConfig,
     run: str,
     ledgers: Mapping[str, Sequence[Entry]],
     learner: Learner,
     validation: Release,
 ) -> Guarantee:
+    """Work out a run's promise from entries of ledgers.
+
+    Args:
+        config: The run's config.
+        run: The run's id.
+        ledgers: Each clinic's entries by name, from the ledger's first on.
+        learner: The run's recipe.
+        validation: The release of validation scores.
+
+    Returns:
+        The guarantee with the greatest epsilons over the clinics; the same arguments give the
+        same one.
+    """
     privacy, folders = config.privacy, tuple(ledgers)
     counts = counts_release(config, folders)
     counted = counts.release if counts else None
@@ -167,6 +184,7 @@ def _promised(
             epsilon=_finite(spent(own[name], privacy.delta)),
             total_epsilon=_finite(spent(entries, privacy.delta)),
             num_events=len(own[name]),
+            num_read=len(entries),
         )
         for name, entries in ledgers.items()
     }

@@ -8,6 +8,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from skinml.config import RunConfig
+from skinml.data.images import PREPARATION
 from skinml.data.settings import DataSettings
 from skinml.errors import ConfigError
 from skinml.experiments.released import group_names
@@ -34,9 +35,6 @@ from skinml.training.server_optimisers import ServerOptimiser
 
 if TYPE_CHECKING:
     from skinml.training.public_images import PublicImages
-
-# Shorter side resized, centre cropped, as data.images.resize_square does it.
-PREPROCESSING = "square-centre-crop-1"
 
 
 def build_learner(
@@ -259,7 +257,7 @@ def model_spec(config: RunConfig, classes: Labels) -> BundleSpec:
         network="" if head else str(config.model.network),
         image_size=config.model.image_size,
         views=config.data.views or ("any",),
-        preprocessing=PREPROCESSING,
+        preprocessing=PREPARATION,
         taxonomy_version="",
         bias_input=config.training.head.bias_input,
         config=config.model_dump(mode="json"),

@@ -4,23 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from time import perf_counter
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from skinml.clinic.check_machine import Pace
 from skinml.config import RunConfig, load_config
 from skinml.data.cohort import MALIGNANCY
-from skinml.data.images import decode_image, resize_square
 from skinml.data.sealed_images import ImageFile
 from skinml.errors import ConfigError
 from skinml.experiments.learners import build_learner, clinic_mechanism
 from skinml.models.backbones import load_backbone
 from skinml.records import Samples
 from skinml.seeding import Seeds
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from skinml.training.features import compute_features
 
 _EXPERIMENT = "quickstart"
 _CLINICS = 2
@@ -47,19 +43,10 @@ def measure_pace(paths: Sequence[ImageFile], num_patients: int) -> Pace:
         raise ConfigError(rule="images to measure on", got="none", do="Give at least one.")
     config = load_config(_EXPERIMENT)
     backbone = load_backbone(config.model)
-    size, batch_size = backbone.image_size, config.model.batch_size
-
-    def batch(chosen: Sequence[ImageFile]) -> Tensor:
-        import torch
-
-        images = [resize_square(decode_image(path, config.data.limits), size) for path in chosen]
-        padding = torch.zeros((batch_size - len(images), 3, size, size), dtype=torch.uint8)
-        return torch.cat([torch.stack(images), padding])
-
-    backbone.extract(batch(paths[:1]))  # the first pass also sets the network up
+    batch_size, limits = config.model.batch_size, config.data.limits
+    compute_features(paths[:1], backbone, limits)  # the first pass also sets the network up
     start = perf_counter()
-    for at in range(0, len(paths), batch_size):
-        backbone.extract(batch(paths[at : at + batch_size]))
+    compute_features(paths, backbone, limits, batch_size=batch_size)
     seconds = (perf_counter() - start) / len(paths)
     return Pace(
         seconds_per_image=seconds,

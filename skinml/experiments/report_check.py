@@ -8,42 +8,26 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from pydantic import ValidationError
-
-from skinml.clinic.folder import open_folder
-from skinml.config import RunConfig, parse_config
-from skinml.errors import ConfigError, DataError, IntegrityError, SkinmlError
+from skinml.errors import DataError, IntegrityError, SkinmlError
 from skinml.experiments.code_version import SOURCE, source_digest
-from skinml.experiments.compared import comparison_settings
-from skinml.experiments.measured import Figures, figures_of
-from skinml.experiments.predictions_file import PredictionsSettings
-from skinml.experiments.predictions_report import KIND, predictions_record
-from skinml.experiments.released import counts_release, released_gaps, released_results
+from skinml.experiments.predictions_report import KIND
+from skinml.experiments.report_anew import checks_from_file, checks_of_run
 from skinml.experiments.result import RECORD_FILE, read_record
-from skinml.experiments.samples import read_predictions
-from skinml.experiments.table_batches import digest_of
 from skinml.experiments.workspace import Workspace
-from skinml.experiments.yardsticks import pooled
-from skinml.fairness.settings import FairnessSettings
 from skinml.records import RunRecord
 from skinml.reports.document import record_to_json
 from skinml.reports.verification import (
-    AGREES,
     DIFFERS,
-    NOT_CHECKED,
     Check,
     check_page,
     compare,
     read_document,
 )
-from skinml.seeding import Seeds
 
 REPORT = "report.json"
 PAGE = "report.html"
-ANEW = "figures computed anew"
-# What of a record follows from predictions, or from released counts.
-_COMPUTED = ("overall", "groups", "gaps", "curves")
+_OTHER_CODE = "Other code of skinml made it and may compute otherwise: check it with that code."
+_DO = "Do not rely on this report; make it anew from the run or the predictions."
 
 
 @dataclass(frozen=True)
@@ -54,11 +38,13 @@ class Verified:
         record: What the report says it was made from.
         place: The report's folder.
         checks: What was looked at, in this order.
+        same_code: Whether this is the code that made the report.
     """
 
     record: RunRecord
     place: Path
     checks: tuple[Check, ...]
+    same_code: bool
 
     @property
     def differs(self) -> tuple[Check, ...]:
@@ -109,18 +95,17 @@ def verify_report(
     path = find_report(target, Workspace(work_dir))
     document = read_document(path.read_text(encoding="utf-8", errors="replace"))
     page = path.with_name(PAGE)
-    told = document.get("record", {}).get("versions", {}).get(SOURCE)
+    same_code = document.get("record", {}).get("versions", {}).get(SOURCE) == source_digest()
     record, checks = check_page(
-        document, page.read_bytes() if page.is_file() else None, same_code=told == source_digest()
+        document, page.read_bytes() if page.is_file() else None, same_code=same_code
     )
     found = [*checks, *_kept_record(path.parent, document)]
     if record.kind == KIND:
-        found += _from_file(record, document, predictions, path.parent)
-    elif record.released_counts is not None:
-        found.append(_from_counts(record, document))
+        found += checks_from_file(record, document["record"], predictions, path.parent)
     else:
-        found.append(_from_clinics(record, document, path.parent, Workspace(work_dir)))
-    return Verified(record, path.parent, tuple(found))
+        clinics = Workspace(work_dir).clinics
+        found += checks_of_run(record, document["record"], path.parent, clinics)
+    return Verified(record, path.parent, tuple(found), same_code)
 
 
 def require_unchanged(verified: Verified) -> None:
@@ -136,7 +121,7 @@ def require_unchanged(verified: Verified) -> None:
         raise IntegrityError(
             rule="a report whose numbers are those that were computed",
             got=f"{len(verified.differs)} of {len(verified.checks)} checks that differ",
-            do="Do not rely on this report; make it anew from the run or the predictions.",
+            do=_DO if verified.same_code else f"{_OTHER_CODE} {_DO}",
             details=[f"{each.what}: {each.detail}" for each in verified.differs],
         )
 
@@ -150,115 +135,6 @@ def _kept_record(folder: Path, document: Mapping[str, Any]) -> list[Check]:
     except SkinmlError as error:
         return [Check(what, DIFFERS, str(error))]
     return [compare(what, document["record"], kept)]
-
-
-def _computed(document: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: document["record"][name] for name in _COMPUTED}
-
-
-def _plain(figures: Figures, record: RunRecord) -> dict[str, Any]:
-    """Write figures as report.json does."""
-    plain = record_to_json(
-        RunRecord(**{**vars(record), **{name: getattr(figures, name) for name in _COMPUTED}})
-    )
-    return _computed(plain)
-
-
-def _from_file(
-    record: RunRecord, document: Mapping[str, Any], given: Path | None, folder: Path
-) -> list[Check]:
-    columns = record.config.get("predictions", {})
-    name = str(columns.get("path", ""))
-    what = f"the predictions file {name}"
-    places = [given] if given is not None else [Path(name), folder / name, folder.parent / name]
-    path = next((place for place in places if place.is_file()), None)
-    if path is None:
-        hint = "it is not here: name it with --predictions"
-        return [Check(what, NOT_CHECKED, hint), Check(ANEW, NOT_CHECKED, hint)]
-    digest = digest_of(path)
-    if digest != record.data.get("digest"):
-        return [
-            Check(what, DIFFERS, f"its digest is {digest[:19]}"),
-            Check(ANEW, NOT_CHECKED, "the file is another one"),
-        ]
-    try:
-        settings = PredictionsSettings.model_validate({**columns, "path": path})
-        fairness = FairnessSettings.model_validate(record.config.get("fairness", {}))
-        anew = predictions_record(settings, fairness=fairness, seed=record.seed)
-    except (SkinmlError, ValidationError) as error:
-        return [Check(ANEW, DIFFERS, f"{type(error).__name__} with the report's settings")]
-    return [
-        Check(what, AGREES, digest[:19]),
-        compare(ANEW, _computed(document), _computed(record_to_json(anew))),
-    ]
-
-
-def _config(record: RunRecord) -> RunConfig | None:
-    try:
-        return parse_config(dict(record.config))
-    except ConfigError:
-        return None
-
-
-def _from_counts(record: RunRecord, document: Mapping[str, Any]) -> Check:
-    what, config = f"{ANEW} from the released counts", _config(record)
-    if config is None:
-        return Check(what, NOT_CHECKED, "its config is of another release of skinml")
-    clinics = tuple(sorted({name for each in record.participation for name in each.expected}))
-    plan = counts_release(config, clinics)
-    if plan is None or record.threshold is None or not record.participation:
-        return Check(what, NOT_CHECKED, "the config names no release of counts")
-    total = np.asarray(record.released_counts)
-    words: Mapping[str, Any] = {
-        "threshold": record.threshold,
-        "classes": record.classes,
-        "num_clinics": len(clinics),
-        "num_present": len(record.participation[-1].took_part),
-    }
-    overall, groups = released_results(config, plan, total, **words)
-    gaps = released_gaps(config, plan, total, **words)
-    found = _plain(Figures(overall, groups, gaps, ()), record)
-    return compare(what, _computed(document), found)
-
-
-def _from_clinics(
-    record: RunRecord, document: Mapping[str, Any], folder: Path, workspace: Workspace
-) -> Check:
-    """Compute the figures of a simulation from the predictions that its clinics keep sealed."""
-    what, config = f"{ANEW} from the clinics' predictions", _config(record)
-    if folder.parent.name == "evaluations":
-        return Check(what, NOT_CHECKED, "an evaluation keeps no predictions")
-    if config is None:
-        return Check(what, NOT_CHECKED, "its config is of another release of skinml")
-    places = [workspace.clinics, folder.parent.parent / "clinics"]
-    present = record.participation[-1].took_part if record.participation else ()
-    parts = {}
-    for name in present:
-        place = next((at / name for at in places if (at / name / "clinic.json").is_file()), None)
-        if place is None:
-            return Check(what, NOT_CHECKED, "the clinics' folders are not here: name --work-dir")
-        try:
-            parts[name] = read_predictions(open_folder(place), record.run, "test", record.classes)
-        except OSError:
-            return Check(what, NOT_CHECKED, f"{name} no longer keeps this run's predictions")
-    if not parts:
-        return Check(what, NOT_CHECKED, "nobody took part")
-    predictions = pooled(parts)
-    num = len(set(predictions.patients.tolist()))
-    if num != record.overall.num_patients:
-        return Check(
-            what,
-            NOT_CHECKED,
-            f"predictions of {num:,} of {record.overall.num_patients:,} patients are still there: "
-            "others were erased since",
-        )
-    found = figures_of(
-        predictions,
-        threshold=record.threshold,
-        settings=comparison_settings(config.fairness, config.data),
-        seeds=Seeds(config.seed),
-    )
-    return compare(what, _computed(document), _plain(found, record))
 
 
 def checks_json(verified: Verified) -> str:

@@ -49,6 +49,7 @@ from skinml.federated.roll_call import Record
 from skinml.models.bundle import Bundle, save_bundle
 from skinml.privacy.plan import admissions_release
 from skinml.records import RunRecord, Samples
+from skinml.reports.card import write_card
 from skinml.reports.report import ReportFiles, write_report
 from skinml.tracking.content import clinic_rounds
 from skinml.tracking.tracker import DatasetRef, Tracker, make_tracker
@@ -185,6 +186,7 @@ def write_run(folder: Path, record: RunRecord, bundle: Bundle) -> None:
     """
     write_report(record, folder)
     save_bundle(folder / "model", bundle)
+    write_card(record, folder / "model")
     write_record(record, folder)
     write_result(folder, record, folder / "report.html", None)
 
@@ -234,7 +236,9 @@ def _work(
     try:
         for clinic, folder in gathered.folders.items():
             mine = gathered.places == clinic
-            grounds = grounds_by_split(gathered.cohort, mine, config.purpose)
+            grounds = grounds_by_split(
+                gathered.cohort, mine, config.purpose, folder.policy.licences
+            )
             store_samples(folder, name, samples[clinic], grounds)
             if counted:
                 admissions, mode = gathered.cohort.admissions, config.federation.mode

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -34,6 +34,7 @@ from skinml.records import (
     StrArray,
 )
 from skinml.stewardship.admissibility import row_reasons
+from skinml.stewardship.days import this_day
 from skinml.stewardship.encryption import seal, unseal
 from skinml.training.array_bytes import read_arrays, write_arrays
 from skinml.training.features import (
@@ -41,6 +42,7 @@ from skinml.training.features import (
     features_version,
     images_version,
     prepare_images,
+    store_version,
 )
 
 _GROUP = "group."
@@ -97,11 +99,11 @@ def _inputs(
     paths = [cohort.root / cohort.images["image"].iloc[at] for at in positions]
     digests = [gathered.digests[at] for at in positions]
     size, limits = config.model.image_size, config.data.limits
-    version = features_version(backbone) if backbone else images_version(size)
+    version = store_version(backbone) if backbone else images_version(size)
     keys = folder.patient_keys
     make_folder(folder.features, "folder of features")
     place = store_path(folder.features, version)
-    note_made(place, datetime.datetime.now(datetime.UTC).date())
+    note_made(place, this_day())
     store = FeatureStore(place, folder.key, keys, version)
     patients = cohort.images["patient_id"].iloc[list(positions)].astype(str).tolist()
 
@@ -147,29 +149,31 @@ def _by_split(
     return {split: everything.take(splits == split) for split in SPLITS}
 
 
-def grounds_by_split(cohort: Cohort, mine: BoolArray, purpose: str) -> dict[str, Grounds]:
+def grounds_by_split(
+    cohort: Cohort, mine: BoolArray, purpose: str, licences: Collection[str]
+) -> dict[str, Grounds]:
     """Say on what each of a clinic's items may be used.
 
     Args:
         cohort: The cohort.
         mine: (items,) mask of the clinic's items.
         purpose: What they are used for.
+        licences: The licences that the clinic's policy names.
 
     Returns:
-        By split and item: `licence`, empty where one of the item's images has none, `series`,
-        filled where an image is one of a pair, and `kept_until`, the first day that one of its
-        images ends, empty where none does.
+        By split and item: `licence`, (n, views), that of each of the item's images, empty where it
+        is none of these; `series`, filled where an image is one of a pair; and `kept_until`, the
+        first day that one of its images ends, empty where none does.
     """
     found = {}
     for name in _GROUNDS:
         cells = cohort.images[name].fillna("").astype(str).to_numpy(dtype=str)
         found[name] = cells[cohort.views[mine]]
-    licences, places = found["licence"], found["series"]
+    named, places = found["licence"], found["series"]
     # A licence has no last day: any will do, and no register is asked.
-    licensed = row_reasons(cohort.images, purpose, datetime.date.min) == ""
-    shared = licensed[cohort.views[mine]].all(axis=1)
+    licensed = row_reasons(cohort.images, purpose, datetime.date.min, None, licences) == ""
     grounds = {
-        "licence": np.where(shared, licences[:, 0], ""),
+        "licence": np.where(licensed[cohort.views[mine]], named, ""),
         "series": np.where((places != "").any(axis=1), "pair", ""),
         "kept_until": _first_day(found["kept_until"]),
     }
@@ -252,7 +256,7 @@ def open_samples(folder: ClinicFolder, run: str, split: str) -> tuple[Samples, G
 def admitted(
     folder: ClinicFolder, samples: Samples, grounds: Grounds, purpose: str, day: datetime.date
 ) -> BoolArray:
-    """Tell which samples may be used now: consents change while a run goes on.
+    """Tell which samples may be used now: consents and policies change while a run goes on.
 
     Args:
         folder: The clinic's folder.
@@ -262,13 +266,18 @@ def admitted(
         day: The day of use.
 
     Returns:
-        (n,) mask.
+        (n,) mask; of an item of several images each of them must be admitted.
 
     Raises:
         IntegrityError: If the register of consents was changed.
     """
-    rows = pd.DataFrame({"patient_id": samples.patients, **grounds})
-    return np.asarray(row_reasons(rows, purpose, day, folder.consents) == "", dtype=bool)
+    named = grounds["licence"]
+    named = named if named.ndim == 2 else named[:, None]  # one an item in runs of older releases
+    once = {"patient_id": samples.patients} | {name: grounds[name] for name in _GROUNDS[1:]}
+    rows = {name: np.repeat(cells, named.shape[1]) for name, cells in once.items()}
+    frame = pd.DataFrame({**rows, "licence": named.ravel()})
+    reasons = row_reasons(frame, purpose, day, folder.consents, folder.policy.licences)
+    return np.asarray((reasons == "").reshape(named.shape).all(axis=1), dtype=bool)
 
 
 def still_admitted(folder: ClinicFolder, run: str, purpose: str) -> dict[str, Samples]:
@@ -286,7 +295,7 @@ def still_admitted(folder: ClinicFolder, run: str, purpose: str) -> dict[str, Sa
         EnvironmentProblem: If they cannot be read.
         IntegrityError: If they, or the register of consents, were changed.
     """
-    today, kept = datetime.datetime.now(datetime.UTC).date(), {}
+    today, kept = this_day(), {}
     for split in SPLITS:
         samples, grounds = open_samples(folder, run, split)
         kept[split] = samples.take(admitted(folder, samples, grounds, purpose, today))

@@ -70,13 +70,14 @@ def count_site(
     else:
         listed = read_manifest(data / manifest, root=data, taxonomy=words)
     one_place = config.data.model_copy(update={"partition": PartitionSettings(by="pooled")})
+    door = Door(folder.consents, folder.policy.fields, folder.policy.licences)
     cohort = build_cohort(
         listed,
         one_place,
         Seeds(config.seed),
         purpose=config.purpose,
         day=day,
-        doors=lambda clinic, patients: Door(folder.consents, folder.policy.fields),
+        doors=lambda clinic, patients: door,
         every_class=False,
     )
     items = cohort.items

@@ -81,7 +81,7 @@ def prepare_site(
             do="Use the same release of skinml and the same shared diagnoses everywhere.",
         )
     everything = gathered.places == folder.name
-    grounds = grounds_by_split(gathered.cohort, everything, config.purpose)
+    grounds = grounds_by_split(gathered.cohort, everything, config.purpose, folder.policy.licences)
     store_samples(folder, terms.run, samples[folder.name], grounds)
     if admissions_release(config.privacy) is not None:
         store_standings(folder, terms.run, gathered.cohort.admissions, config.federation.mode)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import date
 from functools import cache, partial
 from pathlib import Path
 
@@ -41,6 +41,7 @@ from skinml.privacy.ledger import Ceilings, Entry
 from skinml.privacy.plan import admissions_release
 from skinml.records import EVERY_SPLIT, SPLITS, Arrays, BoolArray, Labels, Samples
 from skinml.seeding import Seeds
+from skinml.stewardship.days import this_day
 from skinml.stewardship.encryption import derive_key
 from skinml.stewardship.policy_terms import Proposal, require_within
 from skinml.training.personal_head import personal_head
@@ -212,7 +213,7 @@ def _setup_of(terms: Terms, folder: ClinicFolder) -> ClinicSetup:
         sampling_root=sampling_root(config, folder, simulated=terms.simulated),
         simulated=terms.simulated,
         secure=_secure(config, terms, folder),
-        book=SealedBook(folder, terms.run),
+        book=SealedBook(folder, terms.run, plain=True),
         admissions=standings.counts if counts else None,
         not_finite=record.note_not_finite,
         personalise=_personaliser(config, terms, folder, samples, admitted_now),
@@ -330,7 +331,7 @@ def _admissions(
         samples, grounds = opened[split]
         return admitted(folder, samples, grounds, purpose, day)
 
-    return lambda split: judged(split, folder.consents.mark(), datetime.now(UTC).date())
+    return lambda split: judged(split, folder.consents.mark(), this_day())
 
 
 def _note(

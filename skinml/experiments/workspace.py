@@ -14,19 +14,25 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from skinml.durable import locked
-from skinml.errors import DataError, EnvironmentProblem
+from skinml.errors import DataError, EnvironmentProblem, InputError
+
+_MOST_RUNS = 500
 
 LOCK = ".lock"
 """The file in a run's draft folder that whoever is at the run has locked."""
 TERMS = "terms.json"
 """The file in a real clinic's folder of a run, there while the clinic is ready for it."""
+
+
+EVALUATIONS = "evaluations"
+"""The folder in a finished run's folder that holds its evaluations."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +102,35 @@ class Workspace:
             got=f"run={run}",
             do=f"Finished here: {', '.join(known[-5:]) or 'none yet'}.",
         )
+
+
+def require_several(runs: Sequence[str]) -> None:
+    """Refuse runs that cannot be compared because they are too few, too many or the same.
+
+    Args:
+        runs: Their ids or folders.
+
+    Raises:
+        InputError: If they are not from 2 to 500 different ones.
+    """
+    if not 2 <= len(set(runs)) == len(runs) <= _MOST_RUNS:
+        raise InputError(
+            rule=f"an experiment, or from 2 to {_MOST_RUNS} different finished runs",
+            got=f"{len(runs)} runs, {len(set(runs))} of them different",
+            do="Example: skinml compare quickstart --epsilon none,3 --seeds 0,1",
+        )
+
+
+def home_of(folder: Path) -> Path:
+    """Find the run that a report is of.
+
+    Args:
+        folder: The report's folder: the run's own, or one of its evaluations.
+
+    Returns:
+        The run's folder.
+    """
+    return folder.parent.parent if folder.parent.name == EVALUATIONS else folder
 
 
 def new_run_id(experiment: str, now: datetime) -> str:

@@ -41,8 +41,8 @@ from skinml.fairness.sides import badness
 from skinml.fairness.verdicts import holm, p_of_difference, p_of_margin, verdict
 from skinml.records import UNKNOWN_GROUP, Predictions
 
-BESIDE = "balanced_accuracy"
-"""The figure that stands beside the primary one."""
+BESIDE = ("balanced_accuracy",)
+"""The figures that stand beside the primary one, where nobody asks for others."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -80,6 +80,8 @@ def compare_arms(
     attributes: Sequence[str],
     settings: FairnessSettings,
     rng: np.random.Generator,
+    beside: Sequence[str] = BESIDE,
+    by_group: bool = False,
 ) -> ArmComparison:
     """Hold arms against the first one, on the same patients and the same resamples of them.
 
@@ -88,6 +90,8 @@ def compare_arms(
         attributes: What groups are of.
         settings: Figure, reference groups, margin, level and replicates.
         rng: The stream that patients are resampled from.
+        beside: Figures beside the primary one; each is a family of answers of its own.
+        by_group: Whether groups are asked about in these too, and not in the primary one alone.
 
     Returns:
         The comparison.
@@ -107,13 +111,13 @@ def compare_arms(
     metric = primary_metric(settings)
     everybody = overall_cell(first, threshold=arms[0].thresholds[0])
     known = figure_names(everybody, settings)
-    metrics = tuple(dict.fromkeys(name for name in (metric, BESIDE) if name in known))
+    metrics = tuple(dict.fromkeys(name for name in (metric, *beside) if name in known))
     not_compared = {} if metric in known else {metric: "no such figure"}
     metric = metrics[0]
     drawn = _draw(arms, attributes, metrics, settings, rng)
     references = _references(drawn.cells, attributes, settings, not_compared)
     gaps = dict(_gap_draws(arms, drawn, references, metric))
-    changes = list(_changes(arms, drawn, gaps, metrics, settings))
+    changes = list(_changes(arms, drawn, gaps, metrics if by_group else metrics[:1], settings))
     answers, families = _answered(changes, settings)
     return ArmComparison(
         arms=tuple(arm.name for arm in arms),
@@ -301,16 +305,19 @@ def _changes(
     arms: Sequence[ArmRuns],
     drawn: _Drawn,
     gaps: Mapping[tuple[str, str, str, str], Draws],
-    metrics: Sequence[str],
+    of_groups: Sequence[str],
     settings: FairnessSettings,
 ) -> Iterator[_Asked]:
-    """Everything that an arm changed against the first one, p-values not yet corrected."""
+    """Everything that an arm changed against the first one, p-values not yet corrected.
+
+    Groups are asked about in the figures that are named, gaps in the first of these.
+    """
     base = arms[0]
     for arm in arms[1:]:
         same = _same_models(arm, base)
         for (name, attribute, group, metric), draws in drawn.means.items():
             question: Question = "overall" if attribute == OVERALL else "group"
-            if name != arm.name or (question == "group" and metric != metrics[0]):
+            if name != arm.name or (question == "group" and metric not in of_groups):
                 continue
             before = drawn.means[base.name, attribute, group, metric]
             names = (arm.name, base.name, question, attribute, group, "", metric)
@@ -318,7 +325,7 @@ def _changes(
         for (name, attribute, group, reference), draws in gaps.items():
             if name == arm.name:
                 before = gaps[base.name, attribute, group, reference]
-                names = (arm.name, base.name, "gap", attribute, group, reference, metrics[0])
+                names = (arm.name, base.name, "gap", attribute, group, reference, of_groups[0])
                 yield _change(names, difference(draws, before, same=same), settings)
 
 

@@ -46,6 +46,7 @@ def side_by_side(
     attributes: Sequence[str],
     settings: FairnessSettings,
     why: str,
+    beside: Sequence[str] = BESIDE,
 ) -> ArmComparison:
     """Put what runs published beside each other, without testing any difference.
 
@@ -54,6 +55,7 @@ def side_by_side(
         attributes: What groups are of.
         settings: Figure and level.
         why: Why nothing is paired.
+        beside: Figures beside the primary one.
 
     Returns:
         The comparison. An interval is as wide as the mean of the runs' own.
@@ -62,7 +64,9 @@ def side_by_side(
     every = [run for runs in arms.values() for run in runs]
     metrics = tuple(
         dict.fromkeys(
-            name for name in (metric, BESIDE) if all(name in run.overall.estimates for run in every)
+            name
+            for name in (metric, *beside)
+            if all(name in run.overall.estimates for run in every)
         )
     )
     figures = tuple(_figures(arms, attributes, metrics))

@@ -28,6 +28,7 @@ from skinml.training.fit import Exchange, Exchanged
 from skinml.training.learner import Round
 
 _POLL_S = 0.01
+_LATER, _RAREST_S = 0.05, 1.0  # a look after a twentieth of the time so far, or after a second
 # What Flower's own errors mean, where it makes them (flwr.common.constant.ErrorCode).
 _CODES = {
     2: "the clinic's app failed",
@@ -183,7 +184,7 @@ def places_asker(
         stop: Set by whoever wants the run to end now.
         places: Each clinic's node.
         absent: Says in words why a clinic has none.
-        poll_s: Seconds between two looks for replies.
+        poll_s: Least seconds between two looks for replies.
         apart: As for `replies_of`.
 
     Returns:
@@ -270,7 +271,7 @@ def replies_of(
         kind: The message's type.
         deadline_s: Seconds to wait.
         stop: Set by whoever wants the run to end now.
-        poll_s: Seconds between two looks for replies.
+        poll_s: Least seconds between two looks for replies; they become rarer in long rounds.
         apart: Whether nodes are strangers' machines; see `arrived`.
 
     Yields:
@@ -278,16 +279,17 @@ def replies_of(
     """
     messages = [Message(content, node, kind) for node, content in contents.items()]
     waiting = dict(zip(grid.push_messages(messages), contents, strict=True))
-    until = time.monotonic() + deadline_s
+    began = time.monotonic()
     while waiting:
-        before = len(waiting)
         for asked, message in arrived(grid, list(waiting), apart=apart):
             if asked in waiting:
                 yield waiting.pop(asked), message
-        if time.monotonic() > until or stop.is_set():
+        gone = time.monotonic() - began
+        # A look costs processor time for each reply that is out, and keeps simulated clinics from
+        # working: so the longer they take, the rarer it is, and a round at most so much longer.
+        pause = max(poll_s, min(gone * _LATER, _RAREST_S))
+        if not waiting or gone > deadline_s or stop.wait(min(pause, deadline_s - gone)):
             break
-        if len(waiting) == before:
-            time.sleep(poll_s)
     yield from ((node, None) for node in waiting.values())
 
 

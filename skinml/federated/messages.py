@@ -85,7 +85,7 @@ class Reply:
 
 
 def pack_requests(requests: Mapping[str, Request]) -> dict[str, RecordDict]:
-    """Turn requests into Flower's records; a query that several share is packed once.
+    """Turn requests into Flower's records; what several share is packed once.
 
     Args:
         requests: By clinic.
@@ -95,7 +95,14 @@ def pack_requests(requests: Mapping[str, Request]) -> dict[str, RecordDict]:
     """
     queries = {id(each.query): each.query for each in requests.values()}
     packed = {number: pack_arrays(query) for number, query in queries.items()}
-    return {name: _packed(each, packed[id(each.query)]) for name, each in requests.items()}
+    headers: dict[tuple[object, ...], ConfigRecord] = {}
+    contents = {}
+    for name, each in requests.items():
+        same = (each.run, each.round, each.attempt, each.participants, each.step)
+        if same not in headers:
+            headers[same] = _header(each)
+        contents[name] = _packed(each, headers[same], packed[id(each.query)])
+    return contents
 
 
 def pack_request(request: Request) -> RecordDict:
@@ -107,11 +114,11 @@ def pack_request(request: Request) -> RecordDict:
     Returns:
         Three records: "request", "query" and "post".
     """
-    return _packed(request, pack_arrays(request.query))
+    return _packed(request, _header(request), pack_arrays(request.query))
 
 
-def _packed(request: Request, query: ArrayRecord) -> RecordDict:
-    header = ConfigRecord(
+def _header(request: Request) -> ConfigRecord:
+    return ConfigRecord(
         {
             "run": request.run,
             "round": request.round,
@@ -120,6 +127,9 @@ def _packed(request: Request, query: ArrayRecord) -> RecordDict:
             "step": request.step,
         }
     )
+
+
+def _packed(request: Request, header: ConfigRecord, query: ArrayRecord) -> RecordDict:
     post = ConfigRecord(dict(request.post))
     return RecordDict({"request": header, "query": query, "post": post})
 

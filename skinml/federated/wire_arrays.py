@@ -6,8 +6,10 @@ the values that they announce. A sender could put anything into the rest; so all
 
 from __future__ import annotations
 
+from functools import lru_cache
 from io import BytesIO
 from math import prod
+from typing import Any
 
 import numpy as np
 from flwr.app import Array, ArrayRecord
@@ -51,20 +53,23 @@ def unpack_arrays(record: ArrayRecord) -> Arrays:
 
 
 def _read(array: Array) -> np.ndarray:
-    stream = BytesIO(array.data)
-    if npy.read_magic(stream) != (1, 0):
-        raise ValueError("another version of NumPy's format")
-    shape, in_columns, dtype = npy.read_array_header_1_0(stream)
-    told, written = BytesIO(), {"descr": dtype.str, "fortran_order": False, "shape": shape}
-    npy.write_array_header_1_0(told, written)
-    start = stream.tell()
-    outside = (array.dtype, tuple(array.shape), array.stype)
+    dtype, header = _announced(array.dtype, tuple(array.shape))
+    shape, start = tuple(array.shape), len(header)
     if (
-        in_columns
-        or dtype.kind not in _KINDS
-        or outside != (str(dtype), shape, _STYPE)
-        or told.getvalue() != array.data[:start]
+        array.stype != _STYPE
+        or array.data[:start] != header
         or len(array.data) != start + dtype.itemsize * prod(shape)
     ):
         raise ValueError("an array with something beside its values")
-    return array.numpy()
+    return np.frombuffer(array.data, dtype, offset=start).reshape(shape).copy()
+
+
+@lru_cache(maxsize=64)
+def _announced(told: str, shape: tuple[int, ...]) -> tuple[np.dtype[Any], bytes]:
+    """Write the header that `pack_arrays` puts before values of a type and shape."""
+    dtype = np.dtype(told)
+    if dtype.kind not in _KINDS or str(dtype) != told:
+        raise ValueError("another type")
+    header = BytesIO()
+    npy.write_array_header_1_0(header, {"descr": dtype.str, "fortran_order": False, "shape": shape})
+    return dtype, header.getvalue()

@@ -9,6 +9,7 @@ from skinml.reports.view import Cell, Row, Table
 _HEADS = {
     "admitted": "Admitted",
     "no consent": "No consent on record",
+    "licence not allowed": "Under a licence that the policy does not name",
     "purpose not covered": "Consent does not cover the purpose",
     "data not covered": "Consent does not cover the images",
     "not yet valid": "Consent not yet valid",

@@ -11,6 +11,7 @@ from skinml.durable import make_folder, write_whole
 from skinml.reports import compare_tables, numbers
 from skinml.reports.compare_figures import plot_svg, plots_file
 from skinml.reports.compare_record import ComparisonRecord, comparison_csv, comparison_to_json
+from skinml.reports.compare_sides import changed_table, side_tables
 from skinml.reports.templating import filled_in
 from skinml.reports.view import group_title, settings_table
 from skinml.reports.wording import attribute_title, metric_words, unit_noun, unit_words
@@ -97,9 +98,12 @@ def _context(record: ComparisonRecord) -> dict[str, Any]:
         "bare": [arm.name for arm in record.arms if not arm.private],
         "one_seed": one_seed,
         "seeds": max(len(arm.runs) for arm in record.arms),
+        "seeds_words": _seeds(record),
         "harder": compare_tables.answers(record, ("gap",)),
         "signed": compare_tables.signed,
         "plots": [_Shown(each.title, plot_svg(each)) for each in compare_tables.plots(record)],
+        "changed": changed_table(record),
+        "sides": side_tables(record),
         "arms": compare_tables.arms_table(record),
         "counts": compare_tables.counts_table(record),
         "figures": compare_tables.figure_tables(record),
@@ -111,3 +115,9 @@ def _context(record: ComparisonRecord) -> dict[str, Any]:
         "versions": settings_table("Versions", record.versions),
         "fmt": numbers,
     }
+
+
+def _seeds(record: ComparisonRecord) -> str:
+    """Say how many seeds each arm was run with: "3", or "2 to 3" where they differ."""
+    counts = {len(arm.runs) for arm in record.arms}
+    return str(max(counts)) if len(counts) == 1 else f"{min(counts)} to {max(counts)}"

@@ -83,6 +83,21 @@ class ArmLine:
 
 
 @dataclass(frozen=True)
+class VersionChange:
+    """What is different, or the same, about two versions of a model, in words.
+
+    Attributes:
+        what: What is told.
+        before: How it was.
+        after: How it is.
+    """
+
+    what: str
+    before: str
+    after: str
+
+
+@dataclass(frozen=True)
 class ComparisonRecord:
     """Everything that a finished comparison may show.
 
@@ -101,6 +116,8 @@ class ComparisonRecord:
         config: What all arms share of their configs, as plain values.
         differs: For each arm what its config says where arms differ, by dotted name.
         versions: Versions of skinml and the libraries that it stands on.
+        changed: Of two versions side by side, what is different about them; empty where arms are
+            compared.
     """
 
     comparison: str
@@ -117,6 +134,7 @@ class ComparisonRecord:
     config: Mapping[str, Any]
     differs: Mapping[str, Mapping[str, str]]
     versions: Mapping[str, str]
+    changed: tuple[VersionChange, ...] = ()
 
     @property
     def simulated(self) -> bool:

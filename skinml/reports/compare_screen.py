@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 from skinml.fairness.arm_means import SeedMean
 from skinml.reports.compare_record import ComparisonRecord
+from skinml.reports.compare_sides import side_tables
 from skinml.reports.compare_tables import OVERALL, answer_words, signed
 from skinml.reports.numbers import figure
-from skinml.reports.view import group_title
+from skinml.reports.view import Cell, group_title
 from skinml.reports.wording import attribute_title, metric_words
 
 
@@ -40,7 +41,25 @@ def screen_tables(record: ComparisonRecord) -> tuple[ScreenTable, ...]:
     return tuple(each for each in _tables(record) if each.rows)
 
 
+def _sides(record: ComparisonRecord) -> Iterator[ScreenTable]:
+    """Two versions: what is different, then the primary figure; the page has the others."""
+    different = tuple(
+        (each.what, each.before, each.after) for each in record.changed if each.before != each.after
+    )
+    yield ScreenTable("What is different:", ("what", "before", "after"), different)
+    for table in side_tables(record)[:1]:
+        rows = tuple((row.head, *(_both(cell) for cell in row.cells[:3])) for row in table.rows)
+        yield ScreenTable(f"{table.caption}:", ("group", "before", "after", "difference"), rows)
+
+
+def _both(cell: Cell) -> str:
+    return f"{cell.text} ({cell.detail.partition(';')[0]})" if cell.detail else cell.text
+
+
 def _tables(record: ComparisonRecord) -> Iterator[ScreenTable]:
+    if record.changed:
+        yield from _sides(record)
+        return
     found, title = record.found, metric_words(record.found.metric).title
     level = f"{found.level * 100:.0f}% interval"
     yield _everybody(record, level)
@@ -70,7 +89,16 @@ def _tables(record: ComparisonRecord) -> Iterator[ScreenTable]:
             for each in found.changes
             if each.question == question
         )
-        yield ScreenTable(caption, ("arm", "change", "answer"), asked)
+        yield _answered(caption, asked)
+
+
+def _answered(caption: str, rows: tuple[tuple[str, str, str], ...]) -> ScreenTable:
+    """Say an answer that stands in every line once, above them."""
+    answers = {answer for _, _, answer in rows}
+    if len(rows) > 1 and len(answers) == 1:
+        shared = f"{caption}\nin every line: {answers.pop()}"
+        return ScreenTable(shared, ("arm", "change"), tuple(row[:2] for row in rows))
+    return ScreenTable(caption, ("arm", "change", "answer"), rows)
 
 
 def _everybody(record: ComparisonRecord, level: str) -> ScreenTable:

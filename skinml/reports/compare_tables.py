@@ -149,7 +149,9 @@ def counts_table(record: ComparisonRecord) -> Table:
         )
         for each in record.found.counts
     )
-    columns = ("Group", "Test images", people.capitalize(), "Malignant", "Others")
+    # Where figures come from noised counts, these are of patients, and no image is counted.
+    what = people if any(each.num_images is None for each in record.found.counts) else "images"
+    columns = ("Group", "Test images", people.capitalize(), f"Malignant {what}", f"Other {what}")
     return Table("Who was tested: the same in every run", columns, rows)
 
 

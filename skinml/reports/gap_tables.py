@@ -14,7 +14,7 @@ from skinml.fairness.verdicts import CANNOT_TELL, RULED_OUT, SHOWN
 from skinml.records import Estimate
 from skinml.reports.numbers import figure, interval
 from skinml.reports.view import Cell, Row, Table
-from skinml.reports.wording import attribute_title, metric_words
+from skinml.reports.wording import GROUPS, attribute_title, metric_words
 
 NAMED = "named in advance"
 """How the primary comparison was named, unless the page cannot know that."""
@@ -233,7 +233,7 @@ def _spread(estimate: Estimate) -> str:
 
 
 def _name(group: str) -> str:
-    return CROSS.join("not known" if part == "unknown" else part for part in group.split(CROSS))
+    return CROSS.join(GROUPS.get(part, part) for part in group.split(CROSS))
 
 
 def margin_words(gaps: Gaps) -> str:

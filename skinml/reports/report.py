@@ -24,7 +24,7 @@ from skinml.reports.participation import (
     terms_words,
 )
 from skinml.reports.personal import personal_table
-from skinml.reports.review import review_parts
+from skinml.reports.review import noise_table, review_parts
 from skinml.reports.sections import history_plots, sections
 from skinml.reports.templating import filled_in
 from skinml.reports.wording import (
@@ -106,6 +106,42 @@ def render_html(record: RunRecord) -> str:
     return filled_in("report.html.j2", _context(record, derive(record)))
 
 
+def promise_values(record: RunRecord, derived: Derived) -> dict[str, Any]:
+    """Collect what the section on privacy names, for this page and for one of its own.
+
+    Args:
+        record: What the run may show.
+        derived: What is worked out from it.
+
+    Returns:
+        By the template's names.
+    """
+    promised = record.guarantee
+    return {
+        "record": record,
+        "derived": derived,
+        "people": unit_noun(record.data.get("unit", "")),
+        "clinics": view.clinic_table(record, derived),
+        "readings": view.readings_table(record, derived),
+        "terms": terms_words(record, derived),
+        "noise": noise_words(record, derived),
+        "attendance": attendance_table(record, derived),
+        "sums": sums_table(record, derived),
+        "trust": trust_words(promised.trust),
+        "collusion": collusion_words(
+            promised.trust,
+            num_clinics=promised.num_clinics,
+            num_enough=derived.num_enough,
+            num_honest=derived.num_honest,
+        ),
+        "unit": unit_words(promised.unit),
+        "you": you_words(promised.unit),
+        "from_file": record.kind == PREDICTIONS,
+        "noise_table": noise_table(derived),
+        "fmt": numbers,
+    }
+
+
 def _words(name: str, record: RunRecord) -> MetricWords:
     """Look up what a figure means, told by where it comes from."""
     if record.evaluation_source == "dp_counts":
@@ -141,9 +177,7 @@ def _context(record: RunRecord, derived: Derived) -> dict[str, Any]:
     shown = {*record.overall.estimates, *(n for g in record.groups for n in g.estimates)}
     people = unit_noun(record.data.get("unit", ""))
     return {
-        "record": record,
-        "people": people,
-        "derived": derived,
+        **promise_values(record, derived),
         "counted": record.evaluation_source == "dp_counts",
         "overall_alarms": derived.alarms[0],
         "few_groups": [each for each in derived.alarms[1:] if each.few],
@@ -158,32 +192,16 @@ def _context(record: RunRecord, derived: Derived) -> dict[str, Any]:
         "mitigation": mitigation_part(record),
         "flow": view.flow_table(record, people),
         "cohort": [*admission_tables(record, people), *view.cohort_tables(record, people)],
-        "clinics": view.clinic_table(record, derived),
-        "readings": view.readings_table(record, derived),
-        "terms": terms_words(record, derived),
-        "noise": noise_words(record, derived),
-        "attendance": attendance_table(record, derived),
-        "sums": sums_table(record, derived),
         "history": view.history_table(record),
         "history_plots": history_plots(record),
         "data": view.settings_table("Data", record.data),
         "versions": view.settings_table("Versions", record.versions),
         "config": view.settings_table("Settings of the run", record.config),
-        "trust": trust_words(record.guarantee.trust),
-        "collusion": collusion_words(
-            record.guarantee.trust,
-            num_clinics=record.guarantee.num_clinics,
-            num_enough=derived.num_enough,
-            num_honest=derived.num_honest,
-        ),
-        "unit": unit_words(record.guarantee.unit),
-        "you": you_words(record.guarantee.unit),
         "malignant": [
             name
             for name, bad in zip(record.classes.names, record.classes.malignant, strict=True)
             if bad
         ],
         "headline": attribute_title(derived.headline) if derived.headline else "",
-        "fmt": numbers,
         **review_parts(record, derived),
     }

@@ -66,7 +66,6 @@ def review_parts(record: RunRecord, derived: Derived) -> dict[str, Any]:
     silent = [] if gaps is None else [each for each in gaps.label_error if not each.points]
     empty, several = Table("", (), ()), len(record.classes.names) > 2
     return {
-        "from_file": record.kind == PREDICTIONS,
         "gaps": gaps,
         "findings": _NOBODY
         if gaps is None
@@ -92,7 +91,6 @@ def review_parts(record: RunRecord, derived: Derived) -> dict[str, Any]:
         "tone_scale": tone_scale(record, "skin_tone"),
         "heterogeneity": _heterogeneity(derived),
         "criteria": _criteria(derived),
-        "noise_table": _noise(derived),
         "clauses": _clauses(derived),
     }
 
@@ -169,7 +167,15 @@ def _criteria(derived: Derived) -> Table:
     return Table("Criteria and what was found", ("Criterion", "Answer", "What was found"), rows)
 
 
-def _noise(derived: Derived) -> Table:
+def noise_table(derived: Derived) -> Table:
+    """Make the table of how great the noise is beside the counts.
+
+    Args:
+        derived: What the report works out.
+
+    Returns:
+        A line for everybody and one for each group; none where counts are exact.
+    """
     rows = tuple(
         Row(
             "Everybody"

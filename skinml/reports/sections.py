@@ -106,7 +106,7 @@ def _forest_plots(
             continue
         rows = [
             ForestRow(
-                label="not known" if group.group == "unknown" else group.group,
+                label=view.group_title(group.group),
                 note=_events(metric, group),
                 estimate=group.estimates[metric],
                 few=is_few(group, derived.min_events, metric),

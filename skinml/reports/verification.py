@@ -94,7 +94,7 @@ def compare(what: str, told: Any, found: Any) -> Check:
     off = [place for place, one, other in leaves if not _alike(one, other)]
     if not off:
         numbers = sum(isinstance(one, float | int) for _, one, _ in leaves)
-        return Check(what, AGREES, f"{numbers:,} numbers")
+        return Check(what, AGREES, f"{numbers:,} numbers" if numbers else "")
     more = f" and {len(off) - _SHOWN} more" if len(off) > _SHOWN else ""
     return Check(what, DIFFERS, f"at {', '.join(off[:_SHOWN])}{more}")
 
@@ -249,7 +249,7 @@ def read_document(text: str) -> Mapping[str, Any]:
     """
     try:
         found = json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
         raise DataError(

@@ -10,7 +10,13 @@ from typing import Any
 from skinml.records import SPLITS, UNKNOWN_GROUP, Estimate, GroupResult, RunRecord
 from skinml.reports.derived import FEW_EVENTS, Alarms, Derived, is_few
 from skinml.reports.numbers import about, at_most, count, epsilon, figure, interval
-from skinml.reports.wording import CALIBRATION, DISCRIMINATION, attribute_title, metric_words
+from skinml.reports.wording import (
+    CALIBRATION,
+    DISCRIMINATION,
+    GROUPS,
+    attribute_title,
+    metric_words,
+)
 
 
 @dataclass(frozen=True)
@@ -59,6 +65,8 @@ class Table:
 def group_results(record: RunRecord) -> tuple[tuple[str, tuple[GroupResult, ...]], ...]:
     """Put the groups of each attribute together, the attributes in the record's order.
 
+    The group that nobody knows comes last.
+
     Args:
         record: What the run may show.
 
@@ -66,7 +74,9 @@ def group_results(record: RunRecord) -> tuple[tuple[str, tuple[GroupResult, ...]
         Pairs of an attribute and its groups.
     """
     order = {name: place for place, name in enumerate(g.attribute for g in record.groups[::-1])}
-    ranked = sorted(record.groups, key=lambda group: -order[group.attribute])
+    ranked = sorted(
+        record.groups, key=lambda each: (-order[each.attribute], each.group == UNKNOWN_GROUP)
+    )
     return tuple(
         (name, tuple(groups)) for name, groups in groupby(ranked, key=lambda group: group.attribute)
     )
@@ -83,9 +93,10 @@ def alarm_table(derived: Derived, people: str) -> Table:
         A table with a line for everybody and one for each group of the headline attribute.
     """
     title = attribute_title(derived.headline) if derived.headline else "Group"
+    what = people if any(alarms.count_std for alarms in derived.alarms) else "images"
     return Table(
-        caption=f"Alarms in 100 images, with the {derived.level_percent:.0f}% interval",
-        columns=(title, "Of 100 malignant, found", "Of 100 others, false alarms"),
+        caption=f"Alarms in 100 {what}, with the {derived.level_percent:.0f}% interval",
+        columns=(title, f"Of 100 malignant {what}, found", f"Of 100 other {what}, false alarms"),
         rows=tuple(_alarm_row(alarms, people) for alarms in derived.alarms),
     )
 
@@ -368,9 +379,9 @@ def group_title(group: str) -> str:
         group: The group's name in the record.
 
     Returns:
-        The name; "not known" for the group that nobody knows.
+        The name in words; "not known" for the group that nobody knows.
     """
-    return "not known" if group == UNKNOWN_GROUP else group
+    return GROUPS.get(group, group)
 
 
 def _cells(estimates: Mapping[str, Estimate], names: Sequence[str]) -> tuple[Cell, ...]:
@@ -396,7 +407,8 @@ def _group_row(group: GroupResult, names: Sequence[str], floor: int, people: str
     images = "" if group.num_images is None else f", {count(group.num_images)} images"
     counts = f"{about(group.num_patients, std)} {people}{images}: "
     counts += (
-        f"{about(group.num_positives, std)} malignant, {about(group.num_negatives, std)} other"
+        f"{about(group.num_positives, std)} malignant, {about(group.num_negatives, std)} other "
+        f"{people if std else 'images'}"
     )
     few = ". Too few for a finding" if is_few(group, floor) else ""
     everybody = f"All test {people if group.count_std else 'images'}"

@@ -156,6 +156,15 @@ SCALES = {
     "fitzpatrick": "Fitzpatrick skin type, I burns most easily to VI darkest",
 }
 
+# The taxonomy's own names of places on the body; a clinic's names stay as it writes them.
+GROUPS = {
+    "head_neck": "head or neck",
+    "upper_extremity": "arm or shoulder",
+    "lower_extremity": "leg",
+    "hand_foot": "hand or foot",
+    "oral_genital": "mouth or genitals",
+    "unknown": "not known",
+}
 ATTRIBUTES = {
     "overall": "Everybody",
     "skin_tone": "Skin tone",

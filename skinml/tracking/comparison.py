@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
+from typing import Literal
 
 from skinml.errors import PolicyError
 from skinml.tracking.allowlist import (
@@ -20,7 +21,7 @@ from skinml.tracking.clinic_runs import log_points
 from skinml.tracking.settings import TrackingSettings
 
 EVERYBODY = "overall"
-KIND = "compare"
+KIND: Literal["compare"] = "compare"
 _PARENT = "mlflow.parentRunId"
 _GAP, _CHANGE = "gap", "change"
 
@@ -104,8 +105,9 @@ def log_comparison(
     metrics: Sequence[ArmMetric],
     runs: Sequence[str],
     files: Sequence[Path],
+    kind: Literal["compare", "sweep"] = KIND,
 ) -> str | None:
-    """Write a comparison as a parent run.
+    """Write a comparison, or a sweep, as a parent run.
 
     Args:
         settings: Where the store is, and whether anything is written.
@@ -116,6 +118,7 @@ def log_comparison(
         runs: MLflow's ids of the compared runs. Each is put below this one, but for those that
             are below another comparison already.
         files: The page, the plot and the tables.
+        kind: What the parent is, and the folder of its files.
 
     Returns:
         MLflow's id of the comparison; None where nothing is kept.
@@ -128,7 +131,7 @@ def log_comparison(
         return None
     from skinml.tracking.mlflow_tracker import log_params, opened_store
 
-    checked = checked_tags({**tags, "skinml.kind": KIND})
+    checked = checked_tags({**tags, "skinml.kind": kind})
     written = checked_params(params)
     found = comparison_metrics(metrics, settings.group_attributes)
     with opened_store(settings, folder) as (client, experiment_id):
@@ -139,7 +142,7 @@ def log_comparison(
         log_params(client, own, written)
         log_points(client, own, [(key, value, 0) for key, value in found.items()])
         for path in files:
-            client.log_artifact(own, str(path), KIND)
+            client.log_artifact(own, str(path), kind)
         for run in runs:
             with suppress(MlflowException):  # of another store: the table names it all the same
                 if _PARENT not in client.get_run(run).data.tags:

@@ -96,6 +96,7 @@ def test_the_same_policy_again_changes_nothing(skinml: Invoke, folder: Path, new
     assert outcome.json == {
         "changed": False,
         "difference": [],
+        "originals_left": 0,
         "digest": policy_digest(held(folder)),
     }
 

@@ -37,7 +37,7 @@ def simulated(config: RunConfig, place: Path) -> Trained:
     samples, _ = prepare_samples(config, gathered, silence)
     for name, folder in gathered.folders.items():
         mine = gathered.places == name
-        grounds = grounds_by_split(gathered.cohort, mine, config.purpose)
+        grounds = grounds_by_split(gathered.cohort, mine, config.purpose, folder.policy.licences)
         store_samples(folder, RUN, samples[name], grounds)
     masked = config.privacy.trust == "distributed"
     keys = tuple((name, f.identity.public_key) for name, f in gathered.folders.items())

@@ -94,6 +94,18 @@ def test_without_an_answer_the_run_goes_on_waiting(say: Say, folder: ClinicFolde
         assert words in out, words
 
 
+def test_the_card_says_in_words_when_groups_steer_training(tmp_path: Path, say: Say) -> None:
+    assert "who counts" not in say(RUN)[1]
+    (tmp_path / "other").mkdir()
+    other = make_folder(tmp_path / "other")
+    steered = ("mitigation.method=group_dro", "mitigation.group=sex", "data.groups=[sex]")
+    proposals.receive(other, proposal(*steered, expires=SOON))
+    told = say(RUN, place=other)[1]
+    assert "Groups by sex for whom the model does worse count more" in " ".join(told.split())
+    assert max(map(len, told.splitlines())) <= 80
+    assert json.loads(say(RUN, "--json", place=other)[1])["steering"].startswith("Groups by sex")
+
+
 def test_the_card_is_one_page_and_the_config_comes_where_it_is_asked_for(say: Say) -> None:
     short = say(RUN)[1].splitlines()
     assert len(short) <= 48

@@ -28,6 +28,7 @@ ROUNDS = 3
 ANSWERS = """
 name: {name}
 purposes: [care, federated_training]
+licences: [CC0]
 epsilon: {{per_run: 8, per_year: 8, for_life: 10}}
 least_patients: 10
 unlock: {place}/stick-{name}/key

@@ -66,6 +66,12 @@ def test_every_config_is_composed_before_the_first_run_begins() -> None:
     assert [run.config.privacy.private for run in planned] == [False, False, True, True]
 
 
+def test_an_arm_that_changes_nothing_is_refused() -> None:
+    arms = arms_of([], ["mitigation.method=none"])
+    with pytest.raises(InputError, match=r"'mitigation.method=none' beside 'as configured'"):
+        plan_runs("quickstart", (), arms, (0,))
+
+
 def test_what_several_runs_are_charged_is_their_composition(tmp_path) -> None:
     arms = arms_of(["none", "2"])
     planned = plan_runs("quickstart", ("training.head.rounds=3",), arms, (0, 1))

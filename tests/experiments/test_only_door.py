@@ -210,7 +210,7 @@ _CALLERS = {
         "clinic/importing_records.py",  # holds a new list against the rules; no image is there yet
     },
     "SealedImages": {"clinic/correction.py", "clinic/imported_data.py"},
-    "make_safe": {"clinic/importing.py"},
+    "make_safe": {"clinic/importing_steps.py"},
     "open_picture": {"data/deidentify.py"},
     "open_manifest": {
         "experiments/audit_sides.py",
@@ -219,13 +219,14 @@ _CALLERS = {
     },
     "inspect_images": {"clinic/check.py", "experiments/cohorts.py", "experiments/evaluate.py"},
     "decode_colour": {"data/tone_colour.py"},
-    "decode_image": {
-        "data/tone_table.py",  # masks of lesions
+    "decode_image": {"data/tone_table.py"},  # masks of lesions
+    "prepare_image": {"experiments/evaluate.py", "training/features.py"},
+    "compute_features": {
         "experiments/evaluate.py",
         "experiments/pace.py",
-        "training/features.py",
         "training/public_images.py",  # a public folder that the config names, no patient's
     },
+    "extract_features": {"experiments/samples.py", "models/backbones.py"},  # timm's own of the name
     "FeatureStore": {"experiments/audit_replay.py", "experiments/samples.py"},
     "prepare_images": {"experiments/samples.py"},
 }

@@ -14,7 +14,8 @@ import yaml
 from skinml.cli.main import main
 from skinml.experiments.predictions_file import PredictionsSettings
 from skinml.experiments.predictions_report import report_predictions
-from skinml.experiments.report_check import ANEW, verify_report
+from skinml.experiments.report_anew import ANEW
+from skinml.experiments.report_check import verify_report
 from skinml.fairness.settings import FairnessSettings
 from skinml.reports.verification import AGREES, DIFFERS, NOT_CHECKED
 
@@ -139,6 +140,15 @@ def test_a_figure_changed_everywhere_is_found_by_computing_it_anew(made, copy, c
     told = capsys.readouterr()
     assert "overall.estimates.auroc.value" in told.err
     assert "Do not rely on this report" in told.err
+
+
+def test_where_other_code_made_a_report_that_differs_the_user_is_told_of_it(made, copy, capsys):
+    document = json.loads((copy / "report.json").read_text())
+    document["record"]["overall"]["estimates"]["auroc"]["value"] += 0.01
+    document["record"]["versions"]["skinml source"] = "sha256:0123456789abcdef"
+    (copy / "report.json").write_text(json.dumps(document))
+    assert main(["report", "verify", str(copy), "--predictions", str(made[0])]) == 5
+    assert "Other code of skinml made it" in capsys.readouterr().err
 
 
 def test_a_changed_origin_is_found(copy, made):

@@ -14,7 +14,7 @@ from skinml.privacy.ledger import Ceilings, spent
 from skinml.privacy.plan import admissions_release
 from skinml.privacy.quantise import GRID
 
-EXACT = np.array([90, 5, 0, 0, 2, 3, 4, 0, 1])
+EXACT = np.array([90, 5, 0, 0, 0, 2, 3, 4, 0, 1])
 PAST_NOISE = 7  # standard deviations: once in 10**11 draws
 
 

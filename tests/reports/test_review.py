@@ -217,7 +217,7 @@ def test_without_a_threshold_the_first_page_shows_how_well_scores_rank(reviewed,
     page = read_page(render_html(changed))
     short = page.text.split("Contents")[0]
     assert "nothing says from which score on an image raises an alarm" in short
-    assert "Of 100 malignant, found" not in short
+    assert "Of 100 malignant images, found" not in short
     table = page.tables["Telling malignant from other images, with the 95% interval"]
     assert [row[0].split()[0] for row in table[1:]] == ["Everybody", "I-II", "III-IV", "V-VI"]
     assert table[1][1].startswith(f"{ranked['auroc'].value:.3f}")
