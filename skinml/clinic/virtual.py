@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -75,6 +76,23 @@ def find_virtual_folder(root: Path, name: str) -> ClinicFolder | None:
     if not _NAME.fullmatch(name) or not (root / name).exists():
         return None
     return _open(root / name)
+
+
+def find_virtual_among(roots: Sequence[Path], name: str) -> ClinicFolder | None:
+    """Open the folder of a virtual clinic in the first of several places that has one.
+
+    Args:
+        roots: Folders in which it may be.
+        name: The clinic's name.
+
+    Returns:
+        The folder; None where no place has one of this name.
+
+    Raises:
+        IntegrityError: If something in the folder was changed.
+        PolicyError: If it is a real clinic's.
+    """
+    return next(filter(None, (find_virtual_folder(root, name) for root in roots)), None)
 
 
 def _open(path: Path) -> ClinicFolder:

@@ -12,14 +12,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from skinml.clinic.virtual import find_virtual_folder
 from skinml.errors import ConfigError, DataError
+from skinml.experiments.kept_predictions import kept_predictions
 from skinml.experiments.progress import Progress
 from skinml.experiments.result import read_record
 from skinml.experiments.run import Finished
 from skinml.experiments.run import resume as resume_run
 from skinml.experiments.run import run as run_experiment
-from skinml.experiments.samples import read_predictions
 from skinml.experiments.workspace import Workspace
 from skinml.records import Predictions, RunRecord
 from skinml.reports.summary import figures_table, framed_page, summary_html
@@ -86,17 +85,21 @@ class Result:
 
         A row an item: "clinic", "patient" (a number within this table, no id, and another one
         whenever it is asked for), "label", "decision", a column `score of CLASS` each, and the
-        groups.
+        groups. Patients who withdrew or were erased since are left out.
 
         Raises:
             DataError: If the run is none of this machine's simulations, or its test figures come
                 from noised counts: then nobody may see predictions.
             PolicyError: If a real clinic's folder lies where a simulated one's should.
         """
-        return pd.concat(
-            [_frame(name, made) for name, made in self._kept_predictions().items()],
-            ignore_index=True,
-        )
+        kept, why = kept_predictions(self.record, [Workspace(self.work_dir).clinics])
+        if not kept:
+            raise DataError(
+                rule="a simulation on this machine that keeps its predictions",
+                got=f"run={self.run}: {why}",
+                do="Use `figures`, which the run published.",
+            )
+        return pd.concat([_frame(name, made) for name, made in kept.items()], ignore_index=True)
 
     def report(self) -> Page:
         """Find the report.
@@ -105,24 +108,6 @@ class Result:
             Its page; in a notebook it is shown.
         """
         return Page(self.folder / "report.html", f"report of {self.run}")
-
-    def _kept_predictions(self) -> dict[str, Predictions]:
-        record = self.record
-        rounds, clinics = record.participation, Workspace(self.work_dir).clinics
-        present = rounds[-1].took_part if rounds else ()
-        exact = record.evaluation_source == "exact" and record.guarantee.simulated
-        here = {name: find_virtual_folder(clinics, name) for name in present} if exact else {}
-        folders = {name: folder for name, folder in here.items() if folder is not None}
-        if not exact or len(folders) < len(present):
-            raise DataError(
-                rule="a simulation on this machine whose figures are exact",
-                got=f"run={record.run}",
-                do="Elsewhere predictions stay at the clinics: use `figures`.",
-            )
-        return {
-            name: read_predictions(folders[name], record.run, "test", record.classes)
-            for name in sorted(present)
-        }
 
     def _repr_html_(self) -> str:
         return summary_html(self.record)

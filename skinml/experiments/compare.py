@@ -31,16 +31,17 @@ from skinml.experiments.compare_runs import (
     find_named,
     in_common,
     in_order,
-    kept_predictions,
     same_items,
 )
 from skinml.experiments.compare_tracking import track_comparison
 from skinml.experiments.compared import comparison_settings
+from skinml.experiments.kept_predictions import kept_predictions
 from skinml.experiments.outcome import VERSIONS
 from skinml.experiments.progress import Progress, Silence
 from skinml.experiments.result import read_mlflow_run
 from skinml.experiments.version_changes import version_changes
 from skinml.experiments.workspace import Workspace, new_run_id, require_several
+from skinml.experiments.yardsticks import pooled
 from skinml.fairness.arm_values import ArmComparison
 from skinml.fairness.arms import BESIDE, ArmRuns, compare_arms
 from skinml.fairness.settings import FairnessSettings
@@ -296,11 +297,12 @@ def _found(
     every = [run for runs in by_arm.values() for run in runs]
     opened: list[Predictions] = []
     for run in every:
-        said, why = kept_predictions(run, workspace)
-        if said is None:
+        places = (workspace.clinics, run.folder.parent.parent / "clinics")
+        said, why = kept_predictions(run.record, places)
+        if not said:
             why = f"{run.record.run}: {why}"
             return _unpaired(by_arm, attributes, settings, why, beside), 0
-        opened.append(said)
+        opened.append(pooled(said))
     if beside == SIDES:
         opened = [in_order(each) for each in opened]
         if not same_items(opened):

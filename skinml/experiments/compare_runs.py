@@ -10,19 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from skinml.clinic.folder import ClinicFolder, open_folder
 from skinml.config import RunConfig, parse_config
-from skinml.errors import ConfigError, DataError, EnvironmentProblem
+from skinml.errors import DataError, EnvironmentProblem
 from skinml.experiments.code_version import SOURCE, source_digest
+from skinml.experiments.kept_predictions import taken
 from skinml.experiments.progress import Progress
 from skinml.experiments.result import RECORD_FILE, read_record
 from skinml.experiments.resuming import resumable
 from skinml.experiments.run import resume, run_config
-from skinml.experiments.samples import read_predictions
 from skinml.experiments.workspace import Workspace, in_work, run_of
-from skinml.experiments.yardsticks import pooled
-from skinml.records import BoolArray, IntArray, Predictions, RunRecord, StrArray
-from skinml.stewardship.days import this_day
+from skinml.records import Predictions, RunRecord, StrArray
 
 CONFIG_FILE = "config.json"
 # What decides nothing about a run's figures.
@@ -165,74 +162,6 @@ def config_of(record: RunRecord) -> RunConfig:
         ConfigError: If it is of another release of skinml.
     """
     return parse_config(dict(record.config))
-
-
-def kept_predictions(run: FinishedRun, workspace: Workspace) -> tuple[Predictions | None, str]:
-    """Open what a simulation's virtual clinics keep of a run's test patients.
-
-    Args:
-        run: The run.
-        workspace: Where the virtual clinics are.
-
-    Returns:
-        The predictions, without those of patients who withdrew or were erased since; or None and
-        the reason why there are none.
-
-    Raises:
-        IntegrityError: If a clinic's folder was changed.
-    """
-    record = run.record
-    if record.evaluation_source != "exact":
-        return None, "its figures come from noised counts: no prediction left a clinic"
-    places = (workspace.clinics, run.folder.parent.parent / "clinics")
-    present = record.participation[-1].took_part if record.participation else ()
-    parts = {}
-    for name in present:
-        place = next((at / name for at in places if (at / name / "clinic.json").is_file()), None)
-        if place is None:
-            return None, "the folders of its virtual clinics are not here"
-        folder = open_folder(place)
-        try:
-            said = read_predictions(folder, record.run, "test", record.classes)
-        except (OSError, EnvironmentProblem):
-            return None, f"{name} no longer keeps its predictions"
-        parts[name] = _without_withdrawn(said, folder, record)
-    if not parts:
-        return None, "nobody took part in it"
-    return pooled(parts), ""
-
-
-def _without_withdrawn(said: Predictions, folder: ClinicFolder, record: RunRecord) -> Predictions:
-    """Leave out who withdrew since: a comparison is a use of its own."""
-    if not len(said):
-        return said
-    try:
-        purpose = config_of(record).purpose
-    except ConfigError:
-        purpose = "research"
-    today = this_day()
-    told = folder.consents.verdicts(said.patients.tolist(), purpose, today)
-    return taken(said, np.asarray(told != "withdrawn", dtype=bool))
-
-
-def taken(predictions: Predictions, rows: BoolArray | IntArray) -> Predictions:
-    """Keep some items, or put them in another order.
-
-    Args:
-        predictions: The predictions.
-        rows: (n,) mask of the items, or their positions.
-
-    Returns:
-        The items in their order, or in that of the positions.
-    """
-    return Predictions(
-        classes=predictions.classes,
-        labels=predictions.labels[rows],
-        probabilities=predictions.probabilities[rows],
-        decisions=predictions.decisions[rows],
-        patients=predictions.patients[rows],
-        groups={name: values[rows] for name, values in predictions.groups.items()},
-    )
 
 
 def in_common(every: Sequence[Predictions]) -> tuple[tuple[Predictions, ...], int]:

@@ -12,9 +12,9 @@ import numpy as np
 from pydantic import ValidationError
 
 from skinml.clinic.folder import ClinicFolder
-from skinml.clinic.virtual import find_virtual_folder
+from skinml.clinic.virtual import find_virtual_among
 from skinml.config import RunConfig, parse_config
-from skinml.errors import ConfigError, SkinmlError
+from skinml.errors import ConfigError, EnvironmentProblem, SkinmlError
 from skinml.experiments.compared import comparison_settings
 from skinml.experiments.guarantee import guarantee_from, guarantee_told
 from skinml.experiments.learners import build_learner, validation_release
@@ -162,8 +162,7 @@ def clinic_folders(record: RunRecord, roots: Sequence[Path]) -> dict[str, Clinic
     """
     found = {}
     for name in record.guarantee.clinics:
-        root = next((at for at in roots if (at / name / "clinic.json").is_file()), None)
-        folder = None if root is None else find_virtual_folder(root, name)
+        folder = find_virtual_among(roots, name)
         if folder is None:
             return None
         found[name] = folder
@@ -212,7 +211,7 @@ def _from_clinics(
     read = partial(_kept_predictions, record, folders, present)
     try:
         predictions = read("test")
-    except OSError:
+    except (OSError, EnvironmentProblem):
         yield Check(what, NOT_CHECKED, "a clinic no longer keeps this run's predictions")
         return
     if predictions is None:

@@ -13,6 +13,7 @@ from skinml.clinic.folder import create_folder
 from skinml.config import load_config
 from skinml.errors import ConfigError, DataError, PolicyError
 from skinml.experiments.api import overrides_of
+from skinml.experiments.kept_predictions import kept_predictions
 from skinml.experiments.report_anew import clinic_folders
 from skinml.stewardship.policy import parse_policy
 from tests.policy_text import policy_text
@@ -99,7 +100,7 @@ def test_predictions_of_a_simulation_carry_no_id_and_give_its_figures(simulated)
 def test_predictions_away_from_the_clinics_are_refused(simulated, tmp_path) -> None:
     place, made = simulated
     result = skinml.open_run(str(place / "runs" / made.json["run"]), work_dir=tmp_path)
-    with pytest.raises(DataError, match="use `figures`"):
+    with pytest.raises(DataError, match="Use `figures`"):
         result.predictions  # noqa: B018 - reading it is what is refused
 
 
@@ -114,6 +115,8 @@ def test_predictions_are_not_read_from_a_real_clinic(simulated, tmp_path) -> Non
         result.predictions  # noqa: B018 - reading it is what is refused
     with pytest.raises(PolicyError, match="real clinic"):
         clinic_folders(result.record, [tmp_path / "clinics"])
+    with pytest.raises(PolicyError, match="real clinic"):
+        kept_predictions(result.record, [tmp_path / "clinics"])
 
 
 def test_a_run_in_python_is_the_run_of_the_command_line(small, centralised, tmp_path) -> None:

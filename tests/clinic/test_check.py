@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import itertools
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -32,6 +33,13 @@ from skinml.stewardship.consent import Consent, ConsentRecord, ConsentRegister
 DAY = datetime.date(2026, 11, 22)
 NOW = datetime.datetime(2026, 11, 22, 9, tzinfo=datetime.UTC)
 PLANTED = "Planted-Patient"
+
+
+@dataclass(frozen=True)
+class FreeSpace:
+    """What the disk says of itself, as far as it is asked."""
+
+    free: int
 
 
 @dataclass(frozen=True)
@@ -110,6 +118,12 @@ def clinic(tmp_path: Path) -> Clinic:
     made = Clinic(request, pd.DataFrame(rows), register)
     made.write(made.rows)
     return made
+
+
+@pytest.fixture(autouse=True)
+def roomy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The machine of these tests may be short of space; the clinic that they make is not."""
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: FreeSpace(free=64 * 2**30))
 
 
 @pytest.fixture
