@@ -22,6 +22,9 @@ def correct(
     picture: Annotated[
         str | None, typer.Option(help="The picture's number in the patient's copy; all without.")
     ] = None,
+    taxonomy: Annotated[
+        Path | None, typer.Option(help="Your own words, the YAML file of your imports.")
+    ] = None,
     folder: AtFolder = Path(),
     as_json: AsJson = False,
 ) -> None:
@@ -37,7 +40,8 @@ def correct(
 
     changes = dict(map(_pair, field))
     opened, patient = open_at_screen(folder), ask_patient()
-    done = correct_record(opened, patient, changes, now=datetime.now().astimezone(), only=picture)
+    now = datetime.now().astimezone()
+    done = correct_record(opened, patient, changes, now=now, only=picture, taxonomy=taxonomy)
     if as_json:
         values = {"pictures": done.pictures, "requests_closed": done.closed}
         print(json.dumps(values), flush=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from skinml.clinic.begun import CORRECTION, alone_at, end_begun, finish_begun, write_begun
@@ -19,6 +20,7 @@ from skinml.clinic.vocabulary import COLUMNS as LISTED
 from skinml.clinic.vocabulary import allowed_words, is_allowed
 from skinml.data.manifest import manifest_of
 from skinml.data.sealed_images import SealedImages
+from skinml.data.taxonomy import Taxonomy, load_taxonomy
 from skinml.errors import ConfigError, DataError
 from skinml.stewardship.pictures import SHORT, Picture
 from skinml.stewardship.pseudonyms import pseudonym
@@ -48,6 +50,7 @@ def correct_record(
     *,
     now: datetime,
     only: str | None = None,
+    taxonomy: Path | None = None,
 ) -> Corrected:
     """Write other values beside a patient's pictures.
 
@@ -57,12 +60,14 @@ def correct_record(
         changes: By the manifest's column, the right value; "" takes it away.
         now: The time, with its zone.
         only: The picture's number as the patient's own copy has it; None: all of them.
+        taxonomy: The clinic's own words, as its imports name them; None for the shipped ones.
 
     Returns:
         What was changed.
 
     Raises:
-        ConfigError: If a field is none that the policy keeps, or none is named.
+        ConfigError: If a field is none that the policy keeps, none is named, or the taxonomy is at
+            fault.
         DataError: If the patient has no such picture, a value is none that a manifest may have, or
             nothing would change.
         EnvironmentProblem: If it cannot be written.
@@ -103,7 +108,7 @@ def correct_record(
                 got="the same",
                 do="Nothing was changed, and nothing needs to be.",
             )
-        _require_valid(folder, list(changed.values()))
+        _require_valid(folder, list(changed.values()), load_taxonomy(taxonomy))
         plan: dict[str, Any] = {
             "patient": patient,
             "values": values,
@@ -207,19 +212,25 @@ def _corrected(picture: Picture, values: Mapping[str, str]) -> Picture:
     )
 
 
-def _require_valid(folder: ClinicFolder, pictures: list[Picture]) -> None:
+def _require_valid(folder: ClinicFolder, pictures: list[Picture], taxonomy: Taxonomy) -> None:
     """Hold the new values against the rules of a manifest; no value is repeated."""
     rows = [
         {**each.fields, "patient_id": each.patient, "image": each.object or f"none-{at}"}
         for at, each in enumerate(pictures)
     ]
     try:
-        manifest_of(rows, root=SealedImages(folder.vault), name="the corrected record")
+        manifest_of(
+            rows,
+            root=SealedImages(folder.vault),
+            name="the corrected record",
+            taxonomy=taxonomy,
+        )
     except DataError as error:
         if "taxonomy" not in error.rule:
             raise
         raise DataError(
             rule=error.rule,
             got="a word that it does not know",
-            do="Write a diagnosis, a site or a tone as your lists do.",
+            do="Write a diagnosis, a site or a tone as your lists do; words of your own need "
+            "--taxonomy, as at the import.",
         ) from None

@@ -144,3 +144,14 @@ def test_one_correction_does_not_answer_two_questions(clinic: ClinicFolder) -> N
         note_request(clinic, PATIENT, "correct", now=NOW)
     assert correct_record(clinic, PATIENT, {"age": "61"}, now=NOW).closed == 0
     assert len(requests_of(clinic)) == 2
+
+
+def test_a_clinics_own_words_are_known_to_its_corrections(
+    clinic: ClinicFolder, tmp_path: Path
+) -> None:
+    words = tmp_path / "words.yaml"
+    words.write_text("diagnoses: {melanoma: {malignant: true, words: [schwarzer Hautkrebs]}}\n")
+    wrong = {"diagnosis": "schwarzer Hautkrebs"}
+    with pytest.raises(DataError, match="--taxonomy"):
+        correct_record(clinic, PATIENT, wrong, now=NOW)
+    assert correct_record(clinic, PATIENT, wrong, now=NOW, taxonomy=words).pictures == 2
