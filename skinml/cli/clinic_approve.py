@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
-from math import isinf
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -28,14 +26,6 @@ if TYPE_CHECKING:
 
 _WIDTH = 80
 _LABELS = 12
-_ANSWERS = {
-    "yes": "approved",
-    "no": "refused",
-    "rule": "approved by rule, as the policy says",
-    "": "waits for an answer",
-}
-_DIFFERENT = ("refused", "open", "stricter")
-_SPANS = {"run": "this run", "year": "in one year", "life": "for life"}
 
 
 def approve(
@@ -94,6 +84,8 @@ def print_card(card: Card, console: Console, *, config: bool = False) -> None:
         console: Where to.
         config: Print the config, too: first, so that the rest is on the screen when it is asked.
     """
+    from skinml.deployment.card_words import sections_of, standing_of
+
     console = Console(file=console.file, width=min(console.width, _WIDTH), highlight=False)
     if config:
         console.print(Text("Its config, but for what no clinic's run reads"), style="bold")
@@ -102,115 +94,31 @@ def print_card(card: Card, console: Console, *, config: bool = False) -> None:
         console.print()
     console.print(Text(f"Run {card.proposed.proposal.run}"), style="bold")
     table = _table(console)
-    for topic, lines in _sections(card):
+    for topic, lines in sections_of(card, config="add --config"):
         table.add_row(topic, Text("\n".join(printable(line) for line in lines)))
     console.print(table)
     _print_terms(card, console)
-    console.print(Text(f"\n{_standing(card)}"), style="bold")
-
-
-def _sections(card: Card) -> list[tuple[str, Sequence[str]]]:
-    asked = card.proposed.proposal
-    others = ", ".join(asked.clinics)
-    code = "as the installed skinml published it"
-    if not card.known_code:
-        code = f"UNKNOWN to the installed skinml: {asked.bundle[:16]}; it would run under your yes"
-    return [
-        ("who asks", [f"{asked.coordinator}, of {len(asked.clinics)} clinics: {others}"]),
-        ("what for", [_plain(asked.purpose)]),
-        ("experiment", [asked.experiment, *_changes(card)]),
-        *([("who counts", [card.steering])] if card.steering else []),
-        ("code", [code]),
-        ("data", _data(card)),
-        ("what leaves", _leaving(card)),
-        ("epsilon", _costs(card)),
-        ("until", [f"{asked.expires.astimezone(UTC):%d %B %Y, %H:%M} UTC; then it ends"]),
-    ]
-
-
-def _changes(card: Card) -> list[str]:
-    if card.changed is None:
-        return ["The installed skinml has no experiment of this name."]
-    look = "all of it: add --config"
-    if not card.changed:
-        return [f"Just as the installed skinml has it; {look}"]
-    lines = [f"{name}: {theirs} (here: {ours})" for name, ours, theirs in card.changed]
-    return [f"Differs from the installed skinml's; {look}", *lines]
-
-
-def _data(card: Card) -> list[str]:
-    if card.data is None:
-        return [f"Not counted: {card.data_note}"]
-    counts = card.data
-    lines = [f"{counts.num_patients:,} patients with {counts.num_images:,} images"]
-    lines[0] += f"; {counts.num_training:,} of them train the model, the others test it."
-    if counts.num_refused:
-        lines.append(f"{counts.num_refused:,} other patients may not be used for it.")
-    return [*lines, "Exact numbers, for this clinic's eyes: they stay here."]
-
-
-def _leaving(card: Card) -> list[str]:
-    lines = []
-    for each in card.leaving:
-        size = "a number for each feature and class"
-        if each.shape is not None:
-            size = f"{' x '.join(map(str, each.shape)) or '1'} numbers"
-        times = "once" if each.times == 1 else f"{each.times} times"
-        noise = f"noise {each.noise_multiplier:.3g}" if each.noise_multiplier else "NO NOISE"
-        lines.append(f"{each.what}, {times}: {size}, over {each.about}, {noise}")
-    if any(each.noise_multiplier for each in card.leaving):
-        lines.append(
-            "Noise 1 is as strong as the most that one patient can change; more hides more."
-        )
-    return [*lines, f"In sums over patients, {card.form}.", "No image and no row of the list."]
-
-
-def _costs(card: Card) -> list[str]:
-    lines = []
-    for each in card.costs:
-        line = f"{_SPANS[each.span]}: {_number(each.reached)}"
-        if each.ceiling is not None:
-            line += f" of at most {_number(each.ceiling)}"
-        if each.left is not None:
-            line += f"; leaves {_number(each.left)} for one more run"
-        lines.append(line)
-    again = "a round tried again is charged again: "
-    most = "the policy has no ceiling" if card.most is None else f"at most {_number(card.most)}"
-    lines.append(again + most)
-    return [*lines, f"at delta {card.delta:g}; smaller is more private"]
+    console.print(Text(f"\n{standing_of(card)}"), style="bold")
 
 
 def _print_terms(card: Card, console: Console) -> None:
     """Print the terms on which the run and the policy differ, what is refused first."""
+    from skinml.deployment.card_words import different_terms, plain, terms_within
+
     console.print(Text("\nHeld against your policy"), style="bold")
     table = Table(box=None, pad_edge=False)
     for heading in ("term", "policy", "asked", ""):
         table.add_column(heading, overflow="fold")
-    different = [term for verdict in _DIFFERENT for term in card.terms if term.verdict == verdict]
+    different = different_terms(card)
     for term in different:
         style = "bold" if term.verdict == "refused" else ""
-        row = (_plain(term.name), term.allowed, term.asked, term.verdict)
+        row = (plain(term.name), term.allowed, term.asked, term.verdict)
         table.add_row(*(Text(printable(words), style=style) for words in row))
     if different:
         console.print(table)
-    within = [_plain(term.name) for term in card.terms if term.verdict == "within"]
+    within = terms_within(card)
     if within:
         console.print(Text(f"As the policy has it: {', '.join(within)}."))
-
-
-def _plain(words: str) -> str:
-    return words.replace("_", " ")
-
-
-def _standing(card: Card) -> str:
-    found = card.proposed
-    if card.refused:
-        names = ", ".join(map(_plain, card.refused))
-        return f"The policy refuses: {names}. Only a change of the policy allows a yes."
-    if found.state == "refused" and found.answer != "no":
-        return "It has expired. The coordinator may submit it again."
-    by = f" by {found.actor}" if found.answer in ("yes", "no") else ""
-    return f"It {'is ' if found.answer else ''}{_ANSWERS[found.answer]}{by}."
 
 
 def _asked(card: Card) -> bool | None:
@@ -263,10 +171,6 @@ def _table(console: Console) -> Table:
     table.add_column(width=_LABELS)
     table.add_column(width=console.width - _LABELS - 1, overflow="fold")
     return table
-
-
-def _number(value: float) -> str:
-    return "unbounded" if isinf(value) else f"{value:.4g}"
 
 
 def _short(found: Proposed) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""`skinml clinic review`: a page on this computer where a person looks at imported pictures."""
+"""`skinml clinic review`: a page on this computer for pictures and runs that wait for a person."""
 
 from __future__ import annotations
 
@@ -24,9 +24,11 @@ def review(
         bool, typer.Option("--no-browser", help="Print the address and open no browser.")
     ] = False,
 ) -> None:
-    """Look at pictures that wait: accept, cover a part or reject, in the browser of this computer.
+    """Look at pictures and runs that wait for a person, in the browser of this computer.
 
-    The page answers on 127.0.0.1 only and ends with Ctrl-C, its Quit button, or when idle.
+    Accept, cover or reject pictures; see the budget, the last runs and the
+    consents, and answer what a coordinator asks for. The page answers on
+    127.0.0.1 only and ends with Ctrl-C, its Quit button, or when idle.
 
     Example: skinml clinic review --folder ./north
     """
@@ -34,6 +36,7 @@ def review(
 
     opened = open_at_screen(folder)  # told before what takes seconds to load
     from skinml.clinic.review_server import serve_review
+    from skinml.deployment.runs_desk import ClinicRuns
 
     def ready(address: str) -> None:
         print("Open this address in one browser; it is good once:", flush=True)
@@ -42,7 +45,7 @@ def review(
         if not no_browser:
             _open_browser(address)
 
-    serve_review(opened, port=port, idle_s=60 * idle, ready=ready)
+    serve_review(opened, port=port, idle_s=60 * idle, ready=ready, runs=ClinicRuns(opened))
     print("The review has ended. Nothing of it is open any more.", flush=True)
 
 

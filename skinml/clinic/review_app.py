@@ -1,4 +1,4 @@
-"""The review page: what a person at this computer sees, and the forms that they send."""
+"""The desk's page: what a person at this computer sees, and the forms that they send."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -21,11 +22,12 @@ from skinml.clinic.pages import screen_of, script_of
 from skinml.clinic.review import Review, next_waiting, version_of, waiting
 from skinml.clinic.review_form import MOST_BYTES, Fields, fields_of, first, text_of_box, verdict_of
 from skinml.clinic.review_guard import Door, Guard, same
+from skinml.clinic.review_runs import RunsDesk, add_runs
 from skinml.clinic.review_words import STATE_WORDS, STEP_WORDS, reasons_of, words_of
 from skinml.data.foreign_pictures import Refused
 from skinml.data.settings import ImageLimits
 from skinml.data.thumbnails import media_type, small_copy
-from skinml.errors import DataError, RefusedError, SkinmlError
+from skinml.errors import ConfigError, DataError, RefusedError, SkinmlError
 from skinml.stewardship.pictures import Picture
 
 _PER_PAGE = 24
@@ -44,12 +46,14 @@ class Desk:
         door: Its secrets.
         idle_s: Seconds without anybody after which it ends.
         stop: Ends the server.
+        runs: Knows the runs that the clinic is asked for; None leaves them out.
     """
 
     review: Review
     door: Door
     idle_s: float
     stop: Callable[[], None]
+    runs: RunsDesk | None = None
 
 
 def make_app(desk: Desk) -> ASGIApp:
@@ -82,6 +86,8 @@ def make_app(desk: Desk) -> ASGIApp:
     )
     _add_readings(app, desk)
     _add_forms(app, desk)
+    if desk.runs is not None:
+        add_runs(app, desk.runs, partial(_shared_now, desk), partial(_form, desk=desk))
     app.add_exception_handler(SkinmlError, _told)
     app.add_exception_handler(HTTPException, _not_there)
     app.add_exception_handler(RequestValidationError, _not_there)
@@ -250,7 +256,10 @@ def _shared(desk: Desk, pictures: Mapping[str, Picture]) -> dict[str, Any]:
     """What stands on every page."""
     review, left = desk.review, len(waiting(pictures))
     last = review.last
+    asked = 0 if desk.runs is None else desk.runs.waiting(datetime.now(UTC))
     return {
+        "page_of": "pictures",
+        "runs": None if desk.runs is None else asked,
         "clinic": review.clinic,
         "form": desk.door.form,
         "left": left,
@@ -261,13 +270,17 @@ def _shared(desk: Desk, pictures: Mapping[str, Picture]) -> dict[str, Any]:
     }
 
 
+def _shared_now(desk: Desk) -> dict[str, Any]:
+    return _shared(desk, desk.review.pictures()) | {"last": None, "total": 0}
+
+
 def _words(title: str, words: str) -> dict[str, Any]:
     return {"title": title, "words": words}
 
 
 async def _told(request: Request, error: Exception) -> Response:
     del request
-    status = 409 if isinstance(error, DataError) else 500
+    status = 409 if isinstance(error, DataError | ConfigError) else 500
     if isinstance(error, RefusedError):
         status = 403
     return HTMLResponse(screen_of("review_words", _words("Not done", str(error))), status)

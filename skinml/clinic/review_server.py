@@ -11,11 +11,17 @@ from skinml.clinic.folder import ClinicFolder
 from skinml.clinic.review import Review
 from skinml.clinic.review_app import Desk, make_app
 from skinml.clinic.review_guard import LOOPBACK, Door
+from skinml.clinic.review_runs import RunsDesk
 from skinml.errors import EnvironmentProblem
 
 
 def serve_review(
-    folder: ClinicFolder, *, port: int, idle_s: float, ready: Callable[[str], None]
+    folder: ClinicFolder,
+    *,
+    port: int,
+    idle_s: float,
+    ready: Callable[[str], None],
+    runs: RunsDesk | None = None,
 ) -> None:
     """Serve the page until Quit, a signal, or a time without anybody.
 
@@ -24,6 +30,7 @@ def serve_review(
         port: The port on 127.0.0.1; 0 takes a free one.
         idle_s: Seconds without anybody after which it ends.
         ready: Hears the first address, which is good once.
+        runs: Knows the runs that the clinic is asked for; None leaves them out.
 
     Raises:
         EnvironmentProblem: If the port is taken.
@@ -42,7 +49,7 @@ def serve_review(
             server.should_exit = True
 
         config = uvicorn.Config(
-            make_app(Desk(review, door, idle_s, stop)),
+            make_app(Desk(review, door, idle_s, stop, runs)),
             log_level="warning",
             access_log=False,  # addresses hold the token
             server_header=False,
