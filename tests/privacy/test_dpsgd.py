@@ -118,7 +118,8 @@ def test_a_broken_image_contributes_at_most_the_clip_and_breaks_nobody_else(valu
     assert np.isfinite(moved).all()
     assert np.linalg.norm(moved - others) <= BOUND * ROUNDING
     if not np.isfinite(value):
-        np.testing.assert_allclose(moved, others, atol=1e-9)
+        # A batch of another shape may round to another multiple of the grid.
+        np.testing.assert_allclose(moved, others, atol=2.0**-25)
 
 
 def test_empty_samples_are_noisy_steps_too():
