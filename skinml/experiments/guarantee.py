@@ -40,6 +40,8 @@ COVERED = {
     "group_losses": "the sums of losses by group, in every training round",
     "weights": "every local training step",
     "validation_scores": "the histogram of validation scores that the threshold comes from",
+    "validation_scores_by_group": "the histogram of validation scores that the threshold comes "
+    "from, and the counts by group that the label sets come from",
     TEST_COUNTS: "the counts of test patients that the run's test figures are computed from",
 }
 TUNING = "tuning: every trial of the settings that were chosen here"

@@ -11,10 +11,10 @@ from skinml.config import RunConfig
 from skinml.data.images import PREPARATION
 from skinml.data.settings import DataSettings
 from skinml.errors import ConfigError
-from skinml.experiments.released import group_names
-from skinml.federated.clinic import SCORE_BINS
+from skinml.experiments.released import group_names, sets_layout
 from skinml.federated.settings import StrategySettings
 from skinml.federated.strategy_rules import LOSS_DRIVEN, require_enough_clinics
+from skinml.federated.validation_scores import SCORE_BINS
 from skinml.models.bundle import Bundle, BundleSpec, score
 from skinml.models.networks import build_network
 from skinml.privacy.mechanism import Mechanism
@@ -174,7 +174,8 @@ def public_knowledge(
 def validation_release(config: RunConfig) -> Release:
     """Plan the one release about validation patients: a histogram of scores for the threshold.
 
-    Validation patients are no training patients, so the whole budget stands open to it.
+    Where the config asks for label sets, rows for them follow, and each part has its share of the
+    sensitivity. Validation patients are no training patients: the whole budget stands open to it.
 
     Args:
         config: The run's config.
@@ -182,8 +183,10 @@ def validation_release(config: RunConfig) -> Release:
     Returns:
         The release, of L2 sensitivity 1.
     """
-    cells = (2, SCORE_BINS)
-    release = Release("validation_scores", "validation", "validation", 1.0, 0.0, cells, grid=GRID)
+    sets = sets_layout(config)
+    name = "validation_scores" if sets is None else "validation_scores_by_group"
+    cells = (2 + (sets.rows if sets else 0), SCORE_BINS)
+    release = Release(name, "validation", "validation", 1.0, 0.0, cells, grid=GRID)
     return gaussian_releases(config.privacy, [(release, 1.0)])[0]
 
 

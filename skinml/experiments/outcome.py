@@ -12,6 +12,7 @@ from typing import Any
 from skinml.config import RunConfig
 from skinml.errors import IntegrityError
 from skinml.experiments.admissions import noised_counts
+from skinml.experiments.answering import answer_values
 from skinml.experiments.code_version import code_versions
 from skinml.experiments.cohorts import Gathered
 from skinml.experiments.compared import comparison_settings
@@ -203,6 +204,12 @@ def run_bundle(config: RunConfig, origin: Origin, outcome: Outcome, record: RunR
             "taxonomy_version": origin.taxonomy_version,
             "threshold": record.threshold,
             "threshold_source": record.threshold_source,
+            **answer_values(
+                config,
+                outcome.trained.scores,
+                num_clinics=len(outcome.participation[-1].expected),
+                num_present=len(outcome.participation[-1].took_part),
+            ),
             "guarantee": {
                 "private": promised.private,
                 "trust": promised.trust,

@@ -18,13 +18,15 @@ from skinml.errors import ConfigError
 from skinml.experiments.compared import comparison_settings
 from skinml.fairness.count_tables import BINS, CountsLayout, layout_of
 from skinml.fairness.counted_gaps import counted_gaps
+from skinml.fairness.label_sets import EVERYBODY, SetsLayout
 from skinml.fairness.released_counts import counted_results
 from skinml.fairness.thresholds import ThresholdChoice, choose_threshold, score_edges
-from skinml.federated.clinic import SCORE_BINS, CountsRelease
+from skinml.federated.clinic import CountsRelease
+from skinml.federated.validation_scores import SCORE_BINS
 from skinml.privacy.plan import evaluation_release, units_of_patient
 from skinml.privacy.quantise import GRID
 from skinml.privacy.trust import noise_rule
-from skinml.records import FloatArray, GroupResult, Labels
+from skinml.records import UNKNOWN_GROUP, FloatArray, GroupResult, Labels
 from skinml.seeding import Seeds
 
 DP_COUNTS = "dp_counts"
@@ -139,17 +141,40 @@ def _tones(scale: str | None) -> tuple[str, ...]:
     return tuple(dict.fromkeys(words[scale].values()))
 
 
+def sets_layout(config: RunConfig) -> SetsLayout | None:
+    """Lay out a run's rows for label sets, from the config and the shipped taxonomy alone.
+
+    Args:
+        config: The run's config.
+
+    Returns:
+        The rows; None where the run asks for no label sets.
+
+    Raises:
+        ConfigError: If the names of the groups do not follow from the config.
+    """
+    asked = config.fairness.label_sets
+    if not asked.share:
+        return None
+    attribute = asked.group
+    if attribute is None or attribute not in config.data.groups or attribute == "clinic":
+        return SetsLayout(EVERYBODY, (EVERYBODY,), asked.apart, asked.share)
+    known = (name for name in group_names(attribute, config.data) if name != UNKNOWN_GROUP)
+    return SetsLayout(attribute, (*known, UNKNOWN_GROUP), asked.apart, asked.share)
+
+
 def run_threshold(config: RunConfig, scores: FloatArray) -> ThresholdChoice:
     """Choose the threshold from the released validation scores.
 
     Args:
         config: The run's config.
-        scores: (2, bins) noised counts of validation patients.
+        scores: (2, bins) noised counts of validation patients; rows below them are not read.
 
     Returns:
         The threshold. Where test figures come from noised counts, it is an edge of their bins, so
         that the counts say exactly who is above it.
     """
+    scores = scores[:2]
     if config.fairness.evaluation != DP_COUNTS:
         return choose_threshold(scores, score_edges(SCORE_BINS))
     joined = scores.reshape(2, BINS, -1).sum(axis=2)

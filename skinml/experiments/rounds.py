@@ -37,7 +37,8 @@ class Trained:
 
     Attributes:
         fitted: The model and its history.
-        scores: (2, bins) noisy histogram of validation scores; row 1 is malignant.
+        scores: (2, bins) noisy histogram of validation scores; row 1 is malignant. With label
+            sets, their rows follow.
         admissions: (cells,) noisy sum of what became of patients at the clinics' gates, in the
             order of `records.ADMISSION_CELLS`; None where the run releases none.
         test_counts: (groups, 2, bins) noisy sum of counts of test patients; None where the run

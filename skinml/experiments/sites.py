@@ -23,7 +23,7 @@ from skinml.experiments.learners import (
     split_key_id,
     validation_release,
 )
-from skinml.experiments.released import counts_release
+from skinml.experiments.released import counts_release, sets_layout
 from skinml.experiments.samples import (
     Grounds,
     admitted,
@@ -218,6 +218,7 @@ def _setup_of(terms: Terms, folder: ClinicFolder) -> ClinicSetup:
         not_finite=record.note_not_finite,
         personalise=_personaliser(config, terms, folder, samples, admitted_now),
         test_counts=tested,
+        label_sets=sets_layout(config),
     )
 
 

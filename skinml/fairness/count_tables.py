@@ -99,22 +99,61 @@ def patient_table(predictions: Predictions, layout: CountsLayout, units: int) ->
     table = np.zeros(layout.shape, dtype=np.int64)
     if len(predictions) == 0:
         return table
-    numbers, num_patients = number_patients(predictions.patients)
-    weights = units // np.bincount(numbers, minlength=num_patients)[numbers]
+    weights = equal_weights(predictions.patients, units)
     truth = predictions.malignant.astype(np.int64)
-    scores = np.nan_to_num(predictions.malignancy_scores.astype(np.float64), nan=0.5)
-    column = np.minimum((np.clip(scores, 0, 1) * layout.bins).astype(np.int64), layout.bins - 1)
+    column = bins_of(predictions.malignancy_scores, layout.bins, otherwise=0.5)
     start = 0
     for attribute, names in layout.columns:
         values = predictions.groups.get(attribute)
-        found = np.full(len(predictions), len(names) - 1) if values is None else _at(values, names)
+        found = (
+            np.full(len(predictions), len(names) - 1)
+            if values is None
+            else places_of(values, names)
+        )
         np.add.at(table, (start + found, truth, column), weights)
         start += len(names)
     return table
 
 
-def _at(values: StrArray, names: tuple[str, ...]) -> IntArray:
-    """Find each value among names; what is not there counts as the last of them."""
+def equal_weights(patients: StrArray, units: int) -> IntArray:
+    """Share the weight of each patient equally between the patient's items.
+
+    Args:
+        patients: (n,) each item's patient, at least one.
+        units: Weight of a whole patient, above 0.
+
+    Returns:
+        (n,) whole numbers; those of a patient sum up to at most units.
+    """
+    numbers, num_patients = number_patients(patients)
+    return np.asarray(units // np.bincount(numbers, minlength=num_patients)[numbers])
+
+
+def bins_of(scores: FloatArray, bins: int, *, otherwise: float) -> IntArray:
+    """Put each score into one of equally wide bins from 0 to 1, whatever it is.
+
+    Args:
+        scores: (n,); what is below 0 or above 1 goes into the first or last bin.
+        bins: Number of bins.
+        otherwise: What a score that is no number counts as.
+
+    Returns:
+        (n,) from 0 to bins - 1; the last bin includes 1.
+    """
+    known = np.clip(np.nan_to_num(scores.astype(np.float64), nan=otherwise), 0, 1)
+    return np.minimum((known * bins).astype(np.int64), bins - 1)
+
+
+def places_of(values: StrArray, names: tuple[str, ...]) -> IntArray:
+    """Find each value among names.
+
+    Args:
+        values: (n,).
+        names: At least one.
+
+    Returns:
+        (n,) the place of each value; what is not there counts as the last of the names.
+    """
     place = {name: at for at, name in enumerate(names)}
     return np.asarray([place.get(value, len(names) - 1) for value in values.tolist()])
 

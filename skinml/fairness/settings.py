@@ -27,6 +27,35 @@ class PrimaryComparison(BaseModel):
     )
 
 
+class LabelSetSettings(BaseModel):
+    """Settings of the label sets that `skinml predict` gives."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    share: float = Field(
+        0.0,
+        ge=0,
+        le=0.9,
+        description="Part of the squared sensitivity of the release about validation patients that "
+        "is for label sets by group; the threshold's scores have the rest. 0: no label sets.",
+    )
+    coverage: float = Field(
+        0.9,
+        ge=0.5,
+        le=0.99,
+        description="Share of each group's patients whose true label is to be in the set.",
+    )
+    group: str | None = Field(
+        "skin_tone",
+        description="The attribute in whose groups the coverage is held; null, or an attribute "
+        "that the data do not carry: for everybody together.",
+    )
+    apart: bool = Field(
+        False,
+        description="Whether it is held for malignant and other truths apart, too: wider sets.",
+    )
+
+
 class FairnessSettings(BaseModel):
     """Settings of the estimates by group."""
 
@@ -131,6 +160,9 @@ class FairnessSettings(BaseModel):
         default_factory=dict,
         description="For an attribute, the groups that an evaluation has to have: a criterion of "
         "every group is not met where one is absent. Without an entry its order, if there is one.",
+    )
+    label_sets: LabelSetSettings = Field(
+        default=LabelSetSettings(), description="What label sets are made of, and what they hold."
     )
     acceptance: tuple[Criterion, ...] = Field(
         (),

@@ -16,7 +16,7 @@ import numpy as np
 
 from skinml.errors import IntegrityError, PolicyError
 from skinml.fairness.count_tables import CountsLayout, patient_table
-from skinml.fairness.thresholds import score_histogram
+from skinml.fairness.label_sets import SetsLayout
 from skinml.federated.grid_check import require_on_grid
 from skinml.federated.messages import SUMS, Request, require_sums
 from skinml.federated.secure_clinic import SecureClinic
@@ -24,6 +24,7 @@ from skinml.federated.secure_masks import Words, to_ring
 from skinml.federated.secure_session import Signed
 from skinml.federated.secure_steps import answer_step, query_digest
 from skinml.federated.step_book import StepBook, answer_once
+from skinml.federated.validation_scores import score_table
 from skinml.privacy.ledger import Binding, Ceilings, Entry, Ledger, require_affordable
 from skinml.privacy.mechanism import Mechanism
 from skinml.privacy.plan import ADMISSIONS, Release, admissions_release, units_of_patient
@@ -35,7 +36,6 @@ from skinml.training.array_bytes import read_arrays, write_arrays
 from skinml.training.learner import Contributor, Learner, Round
 
 VALIDATION = "validation"
-SCORE_BINS = 64
 # The trust models under which the coordinator gets a clinic's sum without noise.
 _READS_SUMS = ("none", "central")
 
@@ -98,6 +98,7 @@ class ClinicSetup:
             it gives nothing back, and what it makes stays in the clinic's folder.
         test_counts: The counts of test patients that the last round releases too; None where
             the run releases none.
+        label_sets: The rows for label sets in the release of validation scores; None: it has none.
     """
 
     name: str
@@ -124,6 +125,7 @@ class ClinicSetup:
     not_finite: Callable[[int, int], None] = _unheard
     personalise: Callable[[Arrays], None] = _nothing
     test_counts: CountsRelease | None = None
+    label_sets: SetsLayout | None = None
 
     @property
     def counted(self) -> Release | None:
@@ -391,14 +393,10 @@ class Clinic:
         for split, made in predictions.items():
             setup.keep(split, made)
         setup.personalise(model)
-        held_out = predictions["validation"]
-        exact = score_histogram(
-            held_out.malignancy_scores, held_out.malignant, held_out.patients, SCORE_BINS
-        )
-        share = 1 / setup.privacy.max_clinics_per_patient
         validation, *others = round_.releases
-        noisy = setup.mechanism.privatize(validation, counts_on_grid(exact, share))
-        found = {validation.name: noisy}
+        most = setup.privacy.max_clinics_per_patient
+        scores = score_table(predictions["validation"], setup.label_sets, most)
+        found = {validation.name: setup.mechanism.privatize(validation, scores)}
         for release in others:
             if release.name == ADMISSIONS:
                 found[release.name] = self._count_admissions(release)

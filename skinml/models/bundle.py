@@ -46,6 +46,10 @@ class BundleSpec(BaseModel):
         bias_input: The constant behind a head's features.
         threshold: Malignancy score from which an item counts as alarm; None where none was fixed.
         threshold_source: Where the threshold comes from, in words.
+        label_sets: `fairness.label_sets.LabelSets.values`; empty where the run released no counts
+            for them.
+        calibration: "intercept" and "slope" through the malignancy score's log odds; empty where
+            the released scores gave none.
         guarantee: What is promised to a patient, as plain values.
         config: The whole config of the run.
         provenance: Run id, version of skinml, time, name and unit of the data.
@@ -67,6 +71,8 @@ class BundleSpec(BaseModel):
     bias_input: float = BIAS_INPUT
     threshold: float | None = Field(default=None, allow_inf_nan=False)
     threshold_source: str = ""
+    label_sets: dict[str, Any] = Field(default_factory=dict)
+    calibration: dict[str, float] = Field(default_factory=dict)
     guarantee: dict[str, Any] = Field(default_factory=dict)
     config: dict[str, Any] = Field(default_factory=dict)
     provenance: dict[str, str] = Field(default_factory=dict)

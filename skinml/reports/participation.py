@@ -19,6 +19,7 @@ _SUMS = {
     "group_losses": "Sums of losses by group",
     "weights": "Training steps inside each clinic",
     "validation_scores": "Counts of validation patients by score",
+    "validation_scores_by_group": "Counts of validation patients by score, and by group and score",
     "test_counts": "Counts of test patients by group and score, all together",
 }
 _COUNTS = ("admissions", "label_counts", "group_label_counts", "validation_scores")

@@ -1,0 +1,70 @@
+"""What a run's released scores give to answers about new images, and a saved model's tables."""
+
+from __future__ import annotations
+
+from math import sqrt
+from typing import Any
+
+from skinml.config import RunConfig
+from skinml.experiments.learners import validation_release
+from skinml.experiments.released import sets_layout
+from skinml.fairness.label_sets import label_sets, read_label_sets, threshold_units
+from skinml.fairness.model_answer import AnswerTables
+from skinml.fairness.recalibration import Line, line_from_counts
+from skinml.fairness.thresholds import score_edges
+from skinml.models.bundle import BundleSpec
+from skinml.privacy.quantise import GRID
+from skinml.privacy.trust import noise_rule
+from skinml.records import FloatArray
+
+
+def answer_values(
+    config: RunConfig, scores: FloatArray, *, num_clinics: int, num_present: int
+) -> dict[str, Any]:
+    """Read the released validation scores for a model's answers, which costs no privacy.
+
+    Args:
+        config: The run's config.
+        scores: (2 + rows, bins) the noisy sum over the clinics.
+        num_clinics: Clinics in the run.
+        num_present: Clinics in the sum.
+
+    Returns:
+        "label_sets" and "calibration" of a `BundleSpec`.
+    """
+    layout, privacy = sets_layout(config), config.privacy
+    rule, release = noise_rule(privacy, num_clinics), validation_release(config)
+    alone = sqrt(num_present * rule.clinic**2 + rule.coordinator**2)
+    std = alone * release.noise_multiplier * release.sensitivity
+    most = privacy.max_clinics_per_patient
+    weight = threshold_units(layout.share if layout else 0.0, most) * GRID
+    line = line_from_counts(scores[:2] / weight, score_edges(scores.shape[1]))
+    found = None
+    if layout is not None:
+        coverage = config.fairness.label_sets.coverage
+        found = label_sets(scores[2:], layout, std=std, coverage=coverage, max_clinics=most)
+    return {
+        "label_sets": found.values() if found else {},
+        "calibration": {"intercept": line.intercept, "slope": line.slope} if line else {},
+    }
+
+
+def answer_tables(spec: BundleSpec) -> AnswerTables:
+    """Read what a saved model answers by.
+
+    Args:
+        spec: The model's spec.
+
+    Returns:
+        The tables for `fairness.model_answer.answer`.
+
+    Raises:
+        DataError: If its label sets are of another form.
+    """
+    line = spec.calibration
+    return AnswerTables(
+        classes=spec.classes,
+        threshold=spec.threshold,
+        line=Line(line["intercept"], line["slope"]) if line else None,
+        sets=read_label_sets(spec.label_sets),
+    )
