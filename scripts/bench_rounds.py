@@ -37,6 +37,7 @@ from flwr.serverapp.strategy import FedAvg
 
 from skinml.federated.client_app import close_clinics
 from skinml.federated.coordinator import exchanger, grid_asker
+from skinml.federated.hosts import HostGrid
 from skinml.federated.local_grid import LocalGrid
 from skinml.federated.roll_call import Record, RunTerms
 from skinml.federated.simulation import simulate
@@ -189,7 +190,7 @@ def turns_of(case: Case, place: Path, turns: int, features: int) -> Turns:
     app = TimedApp(federation, clocks)
 
     def drive(grid: Grid, stop: Event) -> Turns:
-        taken = Turns(Counted(grid), federation, clocks, case.transport == "in process", stop)
+        taken = Turns(grid, federation, clocks, case.transport == "in process", stop)
         fit(federation.learner(), taken.exchange)
         return taken
 
@@ -198,7 +199,8 @@ def turns_of(case: Case, place: Path, turns: int, features: int) -> Turns:
         nodes = [{"partition-id": number} for number in range(case.clinics)]
         taken = drive(LocalGrid(app, nodes), Event())
     else:
-        taken = simulate(app, case.clinics, drive, cpus=2)
+        # Flower's own loop has a node a clinic; skinml takes as many of them as it needs.
+        taken = simulate(app, case.clinics, drive, cpus=2, num_nodes=case.clinics)
     close_clinics()
     return taken
 
@@ -207,7 +209,7 @@ class Turns:
     """Carries a run's rounds, and after each one of Flower's bare loop.
 
     Args:
-        grid: Where messages go.
+        grid: Where messages go; Flower's own loop reaches each of its nodes by itself.
         federation: The clinics.
         clocks: Where their processes write how long they computed.
         shared: Whether clinics and coordinator share one thread.
@@ -215,7 +217,7 @@ class Turns:
     """
 
     def __init__(
-        self, grid: Counted, federation: Federation, clocks: Path, shared: bool, stop: Event
+        self, grid: Grid, federation: Federation, clocks: Path, shared: bool, stop: Event
     ) -> None:
         rule = noise_rule(federation.privacy, federation.count)
         terms = RunTerms(
@@ -227,9 +229,11 @@ class Turns:
             mechanism=Mechanism(rule.coordinator),
             session=federation.session(),
         )
-        self._grid, self._clocks, self._shared = grid, clocks, shared
+        bare = grid.nodes if isinstance(grid, HostGrid) else grid
+        self._grids = {"ours": Counted(grid), BARE: Counted(bare)}
+        self._clocks, self._shared = clocks, shared
         self._count = federation.count
-        self._ask = exchanger(grid_asker(grid, terms, stop), terms, Record())
+        self._ask = exchanger(grid_asker(self._grids["ours"], terms, stop), terms, Record())
         self.times: dict[str, list[Mapping[str, float]]] = {"ours": [], BARE: []}
         self.bytes: dict[str, Mapping[str, float]] = {}
 
@@ -249,18 +253,19 @@ class Turns:
             min_available_nodes=self._count,
             configrecord_key=BARE,
         )
-        strategy.start(self._grid, to_records(query), num_rounds=1, timeout=_DEADLINE_S)
+        strategy.start(self._grids[BARE], to_records(query), num_rounds=1, timeout=_DEADLINE_S)
 
     def _turn(self, whose: str, round_: Round, go: Callable[[], None]) -> None:
         counting = round_.number == _UNTIMED
         clinics_seconds(self._clocks, whose)
-        self._grid.begin(counting=counting)
+        grid = self._grids[whose]
+        grid.begin(counting=counting)
         wall, busy = time.perf_counter(), time.thread_time()
         go()
         busy, wall = time.thread_time() - busy, time.perf_counter() - wall
         clinics = clinics_seconds(self._clocks, whose)
         if counting:
-            self.bytes[whose] = dict(zip(COUNTED, (self._grid.down, self._grid.up), strict=True))
+            self.bytes[whose] = dict(zip(COUNTED, (grid.down, grid.up), strict=True))
             return
         coordinator = busy - clinics if self._shared else busy
         spent = (wall, clinics, coordinator, max(wall - busy, 0.0))

@@ -3,24 +3,69 @@
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import os
 import stat
-import struct
+import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
-from skinml.errors import EnvironmentProblem, IntegrityError
+from skinml.errors import EnvironmentProblem
 
 _PRIVATE_FILE, _SHARED_FILE = 0o600, 0o660
 _PRIVATE_FOLDER, _SHARED_FOLDER = 0o700, 0o2770
 _PATIENCE_S = 60.0  # no work under a lock takes as long
 _POLL_S = 0.005
-_TWO_PLACES = b"skinml: two places in turn\n"
-_BLOCK = 4096
-_HEAD = struct.Struct("<QQ32s")  # number of the write, length of the content, SHA-256 of all three
+_TURN = threading.local()
+
+
+@contextmanager
+def turns() -> Iterator[Callable[[], AbstractContextManager[None]]]:
+    """Let threads work one at a time, and wait for the disk or for a lock side by side.
+
+    Yields:
+        What a thread works in: `with in_turn(): ...`. It has no effect on what is synced when.
+    """
+    turn = threading.Lock()
+
+    @contextmanager
+    def in_turn() -> Iterator[None]:
+        with turn:
+            _TURN.lock = turn
+            try:
+                yield
+            finally:
+                _TURN.lock = None
+
+    yield in_turn
+
+
+@contextmanager
+def _aside() -> Iterator[None]:
+    """Let another thread work until the block ends; see `turns`."""
+    turn: threading.Lock | None = getattr(_TURN, "lock", None)
+    if turn is None:
+        yield
+        return
+    turn.release()
+    try:
+        yield
+    finally:
+        turn.acquire()
+
+
+def sync(descriptor: int) -> None:
+    """Wait until an open file is on the disk.
+
+    Args:
+        descriptor: The open file, or a folder.
+
+    Raises:
+        OSError: If the disk refuses.
+    """
+    with _aside():
+        os.fsync(descriptor)
 
 
 def open_private(path: Path, flags: int) -> int:
@@ -87,7 +132,7 @@ def write_whole(path: Path, content: bytes, what: str) -> None:
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
             file.flush()
-            os.fsync(file.fileno())
+            sync(file.fileno())
         partial.replace(path)
         sync_folder(path.parent)
     except OSError as error:
@@ -115,90 +160,29 @@ def read_whole(path: Path, what: str) -> bytes:
         raise cannot("read", what, error) from error
 
 
-def write_in_turn(path: Path, content: bytes, what: str) -> None:
-    """Replace a file's content in the file itself, which is on the disk much sooner than a new one.
+def write_over(path: Path, content: bytes, what: str) -> None:
+    """Write over a file's content without waiting for the disk.
 
-    The file has two places, written in turn: a crash on the way leaves the older content. Whoever
-    reads or writes it holds a lock (`locked`).
+    It outlives the process from the moment on when this returns, but no power cut before the
+    system has written it: for what may be lost as long as nothing wrong can stand in its place.
+    Whoever reads it must be able to tell what is not whole, and holds a lock (`locked`).
 
     Args:
-        path: The file; its folder must exist. Content that `write_whole` left is replaced.
+        path: The file; its folder must exist.
         content: Its new content.
         what: What the file is, for the message.
 
     Raises:
-        EnvironmentProblem: If it cannot be written; the old content stays.
-
-    Guarantees:
-        On return the new content is on the disk. Content that was damaged afterwards is not told
-        from content that a crash cut short: the one before it is read then.
+        EnvironmentProblem: If it cannot be written; what stands there then may be anything.
     """
     try:
-        held = path.read_bytes() if path.exists() else b""
-        number = 1 + max(_contents(held), default=0)
-        checked = hashlib.sha256(_HEAD.pack(number, len(content), b"") + content).digest()
-        written = _HEAD.pack(number, len(content), checked) + content
-        room = _room(held)
-        if len(written) > room:
-            room = -(-len(written) // _BLOCK) * _BLOCK  # whole blocks: places share none
-            places = [bytes(room), bytes(room)]
-            places[number % 2] = written.ljust(room, b"\0")
-            write_whole(path, _TWO_PLACES.ljust(_BLOCK, b"\0") + b"".join(places), what)
-            return
-        descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW)
-        with os.fdopen(descriptor, "r+b", buffering=0) as file:
-            file.seek(_BLOCK + number % 2 * room)
-            rest = memoryview(written)
+        with os.fdopen(open_private(path, os.O_WRONLY | os.O_CREAT), "wb", buffering=0) as file:
+            rest = memoryview(content)
             while rest:
                 rest = rest[file.write(rest) :]
-            os.fdatasync(file.fileno())
+            file.truncate(len(content))
     except OSError as error:
         raise cannot("write", what, error) from error
-
-
-def read_in_turn(path: Path, what: str) -> bytes:
-    """Read a file of `write_in_turn`, or of `write_whole`.
-
-    Args:
-        path: The file.
-        what: What the file is, for the message.
-
-    Returns:
-        The content that was written last.
-
-    Raises:
-        EnvironmentProblem: If it cannot be read.
-        IntegrityError: If neither place holds what was written.
-    """
-    held = read_whole(path, what)
-    if not held.startswith(_TWO_PLACES):
-        return held
-    found = _contents(held)
-    if not found:
-        raise IntegrityError(
-            rule=f"unchanged {what}",
-            got="another content",
-            do="Restore the file from a backup; nothing is used until then.",
-        )
-    return found[max(found)]
-
-
-def _room(held: bytes) -> int:
-    """Tell how many bytes one of two places has."""
-    return (len(held) - _BLOCK) // 2 if held.startswith(_TWO_PLACES) else 0
-
-
-def _contents(held: bytes) -> dict[int, bytes]:
-    """Find what is whole in the two places, by the number of the write."""
-    room = _room(held)
-    found = {}
-    for start in (_BLOCK, _BLOCK + room) if room > _HEAD.size else ():
-        number, length, checked = _HEAD.unpack_from(held, start)
-        content = held[start + _HEAD.size :][: min(length, room - _HEAD.size)]
-        told = _HEAD.pack(number, length, b"") + content
-        if number and hashlib.sha256(told).digest() == checked:
-            found[number] = content
-    return found
 
 
 def remove(path: Path, what: str) -> None:
@@ -243,7 +227,7 @@ def overwritten(path: Path) -> Iterator[None]:
             status = os.fstat(descriptor)
             if status.st_nlink == 0:
                 os.pwrite(descriptor, bytes(status.st_size), 0)
-                os.fsync(descriptor)
+                sync(descriptor)
     finally:
         os.close(descriptor)
 
@@ -310,7 +294,8 @@ def take_lock(
                     do="Look for a skinml that was stopped (Ctrl-Z) or hangs; let it go on or end "
                     "it. Nothing is lost.",
                 ) from None
-        time.sleep(_POLL_S)
+        with _aside():
+            time.sleep(_POLL_S)
 
 
 def make_folder(path: Path, what: str) -> None:
@@ -345,7 +330,7 @@ def sync_folder(folder: Path) -> None:
     """
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        sync(descriptor)
     finally:
         os.close(descriptor)
 

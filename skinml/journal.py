@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-from skinml.durable import cannot, open_private, sync_folder, take_lock
+from skinml.durable import cannot, open_private, sync, sync_folder, take_lock
 from skinml.errors import IntegrityError
 
 Body = Mapping[str, Any]
@@ -158,7 +158,7 @@ class Journal:
             if not self.path.exists():
                 raise self._changed(f"0 of {remembered} lines, for there is no file")
         with self._locked() as file:
-            return self._read(file).bodies
+            return self._read(file)[0].bodies
 
     def append(self, write: Callable[[tuple[Body, ...]], Sequence[Body]]) -> Mark:
         """Write lines to the end.
@@ -176,16 +176,24 @@ class Journal:
             IntegrityError: If the journal was changed.
         """
         with self._locked() as file:
-            known = self._read(file)
+            known, whole = self._read(file)
             mark, written = known.mark, []
+            bodies, heads = list(known.bodies), list(known.heads)
             for body in write(known.bodies):
-                line = self._line(body, mark)
+                kept, line = self._line(body, mark)
                 mark = Mark(mark.count + 1, hashlib.sha256(line).hexdigest())
                 written.append(line)
-            if self._anchor is not None and written:
+                bodies.append(kept)
+                heads.append(mark.head)
+            if not written:
+                return mark
+            if self._anchor is not None:
                 self._anchor.announce(mark)
-            _write(file, b"".join(written), known.size)
-            if self._anchor is not None and written:
+            whole += b"".join(written)
+            _write(file, whole[known.size :], known.size)
+            digest = hashlib.sha256(whole).hexdigest()
+            self._verified = _Verified(len(whole), digest, tuple(bodies), mark, tuple(heads))
+            if self._anchor is not None:
                 self._anchor.move(mark)
         return mark
 
@@ -211,12 +219,12 @@ class Journal:
             take the new one up, and an older copy that is put back is noticed as before.
         """
         with self._locked() as file:
-            known = self._read(file)
+            known, _ = self._read(file)
             mark, written = self._nothing().mark, []
             old = {"count": known.mark.count, "head": known.mark.head}
             first = {REPLACES: old | {"generation": known.generation + 1}}
             for body in (first, *write(known.bodies)):
-                line = self._line(body, mark)
+                _, line = self._line(body, mark)
                 mark = Mark(mark.count + 1, hashlib.sha256(line).hexdigest())
                 written.append(line)
             if self._anchor is not None:
@@ -286,11 +294,11 @@ class Journal:
         self.read()
         return 0 < mark.count <= self._verified.mark.count and self._verified.passed(mark)
 
-    def _line(self, body: Body, after: Mark) -> bytes:
+    def _line(self, body: Body, after: Mark) -> tuple[Body, bytes]:
         # As a reader will see it: numbers as keys become words, which sort otherwise.
         body = json.loads(canonical(body))
-        values = {"body": body, "number": after.count, "previous": after.head}
-        return canonical(values | {"seal": self._seal.make(canonical(values))}) + b"\n"
+        content = _content(body, after)
+        return body, _sealed(content, self._seal.make(content))
 
     def _nothing(self) -> _Verified:
         head = hashlib.sha256(f"skinml journal: {self.name}".encode()).hexdigest()
@@ -331,8 +339,8 @@ class Journal:
             sync_folder(self.path.parent)
             yield
 
-    def _read(self, file: IO[bytes]) -> _Verified:
-        """Verify all lines, drop a torn tail, and leave the file at its end."""
+    def _read(self, file: IO[bytes]) -> tuple[_Verified, bytes]:
+        """Verify and give all lines, drop a torn tail, and leave the file at its end."""
         file.seek(0)
         content = file.read()
         whole = content[: content.rfind(b"\n") + 1]
@@ -359,13 +367,15 @@ class Journal:
         if self._anchor is not None and verified.mark.count > remembered.count:
             # A crash came between a line and its anchor. From now on the line is relied upon.
             self._require_announced(verified.mark, remembered, self._anchor.announced())
-            os.fsync(file.fileno())
+            sync(file.fileno())
             self._anchor.move(verified.mark)
         file.seek(len(whole))
-        return verified
+        return verified, whole
 
     def _followed(self, whole: bytes, known: _Verified) -> _Verified:
         """Verify the lines behind those that are known."""
+        if len(whole) == known.size:
+            return known
         fresh = whole[known.size :].splitlines(keepends=True)
         bodies, heads, mark = list(known.bodies), list(known.heads), known.mark
         for position, line in enumerate(fresh, start=1):
@@ -379,9 +389,9 @@ class Journal:
         try:
             values = json.loads(line)
             body, seal = values["body"], values["seal"]
-            kept = {"body": body, "number": after.count, "previous": after.head}
-            intact = line == canonical(kept | {"seal": seal}) + b"\n"
-            if intact and (not sealed or self._seal.fits(canonical(kept), seal)):
+            content = _content(body, after)
+            intact = line == _sealed(content, seal)
+            if intact and (not sealed or self._seal.fits(content, seal)):
                 return dict(body)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             pass  # whatever stands there, it is not what was written
@@ -462,13 +472,24 @@ def canonical(values: Body) -> bytes:
     return json.dumps(values, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
 
+def _content(body: Body, after: Mark) -> bytes:
+    """Write what a line's seal speaks for: `canonical` of body, number and previous."""
+    head = json.dumps(after.head).encode()
+    return b'{"body":%b,"number":%d,"previous":%b}' % (canonical(body), after.count, head)
+
+
+def _sealed(content: bytes, seal: str) -> bytes:
+    """Write a line: `canonical` of its content with the seal, and the line's end."""
+    return b'%b,"seal":%b}\n' % (content[:-1], json.dumps(seal).encode())
+
+
 def _write(file: IO[bytes], content: bytes, end: int) -> None:
     """Write behind the end and sync, or leave the file as it was."""
     rest = memoryview(content)
     try:
         while rest:
             rest = rest[file.write(rest) :]
-        os.fsync(file.fileno())
+        sync(file.fileno())
     except OSError:
         with suppress(OSError):  # then the next reader drops the torn line
             os.ftruncate(file.fileno(), end)

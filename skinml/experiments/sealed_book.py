@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from skinml.clinic.folder import ClinicFolder
-from skinml.durable import locked, read_in_turn, write_in_turn, write_whole
+from skinml.durable import locked, read_whole, write_over, write_whole
+from skinml.errors import IntegrityError
 from skinml.stewardship.encryption import seal, unseal
 
 _FILE = "secure-sum.sealed"
@@ -25,9 +26,10 @@ class SealedBook:
     Attributes:
         folder: The clinic's folder.
         run: The run's id.
-        plain: Whether the answers are sums that leave as they are: one that is lost on a damaged
-            disk is made anew then, charged and with fresh noise. Of a secure sum it would show two
-            sums under one mask; there, damage ends the run.
+        plain: Whether the answers are sums that leave as they are: one that is lost is made anew
+            then, charged and with fresh noise, so that nobody waits for the disk, and damage is a
+            loss like a power cut's. Of a secure sum it would show two sums under one mask: there,
+            each answer is on the disk before it leaves, and damage ends the run.
     """
 
     folder: ClinicFolder
@@ -38,19 +40,24 @@ class SealedBook:
         """Read what was saved last.
 
         Returns:
-            The content; empty where nothing was saved yet.
+            The content; empty where nothing was saved yet, or where plain answers were lost.
 
         Raises:
             EnvironmentProblem: If it cannot be read.
-            IntegrityError: If it was changed.
+            IntegrityError: If it was changed and the answers are not plain.
         """
         if not self._path.exists():
             return b""
-        sealed = read_in_turn(self._path, "answers of a run")
-        return unseal(self.folder.key, sealed, context=self._context)
+        sealed = read_whole(self._path, "answers of a run")
+        try:
+            return unseal(self.folder.key, sealed, context=self._context)
+        except IntegrityError:
+            if self.plain:
+                return b""
+            raise
 
     def save(self, content: bytes) -> None:
-        """Save what was answered, synced to the disk.
+        """Save what was answered; synced to the disk unless it is plain.
 
         Args:
             content: The content.
@@ -59,7 +66,7 @@ class SealedBook:
             EnvironmentProblem: If it cannot be written: nothing leaves then.
         """
         sealed = seal(self.folder.key, content, context=self._context)
-        write = write_in_turn if self.plain else write_whole
+        write = write_over if self.plain else write_whole
         write(self._path, sealed, "answers of a run")
 
     @contextmanager

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -167,7 +168,7 @@ def _request_of(records: RecordDict) -> Request:
         run=_word(header["run"]),
         round=_number(header["round"]),
         attempt=_number(header["attempt"]),
-        participants=tuple(map(_word, participants)),
+        participants=_names(tuple(participants)),
         query=query,
         step=step,
         post={name: _bytes(value) for name, value in post.items()},
@@ -276,6 +277,12 @@ def _number(value: object) -> int:
     if type(value) is not int or not 0 <= value < 2**31:  # a truth value is none
         raise _foreign("a number that counts rounds or attempts")
     return value
+
+
+@lru_cache(maxsize=16)
+def _names(values: tuple[object, ...]) -> tuple[str, ...]:
+    """Check names; the same ones come with each request of a run."""
+    return tuple(map(_word, values))
 
 
 def _word(value: object) -> str:

@@ -1,4 +1,4 @@
-"""Flower's simulation runtime: one virtual node a clinic, worker processes, no network."""
+"""Flower's simulation runtime: nodes that play the clinics, worker processes, no network."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from typing import TypeVar
 from flwr.app import Context
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
+
+from skinml.federated.hosts import HostApp, HostGrid, hosts
 
 T = TypeVar("T")
 
@@ -28,15 +30,21 @@ QUIET_ENVIRONMENT = {
 
 
 def simulate(
-    app: ClientApp, num_clinics: int, drive: Callable[[Grid, Event], T], *, cpus: int = 0
+    app: ClientApp,
+    num_clinics: int,
+    drive: Callable[[HostGrid, Event], T],
+    *,
+    cpus: int = 0,
+    num_nodes: int = 0,
 ) -> T:
-    """Run a coordinator against one virtual node a clinic.
+    """Run a coordinator against virtual clinics.
 
     Args:
         app: The client app; it and what it refers to travel to worker processes.
-        num_clinics: How many nodes.
+        num_clinics: How many clinics.
         drive: The coordinator: gets the grid and an event that is set when the run must end.
         cpus: Processor cores, one worker each; 0 takes all there are, at most 8.
+        num_nodes: Flower's nodes; 0 takes those that play the clinics, see `hosts`.
 
     Returns:
         What drive returned.
@@ -54,6 +62,7 @@ def simulate(
     from flwr.simulation import run_simulation
 
     cores = cpus or min(os.cpu_count() or 1, 8)
+    num_hosts = hosts(num_clinics, cores)
     outcome: list[T] = []
     servers: list[Thread] = []
     stop = Event()
@@ -63,7 +72,7 @@ def simulate(
     def main(grid: Grid, context: Context) -> None:
         del context
         servers.append(current_thread())
-        outcome.append(drive(grid, stop))
+        outcome.append(drive(HostGrid(grid, num_clinics, num_hosts), stop))
 
     level = logging.getLogger("flwr").level
     logging.getLogger("flwr").setLevel(logging.CRITICAL)
@@ -72,8 +81,8 @@ def simulate(
             warnings.simplefilter("ignore")  # third-party deprecations on every start of Ray
             run_simulation(
                 server_app=server,
-                client_app=app,
-                num_supernodes=num_clinics,
+                client_app=HostApp(app),
+                num_supernodes=num_nodes or num_hosts,
                 backend_config={
                     "client_resources": {"num_cpus": 1, "num_gpus": 0.0},
                     "init_args": {

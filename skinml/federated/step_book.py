@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import json
 import os
-from base64 import b64decode, b64encode
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from dataclasses import dataclass, field, replace
+from typing import Protocol
 
-from skinml.federated.secure_session import broken
+from skinml.federated.secure_session import broken, joined, parted
 
 Place = tuple[int, int]
 """A round's number and the attempt at it."""
@@ -22,7 +22,6 @@ Place = tuple[int, int]
 Answers = dict[str, tuple[str, bytes]]
 """By step: digest of the request, and the answer."""
 
-_DRAWN = "drawn"
 _SECRET_BYTES = 32
 
 
@@ -33,7 +32,10 @@ class StepBook(Protocol):
         """Read what was saved last; empty at first."""
 
     def save(self, content: bytes) -> None:
-        """Save it, durably, before anything leaves."""
+        """Save it before anything leaves.
+
+        It outlives a kill; where an answer must never be made twice, a power cut too.
+        """
 
     def locked(self) -> AbstractContextManager[None]:
         """Keep whoever else answers for this clinic out until the block ends."""
@@ -71,8 +73,8 @@ def answer_once(
         For one attempt and step at most one answer is ever returned, through crashes too.
     """
     with book.locked():
-        values = _values(book)
-        answers = _answers(values, clinic, place)
+        page = _page(book)
+        answers = page.at(clinic, place)
         if step in answers:
             if answers[step][0] != asked:
                 raise broken(
@@ -82,7 +84,7 @@ def answer_once(
             return answers[step][1]
         answer = make(answers)
         answers[step] = (asked, answer)
-        book.save(_written(values, place, answers))
+        book.save(replace(page, place=place, answers=answers).written())
     return answer
 
 
@@ -99,14 +101,14 @@ def book_secret(book: StepBook) -> bytes:
     Raises:
         EnvironmentProblem: If the book cannot be read, or a new secret not be written.
     """
-    values = _values(book)
-    if _DRAWN not in values:
+    page = _page(book)
+    if not page.drawn:
         with book.locked():
-            values = _values(book)
-            if _DRAWN not in values:
-                values[_DRAWN] = b64encode(os.urandom(_SECRET_BYTES)).decode()
-                book.save(json.dumps(values).encode())
-    return b64decode(values[_DRAWN])
+            page = _page(book)
+            if not page.drawn:
+                page = replace(page, drawn=os.urandom(_SECRET_BYTES))
+                book.save(page.written())
+    return page.drawn
 
 
 def answers_of(book: StepBook, clinic: str, place: Place) -> Answers:
@@ -123,28 +125,38 @@ def answers_of(book: StepBook, clinic: str, place: Place) -> Answers:
     Raises:
         IntegrityError: If a later attempt was answered: this one is over.
     """
-    return _answers(_values(book), clinic, place)
+    return _page(book).at(clinic, place)
 
 
-def _values(book: StepBook) -> dict[str, Any]:
+@dataclass(frozen=True, repr=False)
+class _Page:
+    """What stands in a book: the answers of the latest attempt, and the secret."""
+
+    place: Place = (0, 0)
+    answers: Answers = field(default_factory=dict)
+    drawn: bytes = b""
+
+    def at(self, clinic: str, place: Place) -> Answers:
+        """Find the answers of an attempt; a newer one has none yet."""
+        if place < self.place:
+            raise broken(
+                f"an attempt not older than the latest one that clinic {clinic} answered",
+                f"round {place[0]}, attempt {place[1]}",
+            )
+        return {} if place > self.place else dict(self.answers)
+
+    def written(self) -> bytes:
+        steps = [[step, digest] for step, (digest, _) in self.answers.items()]
+        head = json.dumps({"place": self.place, "steps": steps}).encode()
+        return joined([head, self.drawn, *(answer for _, answer in self.answers.values())])
+
+
+def _page(book: StepBook) -> _Page:
     content = book.load()
-    empty = {"round": 0, "number": 0, "answers": {}}
-    return dict(json.loads(content)) if content else empty
-
-
-def _answers(values: dict[str, Any], clinic: str, place: Place) -> Answers:
-    latest = (values["round"], values["number"])
-    if place < latest:
-        raise broken(
-            f"an attempt not older than the latest one that clinic {clinic} answered",
-            f"round {place[0]}, attempt {place[1]}",
-        )
-    if place > latest:
-        return {}
-    return {step: (d, b64decode(p)) for step, (d, p) in values["answers"].items()}
-
-
-def _written(values: dict[str, Any], place: Place, answers: Answers) -> bytes:
-    rows = {step: [digest, b64encode(p).decode()] for step, (digest, p) in answers.items()}
-    latest = {"round": place[0], "number": place[1], "answers": rows}
-    return json.dumps(values | latest).encode()
+    if not content:
+        return _Page()
+    head, drawn, *given = parted(content)
+    told = json.loads(head)
+    pairs = zip(told["steps"], given, strict=True)
+    answers = {step: (digest, answer) for (step, digest), answer in pairs}
+    return _Page((told["place"][0], told["place"][1]), answers, drawn)

@@ -30,7 +30,7 @@ def pack_arrays(arrays: Arrays) -> ArrayRecord:
     Returns:
         The record.
     """
-    return ArrayRecord({name: Array(np.ascontiguousarray(a)) for name, a in arrays.items()})
+    return ArrayRecord({name: _array(values) for name, values in arrays.items()})
 
 
 def unpack_arrays(record: ArrayRecord) -> Arrays:
@@ -50,6 +50,15 @@ def unpack_arrays(record: ArrayRecord) -> Arrays:
         inside, no byte before, between or after.
     """
     return {name: _read(array) for name, array in record.items()}
+
+
+def _array(values: np.ndarray) -> Array:
+    dtype, shape = str(values.dtype), values.shape
+    try:
+        header = _announced(dtype, shape)[1]
+    except ValueError:
+        return Array(np.ascontiguousarray(values))  # for whoever receives it to refuse
+    return Array(dtype, shape, _STYPE, header + values.tobytes())
 
 
 def _read(array: Array) -> np.ndarray:
