@@ -15,6 +15,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from skinml.data.settings import DataSettings
+from skinml.data.table_settings import StatisticsSettings
 from skinml.errors import ConfigError
 from skinml.fairness.settings import FairnessSettings
 from skinml.federated.settings import FederationSettings
@@ -60,10 +61,15 @@ class RunConfig(BaseModel):
     fairness: FairnessSettings = Field(description="How groups are compared.")
     tracking: TrackingSettings = Field(description="Where a run writes what it saw.")
     clinic: VirtualClinicSettings = Field(description="The gates of virtual clinics.")
+    statistics: StatisticsSettings | None = Field(
+        None, description="Count patients over the clinics instead of training a model."
+    )
 
     @property
     def purpose(self) -> Purpose:
         """What the run uses the data for; licence or consent of each row must cover it."""
+        if self.statistics is not None:
+            return self.data.purpose or "statistics"
         usual: Purpose = (
             "research" if self.federation.mode == "centralised" else "federated_training"
         )
@@ -88,6 +94,8 @@ class RunConfig(BaseModel):
         if not isinstance(values, dict):
             return values
         data, privacy = values.get("data"), values.get("privacy")
+        if values.get("statistics") is not None:
+            return values  # the tables take the whole budget
         asks = isinstance(data, dict) and data.get("consents") is not None
         if asks and isinstance(privacy, dict) and "admissions_share" not in privacy:
             return values | {"privacy": privacy | {"admissions_share": _ADMISSIONS_SHARE}}
@@ -95,11 +103,12 @@ class RunConfig(BaseModel):
 
     @model_validator(mode="after")
     def _sections_agree(self) -> RunConfig:
-        _require_honest_purpose(self.purpose, self.federation.mode)
+        _require_honest_purpose(self.purpose, self.federation.mode, self.statistics)
         if self.model.kind == "linear_head":
             require_public_images(self.privacy.recipe, self.training.head)
             require_gradients_by_class(self.privacy.recipe, self.training.head)
         _require_noise_in_counts(self.fairness.evaluation, self.privacy)
+        _require_tables_alone(self)
         _require_known_crossings(self.fairness, self.data.groups)
         require_fitting_mitigation(
             self.mitigation,
@@ -143,6 +152,16 @@ def _require_noise_in_counts(evaluation: str, privacy: PrivacySettings) -> None:
         )
 
 
+def _require_tables_alone(config: RunConfig) -> None:
+    """Refuse a share of the budget for what a run that only counts does not release."""
+    if config.statistics is not None and config.privacy.admissions_share:
+        raise ConfigError(
+            rule="privacy.admissions_share=0 where patients are counted: nothing else is released",
+            got=f"privacy.admissions_share={config.privacy.admissions_share:g}",
+            do="Leave privacy.admissions_share out.",
+        )
+
+
 def _require_known_crossings(fairness: FairnessSettings, groups: Sequence[str]) -> None:
     """Refuse before training what could not be computed after it."""
     missing = {name for crossing in fairness.crossings for name in crossing} - set(groups)
@@ -154,8 +173,18 @@ def _require_known_crossings(fairness: FairnessSettings, groups: Sequence[str]) 
         )
 
 
-def _require_honest_purpose(purpose: Purpose, mode: str) -> None:
+def _require_honest_purpose(
+    purpose: Purpose, mode: str, statistics: StatisticsSettings | None
+) -> None:
     """Refuse a word under which patients would be used for something else than they agreed to."""
+    if statistics is not None:
+        if purpose != "statistics":
+            raise ConfigError(
+                rule="data.purpose=statistics where patients are counted",
+                got=f"data.purpose={purpose}",
+                do="Leave data.purpose out.",
+            )
+        return
     honest = ("research", "teaching") if mode == "centralised" else ("federated_training",)
     if purpose not in honest:
         raise ConfigError(

@@ -51,6 +51,7 @@ PAGES = (
     "docs/performance.md",
     "docs/bundle.md",
     "docs/deployment.md",
+    "docs/statistics.md",
     "docs/tutorial-federation.md",
     "docs/tutorial-researcher.md",
     "docs/tutorial-reviewer.md",

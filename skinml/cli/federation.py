@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from skinml.cli import federation_runs, federation_status
+from skinml.cli import federation_runs, federation_statistics, federation_status
 from skinml.cli.options import AsJson, AtFederation
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ app.command()(federation_runs.submit)
 app.command()(federation_runs.resume)
 app.command()(federation_runs.runs)
 app.command()(federation_status.status)
+app.command()(federation_statistics.statistics)
 
 _WIDTH = 100
 

@@ -104,7 +104,7 @@ QUESTIONS = (
     Question(
         "purposes",
         "What may patients' data be used for, where they consent?",
-        "Any of: care, research, teaching, federated_training, publication_of_images.",
+        "Any of: care, research, teaching, federated_training, statistics and others.",
     ),
     Question(
         "epsilon",

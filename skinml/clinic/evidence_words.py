@@ -40,6 +40,14 @@ _PURPOSES: Mapping[Purpose, tuple[str, str]] = {
         ),
     ),
     "publication_of_images": ("publication", "publication: your picture in a journal or a book"),
+    "statistics": (
+        "counts with other clinics",
+        (
+            "counting how many patients have which condition, treatment and outcome, together with "
+            "other clinics; from our clinic only counts over many patients leave, each changed by "
+            "a little chance"
+        ),
+    ),
 }
 FIELD_NAMES: Mapping[str, str] = {
     "diagnosis": "diagnosis",

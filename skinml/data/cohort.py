@@ -168,12 +168,11 @@ def build_cohort(
     """
     classes = labels or classes_of(settings, manifest.taxonomy)
     flow = [_stage("read from the manifest", manifest.frame)]
-    frame = _selected(manifest.frame, settings, strict=split)
+    frame = selected_rows(manifest.frame, settings, strict=split)
     flow.append(_stage("selected by data.where", frame, settings.where))
-    frame = frame.assign(label=_label(frame, classes))
-    frame["clinic"] = assign_clinics(frame, settings.partition, seeds)
-    frame, admissions, public = _admitted(frame, doors, purpose, day)
-    private = not (public and under_licence(manifest.frame).all())
+    frame, admissions, private = admitted_rows(
+        manifest, frame, settings, classes, seeds, purpose=purpose, day=day, doors=doors
+    )
     if any(admission.refused for admission in admissions.values()):
         flow.clear()  # how many were refused stays in the clinics' own logs
     flow.append(_stage("may be used", frame, _basis(admissions)))
@@ -217,6 +216,42 @@ def build_cohort(
         admissions=admissions,
         private=private,
     )
+
+
+def admitted_rows(
+    manifest: Manifest,
+    frame: pd.DataFrame,
+    settings: DataSettings,
+    classes: Labels,
+    seeds: Seeds,
+    *,
+    purpose: Purpose,
+    day: datetime.date,
+    doors: Doors,
+) -> tuple[pd.DataFrame, dict[str, Admission], bool]:
+    """Let those of a manifest's rows through that may be used.
+
+    Args:
+        manifest: The manifest.
+        frame: The rows that are asked for, see `selected_rows`.
+        settings: How clinics are made.
+        classes: What the column label is of.
+        seeds: The root of the data's random streams.
+        purpose: What the rows are used for.
+        day: The day of use.
+        doors: What each clinic lets through.
+
+    Returns:
+        The rows with columns label and clinic, what each clinic admitted, and whether a row of the
+        manifest is under no licence that lets others read it.
+
+    Raises:
+        PolicyError: If no row may be used for the purpose.
+    """
+    frame = frame.assign(label=_label(frame, classes))
+    frame["clinic"] = assign_clinics(frame, settings.partition, seeds)
+    frame, admissions, public = _admitted(frame, doors, purpose, day)
+    return frame, admissions, not (public and under_licence(manifest.frame).all())
 
 
 def classes_of(settings: DataSettings, taxonomy: Taxonomy) -> Labels:
@@ -271,7 +306,8 @@ def _basis(admissions: Mapping[str, Admission]) -> str:
     return "; ".join(sorted({admission.basis for admission in admissions.values()}))
 
 
-def _selected(frame: pd.DataFrame, settings: DataSettings, *, strict: bool) -> pd.DataFrame:
+def selected_rows(frame: pd.DataFrame, settings: DataSettings, *, strict: bool) -> pd.DataFrame:
+    """Choose by data.where; with strict each value needs a row. Refuses when nothing is left."""
     for column, values in settings.where.items():
         if column not in frame.columns:
             raise ConfigError(

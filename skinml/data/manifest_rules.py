@@ -25,6 +25,8 @@ OPTIONAL = (
     "modality",
     "series",
     "confirmation",
+    "treatment",
+    "outcome",
     "dataset",
     "licence",
     "kept_until",

@@ -147,7 +147,8 @@ class DataSettings(_Frozen):
     purpose: Purpose | None = Field(
         None,
         description="What the data are used for, which licence or consent must cover; none: "
-        "federated_training where clinics train together, research where one place holds all.",
+        "federated_training where clinics train together, research where one place holds all, "
+        "statistics where patients are counted.",
     )
     consents: str | None = Field(
         None,

@@ -1,4 +1,4 @@
-"""Words of many sources to shared diagnoses, malignancy, anatomical sites and tone scales."""
+"""Words of many sources to shared diagnoses, malignancy, sites, tone scales and treatments."""
 
 from __future__ import annotations
 
@@ -38,6 +38,8 @@ class _File(BaseModel):
     version: str = ""
     diagnoses: dict[str, _Diagnosis] = {}
     anatomical_sites: dict[str, tuple[str, ...]] = {}
+    treatments: dict[str, tuple[str, ...]] = {}
+    outcomes: dict[str, tuple[str, ...]] = {}
     tone_scales: dict[str, dict[str, tuple[str, ...]]] = {}
     datasets: dict[str, _Dataset] = {}
 
@@ -53,6 +55,7 @@ class Taxonomy:
         site_words: The same for anatomical sites.
         tone_words: For each tone scale, normalised word to the scale's value.
         dataset_scales: The tone scale of a dataset whose manifest does not name one.
+        course_words: For "treatment" and "outcome", normalised word to group.
     """
 
     version: str
@@ -61,6 +64,7 @@ class Taxonomy:
     site_words: Words
     tone_words: Words
     dataset_scales: Mapping[str, str]
+    course_words: Words
 
     def diagnoses(self, words: Sequence[str], datasets: Sequence[str]) -> Mapped:
         """Translate diagnoses, a dataset's own meaning of a word first.
@@ -98,6 +102,20 @@ class Taxonomy:
         """
         numbers = {word: re.sub(r"\.0+$", "", word) for word in set(words)}
         return _translate([numbers[word] for word in words], scales, self.tone_words)
+
+    def courses(self, column: str, words: Sequence[str]) -> tuple[str, ...]:
+        """Bring treatments, or outcomes, into their few shared groups.
+
+        Args:
+            column: "treatment" or "outcome".
+            words: (n,) words as written; empty ones stay empty.
+
+        Returns:
+            (n,) the group of each; "other" where a word is in none.
+        """
+        known = self.course_words[column]
+        group = {word: known.get(normalise(word), "other") for word in set(words) if word}
+        return tuple(group.get(word, "") for word in words)
 
 
 @dataclass(frozen=True)
@@ -183,6 +201,7 @@ def _build(shipped: _File, extension: _File, version: str) -> Taxonomy:
     diagnosis_words: dict[str, dict[str, str]] = {_EVERYWHERE: {}}
     site_words: dict[str, dict[str, str]] = {_EVERYWHERE: {}}
     tone_words: dict[str, dict[str, str]] = {}
+    course_words: dict[str, dict[str, str]] = {"treatment": {}, "outcome": {}}
     scales: dict[str, str] = {}
     for file in (shipped, extension):
         malignant |= {name: diagnosis.malignant for name, diagnosis in file.diagnoses.items()}
@@ -190,6 +209,9 @@ def _build(shipped: _File, extension: _File, version: str) -> Taxonomy:
             _add(diagnosis_words[_EVERYWHERE], name, diagnosis.words)
         for name, words in file.anatomical_sites.items():
             _add(site_words[_EVERYWHERE], name, words)
+        for column, told in (("treatment", file.treatments), ("outcome", file.outcomes)):
+            for name, words in told.items():
+                _add(course_words[column], name, words)
         for scale, values in file.tone_scales.items():
             for value, words in values.items():
                 _add(tone_words.setdefault(scale, {}), value, words)
@@ -210,7 +232,9 @@ def _build(shipped: _File, extension: _File, version: str) -> Taxonomy:
             got=f"tone_scale={', '.join(sorted(unknown))}",
             do="Name one of these, or add it under tone_scales.",
         )
-    return Taxonomy(version, malignant, diagnosis_words, site_words, tone_words, scales)
+    return Taxonomy(
+        version, malignant, diagnosis_words, site_words, tone_words, scales, course_words
+    )
 
 
 def _add(meanings: dict[str, str], name: str, words: Sequence[str]) -> None:

@@ -44,7 +44,7 @@ from skinml.experiments.released import run_threshold
 from skinml.experiments.result import read_record
 from skinml.experiments.resuming import Checkpoints, Life, kept_history, strip_notes, turn
 from skinml.experiments.rounds import num_rounds, train
-from skinml.experiments.run import SERVED_MODEL, write_result, write_run
+from skinml.experiments.run import SERVED_MODEL, told_config, write_result, write_run
 from skinml.experiments.sites import Terms
 from skinml.experiments.workspace import Workspace, run_folder, run_of
 from skinml.federated.coordinator import places_asker
@@ -96,7 +96,7 @@ def conduct(
         try:
             if draft == final:  # an earlier process died between the report and its last words
                 record = read_record(final)
-                tracker.start(run, config.name, _told(config), [], kept_history(final))
+                tracker.start(run, config.name, told_config(config), [], kept_history(final))
                 gathering.expect_everybody()
             else:
                 with run_folder(Workspace(folder.path), run, lambda _: True):
@@ -170,10 +170,6 @@ def _hearing(answered: Answered, gathering: Gathering) -> Iterator[tuple[str, Re
         yield clinic, reply
 
 
-def _told(config: RunConfig) -> dict[str, Any]:
-    return config.model_dump(mode="json", exclude={"clinic"})
-
-
 def _terms(
     name: str, config: RunConfig, run: str, clinics: tuple[str, ...], keys: Keys, width: int
 ) -> Terms:
@@ -203,7 +199,7 @@ def _work(
     tracker: Tracker,
 ) -> Outcome:
     history = kept_history(draft)
-    tracker.start(terms.run, config.name, _told(config), [], history)
+    tracker.start(terms.run, config.name, told_config(config), [], history)
     learner = build_learner(config, terms.classes, terms.num_features, len(terms.clinics))
     validation = validation_release(config)
     checkpoints = Checkpoints(draft, terms.run, learner.rounds, Record())

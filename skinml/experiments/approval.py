@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from skinml.clinic.folder import ClinicFolder
 from skinml.config import RunConfig
 from skinml.data.cohort import MALIGNANCY
-from skinml.experiments.learners import build_learner, split_key_id, validation_release
+from skinml.experiments.learners import build_learner, held_out_release, split_key_id
 from skinml.experiments.released import counts_release
 from skinml.federated.clinic import planned_entries, schedule
 from skinml.privacy.ledger import Entry, entries_of_year, spent
@@ -64,7 +64,7 @@ def drafted(
     # The features' number moves noise and epsilon by less than a part in ten thousand, by what is
     # paid for the grid: any will do for a plan.
     learner = build_learner(config, classes, 1, num_clinics)
-    validation, admissions = validation_release(config), admissions_release(config.privacy)
+    validation, admissions = held_out_release(config), admissions_release(config.privacy)
     # Clinics' names decide nothing here, only their number.
     counts = counts_release(config, [str(number) for number in range(num_clinics)])
     tested = counts.release if counts else None
@@ -142,12 +142,18 @@ def terms_of(
         epsilon=0.0,
         delta=config.privacy.delta,
         noise_multiplier=min(release.noise_multiplier for release in releases) or None,
-        clinics=max(num_clinics - missing, 1),
+        clinics=max(_smallest_sum(config, num_clinics) - missing, 1),
         patients=None,
         fields=fields_of(config),
         epsilon_year=0.0,
         epsilon_life=0.0,
     )
+
+
+def _smallest_sum(config: RunConfig, num_clinics: int) -> int:
+    """Count the clinics of the smallest group whose counts can be read apart."""
+    regions = config.statistics.regions.values() if config.statistics else ()
+    return min((len(each) for each in regions), default=num_clinics)
 
 
 def expected_classes(config: RunConfig) -> Labels:
@@ -173,7 +179,10 @@ def fields_of(config: RunConfig) -> tuple[str, ...]:
     Returns:
         Their names, in the order of `KEPT_FIELDS`.
     """
-    data = config.data
+    data, counted = config.data, config.statistics
+    if counted is not None:
+        read = {_READ_FOR.get(name, name) for name in counted.attributes} | set(data.where)
+        return tuple(name for name in KEPT_FIELDS if name in read)
     read = {_READ_FOR.get(name, name) for name in data.groups} | set(data.where)
     read |= {"modality", "lesion_id"} if data.views else set()
     read |= {"anatomical_site"} if data.partition.by == "site" else set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -88,15 +89,9 @@ def gather(
         EnvironmentProblem: If the working folder cannot be written.
         IntegrityError: If a clinic's folder was changed.
     """
-    settings, single = config.data, site is None
-    today = this_day()
+    single, today = site is None, this_day()
     site = site or own_site(config)
-    if site is not None and is_clinic_folder(site.folder.path, settings.root):
-        settings = settings.model_copy(update={"partition": PartitionSettings(by="pooled")})
-        taxonomy = load_taxonomy(settings.taxonomy)
-        manifest = imported_manifest(site.folder, config.purpose, today, taxonomy)
-    else:
-        manifest = open_manifest(settings, workspace, progress)
+    manifest, settings = listed_rows(config, workspace, progress, site, today)
     gates = Gates(config, workspace, run, manifest.root, today, from_round=from_round, site=site)
     try:
         cohort = build_cohort(
@@ -113,7 +108,7 @@ def gather(
         raise
     clinics = cohort.items["clinic"].astype(str).tolist()
     places = np.array([gates.place(clinic) for clinic in clinics], dtype=str)
-    _require_reach(config, cohort, places)
+    require_reach(config, cohort.items["patient_id"], places, private=cohort.private)
     folders = gates.require(cohort, places.tolist())
     patients = cohort.items["patient_id"].to_numpy(dtype=str)
     for name, folder in folders.items():
@@ -138,6 +133,38 @@ def gather(
         manifest_digest=public_digest(manifest.digest, key),
         digest=public_digest(cohort.digest, key),
     )
+
+
+def listed_rows(
+    config: RunConfig,
+    workspace: Workspace,
+    progress: Progress,
+    site: Site | None,
+    day: datetime.date,
+) -> tuple[Manifest, DataSettings]:
+    """Read the manifest of a run, or list what a clinic imported.
+
+    Args:
+        config: The run's config.
+        workspace: Where synthetic cohorts are.
+        progress: Hears how far it is.
+        site: The real clinic whose own data are asked for, if it is one.
+        day: The day of use.
+
+    Returns:
+        The rows, and the data settings; all imported rows are the clinic's own.
+
+    Raises:
+        DataError: If the rows break a rule.
+        EnvironmentProblem: If a synthetic cohort cannot be written.
+        IntegrityError: If the clinic's register of pictures was changed.
+    """
+    settings = config.data
+    if site is None or not is_clinic_folder(site.folder.path, settings.root):
+        return open_manifest(settings, workspace, progress), settings
+    taxonomy = load_taxonomy(settings.taxonomy)
+    listed = imported_manifest(site.folder, config.purpose, day, taxonomy)
+    return listed, settings.model_copy(update={"partition": PartitionSettings(by="pooled")})
 
 
 def own_site(config: RunConfig) -> Site | None:
@@ -195,13 +222,27 @@ def _with_audit(cohort: Cohort, audit: LeakageReport) -> tuple[CohortStage, ...]
     return (*cohort.flow[:before], stage, *cohort.flow[before:])
 
 
-def _require_reach(
-    config: RunConfig, cohort: Cohort, places: np.ndarray[tuple[int], np.dtype[np.str_]]
+def require_reach(
+    config: RunConfig,
+    patient_ids: Iterable[object],
+    places: np.ndarray[tuple[int], np.dtype[np.str_]],
+    *,
+    private: bool,
 ) -> None:
-    """Hold the public bound on clinics a patient where the unit is the whole patient."""
+    """Hold the public bound on clinics a patient where the unit is the whole patient.
+
+    Args:
+        config: The run's config.
+        patient_ids: (n,) the patient of each item.
+        places: (n,) the clinic that holds it.
+        private: Whether the message may tell no number.
+
+    Raises:
+        DataError: If a patient is at more clinics than the bound.
+    """
     if config.privacy.unit != "patient":
         return
-    patients = cohort.items["patient_id"].to_numpy(dtype=str)
+    patients = np.array([str(each) for each in patient_ids], dtype=str)
     pairs = np.unique(np.stack([patients, places]), axis=1)
     _, reach = np.unique(pairs[0], return_counts=True)
     bound = config.privacy.max_clinics_per_patient
@@ -209,7 +250,7 @@ def _require_reach(
         raise DataError(
             rule=f"no patient at more than {bound} clinics (privacy.max_clinics_per_patient)",
             got="patients at more"
-            if cohort.private
+            if private
             else f"{int((reach > bound).sum())} patients at up to {int(reach.max())} clinics",
             do="Raise privacy.max_clinics_per_patient, or use privacy.unit=patient_within_clinic.",
         )

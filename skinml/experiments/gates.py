@@ -7,19 +7,21 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
+from typing import TYPE_CHECKING, Protocol
 
 from skinml.clinic.consents import log_changes
 from skinml.clinic.folder import ClinicFolder
 from skinml.clinic.gate import log_admission, log_refusal, require_role, require_run
 from skinml.clinic.virtual import find_virtual_folder, virtual_folder
 from skinml.config import RunConfig
-from skinml.data.cohort import Cohort, Door
+from skinml.data.cohort import Door
 from skinml.data.sealed_images import ImageFolder, require_folder
 from skinml.errors import DataError, PolicyError
 from skinml.experiments.approval import COORDINATOR, drafted, propose
 from skinml.experiments.workspace import Workspace
 from skinml.federated.clinic import require_budget
 from skinml.privacy.ledger import Ceilings
+from skinml.records import EVERY_SPLIT, Labels
 from skinml.stewardship.admissibility import (
     Admission,
     AlsoWithdrawals,
@@ -29,7 +31,27 @@ from skinml.stewardship.admissibility import (
 from skinml.stewardship.consent import ConsentRecord
 from skinml.stewardship.consent_import import read_consents
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 POOLED = "pooled"
+_LEARNT_FROM = ("train", EVERY_SPLIT)
+
+
+class Admitted(Protocol):
+    """What gates let through: a cohort, or patients who are only counted."""
+
+    @property
+    def items(self) -> pd.DataFrame:
+        """With columns patient_id, clinic and split."""
+
+    @property
+    def labels(self) -> Labels:
+        """The classes."""
+
+    @property
+    def admissions(self) -> Mapping[str, Admission]:
+        """What each clinic admitted."""
 
 
 @dataclass(frozen=True)
@@ -154,7 +176,7 @@ class Gates:
                 actor=actor,
             )
 
-    def require(self, cohort: Cohort, places: Sequence[str]) -> Mapping[str, ClinicFolder]:
+    def require(self, cohort: Admitted, places: Sequence[str]) -> Mapping[str, ClinicFolder]:
         """Log each clinic's admissions and hold the run against each clinic's policy.
 
         Args:
@@ -180,7 +202,7 @@ class Gates:
                 actor=actor,
             )
         patients = cohort.items["patient_id"].to_numpy(dtype=str)
-        training = cohort.items["split"].to_numpy(dtype=str) == "train"
+        training = cohort.items["split"].isin(_LEARNT_FROM).to_numpy(dtype=bool)
         draft = drafted(
             self._config,
             cohort.labels,

@@ -16,6 +16,7 @@ from skinml.federated.clinic import schedule
 from skinml.privacy.events import DiscreteGaussianEvent, RepeatAndSelectEvent
 from skinml.privacy.ledger import Binding, Entry, spent
 from skinml.privacy.plan import (
+    STATISTICS,
     TEST_COUNTS,
     Release,
     admissions_release,
@@ -42,6 +43,7 @@ COVERED = {
     "validation_scores": "the histogram of validation scores that the threshold comes from",
     "validation_scores_by_group": "the histogram of validation scores that the threshold comes "
     "from, and the counts by group that the label sets come from",
+    STATISTICS: "the counts of patients in all tables",
     TEST_COUNTS: "the counts of test patients that the run's test figures are computed from",
 }
 TUNING = "tuning: every trial of the settings that were chosen here"
@@ -71,7 +73,7 @@ def guarantee(
     run: str,
     folders: Mapping[str, ClinicFolder],
     learner: Learner,
-    validation: Release,
+    validation: Release | None,
 ) -> Guarantee:
     """Read the ledgers after a run.
 
@@ -97,7 +99,7 @@ def guarantee_told(
     run: str,
     participation: Sequence[Participation],
     learner: Learner,
-    validation: Release,
+    validation: Release | None,
 ) -> Guarantee:
     """Work out a deployed run's promise from who was asked what: ledgers stay at the clinics.
 
@@ -158,7 +160,7 @@ def guarantee_from(
     run: str,
     ledgers: Mapping[str, Sequence[Entry]],
     learner: Learner,
-    validation: Release,
+    validation: Release | None,
 ) -> Guarantee:
     """Work out a run's promise from entries of ledgers.
 

@@ -12,13 +12,19 @@ from skinml.data.images import PREPARATION
 from skinml.data.settings import DataSettings
 from skinml.errors import ConfigError
 from skinml.experiments.released import group_names, sets_layout
+from skinml.fairness.statistics_tables import TablesLayout, table_layout
 from skinml.federated.settings import StrategySettings
 from skinml.federated.strategy_rules import LOSS_DRIVEN, require_enough_clinics
 from skinml.federated.validation_scores import SCORE_BINS
 from skinml.models.bundle import Bundle, BundleSpec, score
 from skinml.models.networks import build_network
 from skinml.privacy.mechanism import Mechanism
-from skinml.privacy.plan import Release, gaussian_releases
+from skinml.privacy.plan import (
+    Release,
+    gaussian_releases,
+    statistics_release,
+    units_of_patient,
+)
 from skinml.privacy.quantise import GRID
 from skinml.privacy.trust import noise_rule
 from skinml.records import Arrays, Labels, Predictions, Samples
@@ -32,6 +38,7 @@ from skinml.training.mitigation_rules import GROUP_METHODS
 from skinml.training.network import NetworkLearner
 from skinml.training.recipes import RECIPES
 from skinml.training.server_optimisers import ServerOptimiser
+from skinml.training.tally import TallyLearner
 
 if TYPE_CHECKING:
     from skinml.training.public_images import PublicImages
@@ -55,6 +62,10 @@ def build_learner(
         ConfigError: If the trust model does not fit the model's kind, the strategy the number of
             clinics, or a public weight any group.
     """
+    tables = tables_of(config)
+    if tables is not None:
+        units = units_of_patient(len(tables.tables), tables.max_clinics)
+        return TallyLearner(statistics_release(config.privacy, tables.num_cells), units)
     strategy, missing = config.federation.strategy, config.federation.allowed_missing
     require_enough_clinics(strategy, num_clinics - missing)
     optimiser, balance = server_optimiser(strategy), group_balance(config)
@@ -91,6 +102,29 @@ def build_learner(
     if _by_loss(config):
         return loss_weighted_network(steps, network, config.privacy, build, strategy.q)
     return steps
+
+
+def tables_of(config: RunConfig) -> TablesLayout | None:
+    """Lay out the tables that a run counts patients in, from its config alone.
+
+    Args:
+        config: The run's config.
+
+    Returns:
+        The tables; None for a run that trains a model.
+
+    Raises:
+        ConfigError: If the groups of an attribute do not follow from the config.
+    """
+    asked = config.statistics
+    if asked is None:
+        return None
+    groups = {name: group_names(name, config.data) for name in asked.attributes}
+    return TablesLayout(
+        tables=tuple(table_layout(each, groups) for each in asked.crossings),
+        regions=tuple(sorted(asked.regions.items())) or (("", ()),),
+        max_clinics=config.privacy.max_clinics_per_patient,
+    )
 
 
 def _by_loss(config: RunConfig) -> bool:
@@ -188,6 +222,18 @@ def validation_release(config: RunConfig) -> Release:
     cells = (2 + (sets.rows if sets else 0), SCORE_BINS)
     release = Release(name, "validation", "validation", 1.0, 0.0, cells, grid=GRID)
     return gaussian_releases(config.privacy, [(release, 1.0)])[0]
+
+
+def held_out_release(config: RunConfig) -> Release | None:
+    """Plan what a run releases about validation patients.
+
+    Args:
+        config: The run's config.
+
+    Returns:
+        As `validation_release`; None for a run that only counts.
+    """
+    return None if config.statistics is not None else validation_release(config)
 
 
 def clinic_mechanism(config: RunConfig, num_clinics: int) -> Mechanism:

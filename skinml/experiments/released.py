@@ -23,8 +23,9 @@ from skinml.fairness.released_counts import counted_results
 from skinml.fairness.thresholds import ThresholdChoice, choose_threshold, score_edges
 from skinml.federated.clinic import CountsRelease
 from skinml.federated.validation_scores import SCORE_BINS
-from skinml.privacy.plan import evaluation_release, units_of_patient
+from skinml.privacy.plan import Release, evaluation_release, units_of_patient
 from skinml.privacy.quantise import GRID
+from skinml.privacy.settings import PrivacySettings
 from skinml.privacy.trust import noise_rule
 from skinml.records import UNKNOWN_GROUP, FloatArray, GroupResult, Labels
 from skinml.seeding import Seeds
@@ -100,7 +101,7 @@ def group_names(
     """Name the groups of an attribute, from the config and the shipped taxonomy alone.
 
     Args:
-        attribute: One of data.groups, not what cases are told apart by.
+        attribute: One of data.groups, or of what patients can be counted by.
         data: Bins, age bands and scale of skin tones.
         clinics: The names of the run's clinics, which are the groups of "clinic".
 
@@ -120,6 +121,10 @@ def group_names(
         return tuple(dict.fromkeys(SEXES.values()))
     if attribute == "anatomical_site":
         return _sites()
+    if attribute == CASES:
+        return tuple(load_taxonomy().malignant)
+    if attribute in load_taxonomy().course_words:
+        return tuple(dict.fromkeys(load_taxonomy().course_words[attribute].values()))
     return _tones(data.tone_scale)
 
 
@@ -222,7 +227,7 @@ def released_results(
     Returns:
         Everybody's figures, and each group's.
     """
-    scale, std = _scale_and_noise(config, plan, num_clinics, num_present)
+    scale, std = _of_counts(config, plan, num_clinics, num_present)
     return counted_results(
         total * scale,
         plan.layout,
@@ -257,7 +262,7 @@ def released_gaps(
     Returns:
         The comparisons as plain values.
     """
-    scale, std = _scale_and_noise(config, plan, num_clinics, num_present)
+    scale, std = _of_counts(config, plan, num_clinics, num_present)
     return counted_gaps(
         total * scale,
         plan.layout,
@@ -269,14 +274,36 @@ def released_gaps(
     ).values()
 
 
-def _scale_and_noise(
-    config: RunConfig, plan: CountsRelease, num_clinics: int, num_present: int
+def scale_and_noise(
+    privacy: PrivacySettings, release: Release, columns: int, *, num_clinics: int, num_present: int
 ) -> tuple[float, float]:
-    """What turns released units to patients, and the noise in each count of patients."""
-    release, privacy = plan.release, config.privacy
+    """Tell what released counts mean in patients.
+
+    Args:
+        privacy: The promise.
+        release: The release, in which a patient counts `units_of_patient`.
+        columns: In how many ways each patient is counted.
+        num_clinics: Clinics in the run.
+        num_present: Clinics in the sum.
+
+    Returns:
+        What turns released numbers into patients, and the standard deviation of the noise in each
+        count of patients.
+    """
     rule = noise_rule(privacy, num_clinics)
     alone = sqrt(num_present * rule.clinic**2 + rule.coordinator**2)
     # Whoever is at several clinics counts at each of them.
-    units = units_of_patient(len(plan.layout.columns), privacy.max_clinics_per_patient)
-    scale = 1 / (units * GRID)
-    return scale, scale * alone * release.noise_multiplier * release.sensitivity
+    scale = 1 / (units_of_patient(columns, privacy.max_clinics_per_patient) * GRID)
+    return scale, scale * alone * release.noise_std
+
+
+def _of_counts(
+    config: RunConfig, plan: CountsRelease, num_clinics: int, num_present: int
+) -> tuple[float, float]:
+    return scale_and_noise(
+        config.privacy,
+        plan.release,
+        len(plan.layout.columns),
+        num_clinics=num_clinics,
+        num_present=num_present,
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from skinml.errors import DataError
-from skinml.records import Estimate, GroupResult, Guarantee, RunRecord
+from skinml.records import Estimate, GroupResult, Guarantee, Participation, RunRecord
 
 RECORD_FILE = "record.json"
 RESULT_FILE = "result.json"
@@ -54,22 +55,11 @@ def result_json(
             each.name: {name: _estimate(value) for name, value in each.estimates.items()}
             for each in record.yardsticks
         },
-        "privacy": _privacy(record.guarantee) | {"unit_stands_for": record.data["unit"]},
-        "participation": [
-            {
-                "round": each.round,
-                "expected": list(each.expected),
-                "took_part": list(each.took_part),
-                "missing": dict(each.missing),
-                "attempt": each.attempt,
-                # Shares that add up to 1 but for the last digit of a float are 1.
-                "noise": None if each.noise is None else round(each.noise, 9),
-            }
-            for each in record.participation
-        ],
+        "privacy": privacy_json(record.guarantee) | {"unit_stands_for": record.data["unit"]},
+        "participation": participation_json(record.participation),
         "complete": record.complete,
         "resumes": record.resumes,
-        "secure_sums": _secure_sums(record.guarantee),
+        "secure_sums": secure_sums_json(record.guarantee),
         "admissions": None if record.admissions is None else asdict(record.admissions),
         "artifacts": {
             "report": str(report),
@@ -96,7 +86,38 @@ def _estimate(value: Estimate) -> dict[str, Any]:
     return found
 
 
-def _privacy(promised: Guarantee) -> dict[str, Any]:
+def participation_json(participation: Iterable[Participation]) -> list[dict[str, Any]]:
+    """Write who took part.
+
+    Args:
+        participation: Every attempt at every round.
+
+    Returns:
+        Plain values.
+    """
+    return [
+        {
+            "round": each.round,
+            "expected": list(each.expected),
+            "took_part": list(each.took_part),
+            "missing": dict(each.missing),
+            "attempt": each.attempt,
+            # Shares that add up to 1 but for the last digit of a float are 1.
+            "noise": None if each.noise is None else round(each.noise, 9),
+        }
+        for each in participation
+    ]
+
+
+def privacy_json(promised: Guarantee) -> dict[str, Any]:
+    """Write what is promised.
+
+    Args:
+        promised: The guarantee.
+
+    Returns:
+        Plain values; an epsilon without a guarantee is None.
+    """
     return {
         "private": promised.private,
         "trust": promised.trust,
@@ -118,8 +139,15 @@ def _privacy(promised: Guarantee) -> dict[str, Any]:
     }
 
 
-def _secure_sums(promised: Guarantee) -> dict[str, int] | None:
-    """Tell who had to be there for a secure sum; None where sums left without masks."""
+def secure_sums_json(promised: Guarantee) -> dict[str, int] | None:
+    """Tell who had to be there for a secure sum.
+
+    Args:
+        promised: The guarantee.
+
+    Returns:
+        Plain values; None where sums left without masks.
+    """
     clinics = promised.num_clinics
     if promised.trust != "distributed" or clinics < 2:
         return None  # one clinic has nothing to hide its sum in

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from threading import Event
+from typing import TypeVar
 
 from skinml.clinic.folder import ClinicFolder
 from skinml.config import RunConfig
@@ -18,6 +19,7 @@ from skinml.federated.answer_times import Stopwatch
 from skinml.federated.client_app import client_app, close_clinics
 from skinml.federated.clinic import Clinic, schedule
 from skinml.federated.coordinator import Grid, exchanger, grid_asker
+from skinml.federated.local_grid import LocalGrid
 from skinml.federated.messages import Reply, Request
 from skinml.federated.roll_call import Ask, RunTerms
 from skinml.federated.secure_rounds import KeptAdverts
@@ -25,9 +27,10 @@ from skinml.federated.simulation import simulate
 from skinml.federated.strategies import combiner
 from skinml.privacy.plan import Release, admissions_release
 from skinml.records import FloatArray
-from skinml.training.fit import Fitted, fit
+from skinml.training.fit import Exchange, Fitted, fit
 from skinml.training.learner import Learner
 
+T = TypeVar("T")
 OnRound = Callable[[int, Mapping[str, float]], None]
 
 
@@ -89,20 +92,68 @@ def train(
         IncompleteRunError: If more clinics were missing than allowed.
     """
     admissions, counts = admissions_release(config.privacy), counts_release(config, terms.clinics)
-    tested = counts.release if counts else None
-    held_to, done = run_terms(config, terms, first_attempt), checkpoints.load()
+    tested, done = counts.release if counts else None, checkpoints.load()
 
-    def through(ask: Ask) -> Trained:
-        if watch is not None:
-            ask = watch.timed(ask, held_to.deadline_s / (held_to.resends + 1))
-        exchange = exchanger(ask, held_to, checkpoints.record, kept)
+    def work(exchange: Exchange) -> Trained:
         fitted = fit(learner, exchange, on_round, resume=done, keep=checkpoints.keep)
         last = schedule(learner, validation, admissions, tested)[-1]
         total = exchange(last, fitted.arrays).total
         released = (total[each.name] if each else None for each in (admissions, tested))
         return Trained(fitted, total[validation.name], *released)
 
-    def drive(grid: Grid, stop: Event) -> Trained:
+    return carried(
+        config,
+        terms,
+        checkpoints,
+        work,
+        first_attempt=first_attempt,
+        reach=reach,
+        watch=watch,
+        kept=kept,
+        folder=folder,
+    )
+
+
+def carried(
+    config: RunConfig,
+    terms: Terms,
+    checkpoints: Checkpoints,
+    work: Callable[[Exchange], T],
+    *,
+    first_attempt: int = 1,
+    reach: Callable[[RunTerms], Ask] | None = None,
+    watch: Stopwatch | None = None,
+    kept: KeptAdverts | None = None,
+    folder: ClinicFolder | None = None,
+) -> T:
+    """Let some work exchange rounds with a run's clinics, wherever they are.
+
+    Args:
+        config: The run's config.
+        terms: What every node knows.
+        checkpoints: Where each attempt is put on record.
+        work: What is done with the clinics.
+        first_attempt: As for `train`.
+        reach: As for `train`.
+        watch: As for `train`.
+        kept: As for `train`.
+        folder: As for `train`.
+
+    Returns:
+        What the work gave.
+
+    Raises:
+        BudgetExceededError, PolicyError, IntegrityError: If a clinic refused.
+        IncompleteRunError: If more clinics were missing than allowed.
+    """
+    held_to = run_terms(config, terms, first_attempt)
+
+    def through(ask: Ask) -> T:
+        if watch is not None:
+            ask = watch.timed(ask, held_to.deadline_s / (held_to.resends + 1))
+        return work(exchanger(ask, held_to, checkpoints.record, kept))
+
+    def drive(grid: Grid, stop: Event) -> T:
         return through(grid_asker(grid, held_to, stop))
 
     try:
@@ -118,6 +169,22 @@ def train(
         raise
     finally:
         close_clinics()
+
+
+def in_this_process(terms: Terms) -> Callable[[RunTerms], Ask]:
+    """Find the way to virtual clinics that answer one after the other, without worker processes.
+
+    For what takes a clinic no time, such as counting: starting workers would take longest.
+
+    Args:
+        terms: What every node knows.
+
+    Returns:
+        What `carried` reaches the clinics through.
+    """
+    nodes = [{"partition-id": place} for place in range(len(terms.clinics))]
+    grid = LocalGrid(client_app(Opener(terms)), nodes)
+    return lambda held_to: grid_asker(grid, held_to, Event())
 
 
 def run_terms(config: RunConfig, terms: Terms, first_attempt: int = 1) -> RunTerms:

@@ -14,7 +14,7 @@ from typing import Any
 from skinml.clinic.gate import logged_run
 from skinml.config import RunConfig, load_config, parse_config
 from skinml.durable import read_whole
-from skinml.errors import SkinmlError
+from skinml.errors import ConfigError, SkinmlError
 from skinml.experiments.admissions import store_standings
 from skinml.experiments.cohorts import Gathered, gather
 from skinml.experiments.learners import build_learner, validation_release
@@ -42,7 +42,7 @@ from skinml.experiments.samples import (
     store_samples,
 )
 from skinml.experiments.sealed_book import SealedBook
-from skinml.experiments.sites import Terms
+from skinml.experiments.sites import Terms, registered_keys
 from skinml.experiments.workspace import Workspace, new_run_id, run_folder, run_of
 from skinml.federated.answer_times import Stopwatch
 from skinml.federated.roll_call import Record
@@ -109,9 +109,39 @@ def run_config(config: RunConfig, *, progress: Progress | None = None) -> Finish
     Raises:
         SkinmlError: For whatever keeps the run from its report; see `skinml.errors`.
     """
+    require_trained(config)
     require_one_view(config)
     name = new_run_id(config.name, datetime.now(UTC))
     return _carried(config, Workspace(config.work_dir), name, progress or Silence())
+
+
+def told_config(config: RunConfig) -> dict[str, Any]:
+    """Write what a tracking store may be told of a training's config.
+
+    Args:
+        config: The config.
+
+    Returns:
+        Plain values; policies name users of computers, and stay at the clinics.
+    """
+    return config.model_dump(mode="json", exclude={"clinic", "statistics"})
+
+
+def require_trained(config: RunConfig) -> None:
+    """Refuse to train by a config that only counts patients.
+
+    Args:
+        config: The config.
+
+    Raises:
+        ConfigError: If it has a section statistics.
+    """
+    if config.statistics is not None:
+        raise ConfigError(
+            rule="an experiment that trains a model",
+            got=f"{config.name}, which counts patients (statistics)",
+            do="Count them: skinml federation statistics",
+        )
 
 
 def resume(run: str, *, work_dir: Path = Path(), progress: Progress | None = None) -> Finished:
@@ -152,9 +182,7 @@ def _carried(config: RunConfig, workspace: Workspace, name: str, watcher: Progre
         history = kept_history(draft)
         gathered = gather(config, workspace, name, watcher, from_round=len(history) + 1)
         tracker = make_tracker(config.tracking, workspace.root, SERVED_MODEL)
-        # Policies name users of computers: they stay at the clinics.
-        told = config.model_dump(mode="json", exclude={"clinic"})
-        tracker.start(name, config.name, told, [_dataset(gathered)], history)
+        tracker.start(name, config.name, told_config(config), [_dataset(gathered)], history)
         try:
             with logged_run(gathered.folders.values(), name, simulated=True):
                 outcome = _work(config, draft, life, gathered, tracker, watcher)
@@ -290,15 +318,8 @@ def _terms(
         clinics_root=str(Workspace(config.work_dir).clinics.resolve()),
         classes=gathered.cohort.labels,
         num_features=inputs.shape[1] if inputs.ndim == 2 else 0,
-        registered=_registered(config, gathered),
+        registered=registered_keys(config, gathered.folders),
     )
-
-
-def _registered(config: RunConfig, gathered: Gathered) -> tuple[tuple[str, str], ...]:
-    """Collect the clinics' public signing keys where their sums leave under masks."""
-    if config.privacy.trust != "distributed" or len(gathered.folders) == 1:
-        return ()
-    return tuple((name, f.identity.public_key) for name, f in gathered.folders.items())
 
 
 def _dataset(gathered: Gathered) -> DatasetRef:

@@ -25,6 +25,7 @@ from skinml.experiments.progress import Progress
 from skinml.models.backbones import Backbone, load_backbone
 from skinml.models.linear_head import item_features
 from skinml.records import (
+    EVERY_SPLIT,
     SPLITS,
     Arrays,
     BoolArray,
@@ -47,6 +48,7 @@ from skinml.training.features import (
 
 _GROUP = "group."
 _GROUNDS = ("licence", "series", "kept_until")
+_STORED = (*SPLITS, EVERY_SPLIT)
 PERSONAL_TEST = "test-personal"
 """The name of what clinics' own heads predicted for their test patients."""
 
@@ -183,6 +185,24 @@ def grounds_by_split(
     }
 
 
+def grounds_of_rows(frame: pd.DataFrame, purpose: str, licences: Collection[str]) -> Grounds:
+    """Say on what each of a clinic's rows may be used, as `grounds_by_split` does for items.
+
+    Args:
+        frame: Rows of a manifest.
+        purpose: What they are used for.
+        licences: The licences that the clinic's policy names.
+
+    Returns:
+        Its columns, one a row.
+    """
+    cells = {name: frame[name].fillna("").astype(str).to_numpy(dtype=str) for name in _GROUNDS}
+    licensed = row_reasons(frame, purpose, datetime.date.min, None, licences) == ""
+    pairs = np.where(cells["series"] != "", "pair", "")
+    named = np.where(licensed, cells["licence"], "")[:, None]
+    return cells | {"licence": named, "series": pairs}
+
+
 def _first_day(days: StrArray) -> StrArray:
     """Find the first of each row's days, YYYY-MM-DD; empty where there is none."""
     first = np.sort(np.where(days == "", "9999-12-31", days), axis=1)[:, 0]
@@ -312,7 +332,7 @@ def has_samples(folder: ClinicFolder, run: str) -> bool:
     Returns:
         Whether there is one at least.
     """
-    return any(_samples_file(folder.run(run), split).exists() for split in SPLITS)
+    return any(_samples_file(folder.run(run), split).exists() for split in _STORED)
 
 
 def drop_samples(folder: ClinicFolder, run: str) -> None:
@@ -322,7 +342,7 @@ def drop_samples(folder: ClinicFolder, run: str) -> None:
         folder: The clinic's folder.
         run: The run's id.
     """
-    for split in SPLITS:
+    for split in _STORED:
         _samples_file(folder.run(run), split).unlink(missing_ok=True)
     drop_standings(folder, run)
     with suppress(OSError):  # a folder that holds predictions stays

@@ -19,9 +19,9 @@ from skinml.experiments.approval import COORDINATOR, terms_of
 from skinml.experiments.learners import (
     build_learner,
     clinic_mechanism,
+    held_out_release,
     predictor,
     split_key_id,
-    validation_release,
 )
 from skinml.experiments.released import counts_release, sets_layout
 from skinml.experiments.samples import (
@@ -181,11 +181,12 @@ def _folder_of(terms: Terms, node: Mapping[str, object]) -> ClinicFolder:
 def _setup_of(terms: Terms, folder: ClinicFolder) -> ClinicSetup:
     config = parse_config(json.loads(terms.config))
     actor, count = require_role(folder, "run.train"), len(terms.clinics)
-    opened = {split: open_samples(folder, terms.run, split) for split in SPLITS}
+    splits = SPLITS if config.statistics is None else (EVERY_SPLIT,)
+    opened = {split: open_samples(folder, terms.run, split) for split in splits}
     samples = {split: part for split, (part, _) in opened.items()}
     record = ReleaseRecord(folder, terms.run, actor)
     learner = build_learner(config, terms.classes, terms.num_features, count)
-    validation = validation_release(config)
+    validation = held_out_release(config)
     counts = admissions_release(config.privacy)
     tested = counts_release(config, terms.clinics)
     standings = read_standings(folder, terms.run) if counts else Standings({})
@@ -270,6 +271,23 @@ def secure_session(config: RunConfig, terms: Terms) -> Session | None:
     )
 
 
+def registered_keys(
+    config: RunConfig, folders: Mapping[str, ClinicFolder]
+) -> tuple[tuple[str, str], ...]:
+    """Collect the public signing keys of this machine's clinics where sums leave under masks.
+
+    Args:
+        config: The run's config.
+        folders: The clinics' folders by name.
+
+    Returns:
+        Each clinic with its key; none where sums leave as they are.
+    """
+    if config.privacy.trust != "distributed" or len(folders) == 1:
+        return ()
+    return tuple((name, each.identity.public_key) for name, each in folders.items())
+
+
 def _secure(config: RunConfig, terms: Terms, folder: ClinicFolder) -> SecureClinic | None:
     session = secure_session(config, terms)
     if session is None:
@@ -343,5 +361,5 @@ def _note(
     masks: Mapping[str, BoolArray],
 ) -> None:
     read = {split: samples[split].patients[mask].tolist() for split, mask in masks.items()}
-    everybody = any(entry.split == EVERY_SPLIT for entry in entries)
+    everybody = EVERY_SPLIT not in masks and any(e.split == EVERY_SPLIT for e in entries)
     record.note(entries, read, {EVERY_SPLIT: list(standings.cells)} if everybody else {})

@@ -70,8 +70,8 @@ class ClinicSetup:
         run: The run that it approved.
         participants: All clinics of that run: the noise is shared out between them.
         learner: The recipe of that run, from the clinic's own copy of the config.
-        validation: The release of validation scores that ends the schedule.
-        samples: Its samples by split.
+        validation: The release of validation scores that ends the schedule, if there is one.
+        samples: Its samples by split, or those of all splits under `records.EVERY_SPLIT`.
         predict: Scores samples with a model's arrays.
         keep: Stores predictions by split inside the clinic.
         admitted: From a split to the mask of its samples that may be used now: consents change
@@ -105,7 +105,7 @@ class ClinicSetup:
     run: str
     participants: tuple[str, ...]
     learner: Learner
-    validation: Release
+    validation: Release | None
     samples: Mapping[str, Samples]
     predict: Callable[[Arrays, Samples], Predictions]
     keep: Callable[[str, Predictions], None]
@@ -135,7 +135,7 @@ class ClinicSetup:
 
 def schedule(
     learner: Learner,
-    validation: Release,
+    validation: Release | None,
     admissions: Release | None = None,
     test_counts: Release | None = None,
 ) -> tuple[Round, ...]:
@@ -143,7 +143,7 @@ def schedule(
 
     Args:
         learner: The recipe.
-        validation: The release of validation scores.
+        validation: The release of validation scores; None where nothing is evaluated.
         admissions: The release of counts of admissions, `privacy.plan.admissions_release`, which
             the last round makes too.
         test_counts: The release of counts of test patients, `privacy.plan.evaluation_release`,
@@ -152,6 +152,8 @@ def schedule(
     Returns:
         All rounds of the run.
     """
+    if validation is None:
+        return learner.rounds
     last = tuple(each for each in (validation, test_counts, admissions) if each is not None)
     return (*learner.rounds, Round(len(learner.rounds) + 1, VALIDATION, last))
 
@@ -259,10 +261,11 @@ class Clinic:
         """Compute what the round releases, after the ledger has it."""
         self._require_query(round_, request.query)
         setup = self._setup
-        read = ("validation", "test") if round_.kind == VALIDATION else ("train",)
+        own = round_.releases[0].split  # a recipe's round reads one
+        read = ("validation", "test") if round_.kind == VALIDATION else (own,)
         masks = {split: setup.admitted(split) for split in read}
         if round_.kind != VALIDATION:
-            self._require_patients(masks["train"])
+            self._require_patients(own, masks[own])
         entries = setup.ledger.reserve(
             self._binding(request),
             [(r.name, r.purpose, r.split, r.event) for r in round_.releases],
@@ -275,7 +278,7 @@ class Clinic:
         else:
             # Keyed by the ledger's position: no sample is ever drawn twice under one ledger.
             sampling = Seeds(setup.sampling_root).stream(f"sampling/{entries[0].index}")
-            contributor = self._opened(masks["train"])
+            contributor = self._opened(own, masks[own])
             sums = contributor.contribute(round_, request.query, setup.mechanism, sampling)
             setup.not_finite(round_.number, contributor.not_finite)
         require_sums(sums, {r.name: r.shape for r in round_.releases}, setup.name)
@@ -319,7 +322,7 @@ class Clinic:
                 do="Run the same release of skinml at the coordinator and at every clinic.",
             )
 
-    def _require_patients(self, mask: BoolArray) -> None:
+    def _require_patients(self, split: str, mask: BoolArray) -> None:
         """Hold the policy's floor in each round where the coordinator reads the clinic's own sum.
 
         Elsewhere the noise protects whoever is left, and to stop would tell that somebody withdrew.
@@ -327,9 +330,9 @@ class Clinic:
         setup = self._setup
         if setup.privacy.trust not in _READS_SUMS:
             return
-        if len(set(setup.samples["train"].patients[mask].tolist())) < setup.least_patients:
+        if len(set(setup.samples[split].patients[mask].tolist())) < setup.least_patients:
             raise PolicyError(
-                rule=f"at least {setup.least_patients} training patients in a round, as the policy "
+                rule=f"at least {setup.least_patients} patients in a round, as the policy "
                 f"of clinic {setup.name} asks (least_patients)",
                 got="fewer, after withdrawals",
                 do="Leave the clinic out of the run, or begin it anew once more patients agreed.",
@@ -363,11 +366,11 @@ class Clinic:
             simulated=setup.simulated,
         )
 
-    def _opened(self, mask: BoolArray) -> Contributor:
+    def _opened(self, split: str, mask: BoolArray) -> Contributor:
         """Prepare the samples that may be used; again only where they have changed."""
         known = mask.tobytes()
         if self._contributor is None or self._contributor[0] != known:
-            samples = self._setup.samples["train"].take(mask)
+            samples = self._setup.samples[split].take(mask)
             self._contributor = known, self._setup.learner.contributor(samples)
         return self._contributor[1]
 
@@ -423,7 +426,7 @@ class Clinic:
 
 def planned_entries(
     learner: Learner,
-    validation: Release,
+    validation: Release | None,
     privacy: PrivacySettings,
     *,
     run: str,
@@ -435,7 +438,7 @@ def planned_entries(
 
     Args:
         learner: The recipe.
-        validation: The release of validation scores.
+        validation: The release of validation scores, if there is one.
         privacy: The promise of the run.
         run: The run's id.
         split_key_id: Short public digest of the split key.
@@ -480,7 +483,7 @@ def require_budget(
 
 def _planned(
     learner: Learner,
-    validation: Release,
+    validation: Release | None,
     privacy: PrivacySettings,
     binding: Binding,
     *,

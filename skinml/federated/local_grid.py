@@ -1,4 +1,4 @@
-"""A Flower grid inside one process: whole federated runs in milliseconds, for tests and notebooks.
+"""A Flower grid inside one process: whole federated runs in milliseconds, for counts and tests.
 
 The same ClientApp and coordinator run over it as over Flower's simulation and deployment.
 """

@@ -26,6 +26,7 @@ from skinml.privacy.trust import MOST_CLINICS
 from skinml.records import ADMISSION_CELLS, EVERY_SPLIT
 
 ADMISSIONS = "admissions"
+STATISTICS = "statistics"
 TEST_COUNTS = "test_counts"
 # Kept free, as a part of epsilon, for the grids of a run's few small releases planned apart.
 _SLACK_OF_OTHERS = 1e-6
@@ -40,8 +41,8 @@ class Release:
 
     Attributes:
         name: What it is, such as "gradient"; the key of the array in the message.
-        purpose: "training", "label counts", "losses", "validation", "evaluation" or
-            "admissions".
+        purpose: "training", "label counts", "losses", "validation", "evaluation",
+            "admissions" or "statistics".
         split: Which split of patients it reads, or `records.EVERY_SPLIT`.
         sensitivity: Greatest L2 change by one patient, after clipping; infinite where there is no
             bound, and so no noise.
@@ -174,6 +175,22 @@ def evaluation_release(settings: PrivacySettings, shape: tuple[int, ...]) -> Rel
         The release, of L2 sensitivity 1 over all counts together.
     """
     release = Release(TEST_COUNTS, "evaluation", "test", 1.0, 0.0, shape, grid=GRID)
+    return gaussian_releases(settings, [(release, 1.0)])[0]
+
+
+@lru_cache(maxsize=32)  # asked for in each round of each clinic
+def statistics_release(settings: PrivacySettings, num_cells: int) -> Release:
+    """Plan the one release of tables that patients of every split are counted in.
+
+    Args:
+        settings: Epsilon, delta and trust model.
+        num_cells: Cells of all tables.
+
+    Returns:
+        The release, of L2 sensitivity 1 over all tables together where each patient counts
+        `units_of_patient` in one cell of each table.
+    """
+    release = Release(STATISTICS, STATISTICS, EVERY_SPLIT, 1.0, 0.0, (num_cells,), grid=GRID)
     return gaussian_releases(settings, [(release, 1.0)])[0]
 
 

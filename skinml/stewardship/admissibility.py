@@ -32,7 +32,7 @@ NOT_ALLOWED = "licence not allowed"
 
 _NOES = ("withdrawn", "restricted")
 _UNASKED = ("", "no consent")  # the register knows nothing that speaks against a licence
-_RESEARCH_PURPOSES = ("research", "teaching", "federated_training")
+_RESEARCH_PURPOSES = ("research", "teaching", "federated_training", "statistics")
 _PAIR_DATA = (*USUAL_DATA, "before_and_after_images")
 
 

@@ -39,8 +39,9 @@ KeptField = Literal[
     "confirmation",
 ]
 KEPT_FIELDS: tuple[KeptField, ...] = get_args(KeptField)
-"""The columns of a manifest that a policy decides on. The image, the patient, the diagnosis and
-what says where a row comes from and why it may be used are always kept."""
+"""The columns of a manifest that a policy decides on. The image, the patient, the diagnosis, its
+treatment and outcome, and what says where a row comes from and why it may be used are always kept;
+no training reads treatment or outcome."""
 
 _FROZEN = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 _EXPERIMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
@@ -55,6 +56,7 @@ _WIDTH = 80
 # Never take a name away, nor change such a default: digests that logs signed would be others.
 _LATER = ("licences", "originals")
 _LATER_DAYS = ("originals_days",)
+_LATER_PURPOSE_DAYS = ("statistics_days",)
 
 
 def _once(words: tuple[str, ...]) -> tuple[str, ...]:
@@ -150,6 +152,7 @@ class PurposeDays(BaseModel):
     teaching_days: _Days = Field(None, description="For teaching.")
     federated_training_days: _Days = Field(None, description="For training with other clinics.")
     publication_of_images_days: _Days = Field(None, description="For publication.")
+    statistics_days: _Days = Field(None, description="For counts of patients over clinics.")
 
 
 class FieldDays(BaseModel):
@@ -286,7 +289,8 @@ class Policy(BaseModel):
     )
     purposes: Annotated[tuple[Purpose, ...], AfterValidator(_once), Field(min_length=1)] = Field(
         description="What data may be used for at all: care, research, teaching, "
-        "federated_training, publication_of_images. Each patient's consent must allow it too."
+        "federated_training, publication_of_images, statistics. Each patient's consent must allow "
+        "it too."
     )
     licences: Annotated[tuple[Licence, ...], AfterValidator(_once)] = Field(
         (),
@@ -431,7 +435,11 @@ def _later_defaults(policy: Policy) -> dict[str, Any]:
         name: True for name in _LATER if getattr(policy, name) == Policy.model_fields[name].default
     }
     rules = policy.retention
-    inner = {n for n in _LATER_DAYS if getattr(rules, n) == Retention.model_fields[n].default}
+    inner: dict[str, Any] = {
+        n: True for n in _LATER_DAYS if getattr(rules, n) == Retention.model_fields[n].default
+    }
+    late = {n: True for n in _LATER_PURPOSE_DAYS if getattr(rules.by_purpose, n) is None}
+    inner |= {"by_purpose": late} if late else {}
     return same | ({"retention": inner} if inner else {})
 
 

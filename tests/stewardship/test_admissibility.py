@@ -26,7 +26,7 @@ from skinml.stewardship.purposes import DATA_KINDS, PURPOSES, DataKind, Purpose
 KEY = bytes(range(32))
 DAY = datetime.date(2026, 3, 1)
 NOW = datetime.datetime(2026, 3, 1, 9, 30, tzinfo=datetime.UTC)
-LICENSED = ("research", "teaching", "federated_training")
+LICENSED = ("research", "teaching", "federated_training", "statistics")
 
 
 def frame(*rows: tuple[str, str | None] | tuple[str, str | None, str | None]) -> pd.DataFrame:
@@ -66,7 +66,7 @@ def grant(
 @pytest.mark.parametrize(
     "licence", ["CC0", "CC BY 4.0", "cc by-nc 4.0", "research only", " CC-BY "]
 )
-def test_a_research_licence_covers_research_teaching_and_training_alone(
+def test_a_research_licence_covers_research_teaching_training_and_statistics_alone(
     purpose: str, licence: str
 ) -> None:
     rows = frame(("p", licence))

@@ -14,7 +14,13 @@ from pathlib import Path
 
 from skinml.data.synthetic.camera import photograph
 from skinml.data.synthetic.lesions import MALIGNANT, draw_appearance, draw_lesion
-from skinml.data.synthetic.people import Patient, assign_patients, confirmation, draw_patient
+from skinml.data.synthetic.people import (
+    Patient,
+    assign_patients,
+    confirmation,
+    draw_course,
+    draw_patient,
+)
 from skinml.data.synthetic.scene import bare_colour, render_scene
 from skinml.data.synthetic.settings import SyntheticSettings, class_signal
 from skinml.data.synthetic.skin import ita_degrees
@@ -36,6 +42,8 @@ MANIFEST_COLUMNS = (
     "skin_tone_scale",
     "modality",
     "confirmation",
+    "treatment",
+    "outcome",
     "dataset",
     "licence",
 )
@@ -110,6 +118,8 @@ def _manifest_row(shot: Shot, seeds: Seeds) -> dict[str, object]:
     lesion = patient.photographs[shot.index]
     patient_id = f"SYN-{patient.number:05d}"
     rng = seeds.stream(f"synthetic/confirmation/{patient.number}/{lesion.number}")
+    course = seeds.stream(f"synthetic/course/{patient.number}/{lesion.number}")
+    treatment, outcome = draw_course(lesion.diagnosis, patient.tone, course)
     return {
         "image": shot.image,
         "patient_id": patient_id,
@@ -124,6 +134,8 @@ def _manifest_row(shot: Shot, seeds: Seeds) -> dict[str, object]:
         "skin_tone_scale": "monk",
         "modality": "clinical_closeup",
         "confirmation": confirmation(lesion.diagnosis, rng),
+        "treatment": treatment,
+        "outcome": outcome,
         "dataset": "synthetic",
         "licence": LICENCE,
     }

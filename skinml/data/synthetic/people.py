@@ -27,6 +27,17 @@ SITES = {
 # Keratinocyte cancers and benign keratoses come later in life than naevi.
 YEARS_LATER = {"nv": -8, "bkl": 8, "df": -4, "vasc": 0, "mel": 4, "bcc": 9, "akiec": 10}
 
+# By malignancy: a lesion's treatments and how often each is chosen.
+TREATMENTS = {
+    True: {"excision": 0.7, "cryotherapy": 0.1, "imiquimod": 0.1, "radiotherapy": 0.1},
+    False: {"observation": 0.7, "excision": 0.15, "cryotherapy": 0.1, "topical steroid": 0.05},
+}
+# What came of a lesion that was treated, and how often; nobody notes what came of no treatment.
+OUTCOMES = {"healed": 0.6, "improved": 0.2, "unchanged": 0.1, "recurred": 0.1}
+NOT_NOTED = 0.2
+DARKER_TONES_LATER = 0.03
+"""By how much less often, a tone up the scale, an outcome is noted as healed."""
+
 
 @dataclass(frozen=True)
 class Lesion:
@@ -154,3 +165,28 @@ def confirmation(diagnosis: str, rng: np.random.Generator) -> str:
     if MALIGNANT[diagnosis] or rng.random() < 0.4:
         return "histopathology"
     return "consensus"
+
+
+def draw_course(diagnosis: str, tone: int, rng: np.random.Generator) -> tuple[str, str]:
+    """Draw what a lesion was treated with, and what came of it.
+
+    Args:
+        diagnosis: The lesion's class.
+        tone: The patient's skin tone, 1 to 10; the darker, the less often a lesion heals.
+        rng: The source of the draw.
+
+    Returns:
+        Treatment and outcome, words as a clinic writes them; empty where nobody noted it.
+    """
+    chosen = TREATMENTS[MALIGNANT[diagnosis]]
+    treatment = _choose(rng, tuple(chosen), tuple(chosen.values()))
+    later = DARKER_TONES_LATER * (tone - 1)
+    shares = OUTCOMES | {
+        "healed": OUTCOMES["healed"] - later,
+        "recurred": OUTCOMES["recurred"] + later,
+    }
+    outcome = _choose(rng, tuple(shares), tuple(shares.values()))
+    told, came = rng.random() >= NOT_NOTED, rng.random() >= NOT_NOTED
+    if not told:
+        return "", ""
+    return treatment, outcome if came and treatment != "observation" else ""
