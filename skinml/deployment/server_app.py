@@ -15,7 +15,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 from threading import Event
-from typing import Any
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
