@@ -111,7 +111,10 @@ def test_a_shell_is_offered_the_runs_of_this_folder(tmp_path: Path) -> None:
 
 
 def test_completion_is_shown_for_installation() -> None:
-    assert "_SKINML_COMPLETE" in said("--show-completion", "zsh")
+    # Typed in a shell: which one it is, is looked up among the processes above.
+    typed = ["bash", "-c", '"$@"; exit $?', "bash", *SKINML, "--show-completion"]
+    done = subprocess.run(typed, env=PLAIN, capture_output=True, text=True, check=True)
+    assert "_SKINML_COMPLETE" in done.stdout
 
 
 def test_the_version_names_the_environment() -> None:

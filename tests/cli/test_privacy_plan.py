@@ -121,6 +121,7 @@ def test_few_rounds_have_none_below_the_least(skinml: Invoke) -> None:
     assert [each["rounds"] for each in plan["rounds"]] == [5, 6, 15]
 
 
+@pytest.mark.slow
 def test_end_to_end_training_is_planned_too(skinml: Invoke) -> None:
     words = ("training.network.rounds=3", "training.network.steps_per_round=2", "--json")
     plan = skinml("privacy", "plan", "quickstart_end_to_end", *words).json
@@ -145,11 +146,19 @@ def test_without_a_promise_nothing_is_a_number_that_is_none(skinml: Invoke, tmp_
         (["privacy.budget.epsilon=2"], 3),
         (["privacy.budget.epsilon_per_year=1.25"], 3),
         (["clinic.policy.privacy.max_epsilon_per_run=0.7"], 3),
-        (["clinic.policy.privacy.least_noise_multiplier=3"], 3),
+        pytest.param(["clinic.policy.privacy.least_noise_multiplier=3"], 3, marks=pytest.mark.slow),
         (["clinic.policy.privacy.max_delta=1e-6"], 3),
-        (["clinic.policy.privacy.max_delta=1e-6", "privacy.budget.epsilon=1"], 3),
-        (["clinic.policy.trust=[local]"], 3),
-        (["privacy.trust=none", "clinic.policy.privacy.max_epsilon_for_life=2"], 3),
+        pytest.param(
+            ["clinic.policy.privacy.max_delta=1e-6", "privacy.budget.epsilon=1"],
+            3,
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(["clinic.policy.trust=[local]"], 3, marks=pytest.mark.slow),
+        pytest.param(
+            ["privacy.trust=none", "clinic.policy.privacy.max_epsilon_for_life=2"],
+            3,
+            marks=pytest.mark.slow,
+        ),
         (["privacy.tolerated_dropouts=6"], 2),
         (["privacy.colluding_clinics=7"], 2),
         (["privacy.tolerated_dropouts=2", "privacy.colluding_clinics=2"], 2),
@@ -230,9 +239,16 @@ ASKS = (
     ("privacy.epsilon=1", "privacy.trust=local", "federation.allowed_missing=5"),
     ("privacy.epsilon=2.9", "data.split_key=other"),
 )
+FAST = (ASKS[0], ASKS[2], ASKS[3], ASKS[5], ASKS[8])
 
 
-@pytest.mark.parametrize("overrides", ASKS, ids=" ".join)
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        pytest.param(each, id=" ".join(each), marks=[pytest.mark.slow] * (each not in FAST))
+        for each in ASKS
+    ],
+)
 def test_plan_and_gate_agree(skinml: Invoke, north: Make, overrides: tuple[str, ...]) -> None:
     """The gate that a run meets says yes exactly where the plan does."""
     folder = open_folder(north(2.5))

@@ -73,7 +73,7 @@ def consenting(not_private: Finished, tmp_path_factory: pytest.TempPathFactory) 
     table.loc[table["patient_id"] == odd[1], "valid_until"] = str(TODAY - timedelta(days=1))
     table.loc[table["patient_id"] == odd[2], "withdrawn"] = str(TODAY - timedelta(days=2))
     table.loc[table["patient_id"] == odd[3], "purposes"] = "care;publication_of_images"
-    table.loc[table["patient_id"] == odd[4], "valid_from"] = str(TODAY + timedelta(days=1))
+    table.loc[table["patient_id"] == odd[4], "valid_from"] = str(TODAY + timedelta(days=2))
     table[table["patient_id"] != odd[0]].to_csv(root / "consents.csv", index=False)
     return Consenting(root, refused)
 
