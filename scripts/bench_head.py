@@ -286,7 +286,7 @@ def open_bench_clinic(
     record = ReleaseRecord(folder, RUN, "bench")
     everybody = np.ones(len(held.labels), dtype=bool)
     scores = Release("validation_scores", "validation", "validation", 1.0, 0.0, (2, 64), grid=GRID)
-    book, secure = SealedBook(folder, RUN), None
+    book, secure = SealedBook(folder, RUN, plain=session is None), None
     if session is not None:
         secret = derive_key(folder.key, f"secure sums of run {RUN}")
         secure = secure_clinic(session, folder.name, secret, folder.signing_key, book)

@@ -18,7 +18,7 @@ Symbols: all standard deviations are in units of the grid.
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import exp, floor, pi
+from math import ceil, exp, floor, pi
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,6 +44,7 @@ TAIL_CHANCE = 1e-40
 
 GREATEST_STD = 2.0**45
 _TAIL = 13.5  # standard deviations, beyond which nothing is drawn
+_ONE_IN_E = np.uint64(ceil(exp(-1.0) * 2**53) << 11)  # as many words in 2**64 are below it
 
 
 def sum_divergence(std: float, shares: int) -> float:
@@ -121,8 +122,8 @@ def draw(words: Words, size: int, std: float) -> NDArray[np.int64]:
     kept: list[NDArray[np.int64]] = []
     missing = size
     while missing > 0:
-        # About 3 of 4 Laplace numbers are kept.
-        tried = _laplace(words, missing + missing // 2 + 16, scale)
+        # 63 of 100 become Laplace numbers, and about 3 of 4 of those are kept.
+        tried = _laplace(words, missing * 9 // 4 + 32, scale)
         excess = (np.abs(tried) - std**2 / scale) / std
         accepted = tried[_coins(words, excess**2 / 2)]
         kept.append(accepted[:missing])
@@ -153,7 +154,7 @@ def _run_of_coins(words: Words, size: int) -> NDArray[np.int64]:
     lengths = np.zeros(size, np.int64)
     running = np.arange(size)
     while len(running):
-        running = running[_tossed(words, np.full(len(running), exp(-1.0)))]
+        running = running[words(len(running)) < _ONE_IN_E]
         lengths[running] += 1
     return lengths
 

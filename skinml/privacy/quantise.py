@@ -26,7 +26,7 @@ _LARGEST_FACTOR = 2
 _GREATEST_WEIGHT = 2.0**10
 # So many rows in double precision stay in a processor's cache; columns beside zeros up to a whole
 # vector register are multiplied several times as fast as an odd number of them.
-_ROWS_AT_ONCE = 256
+_ROWS_AT_ONCE = 64
 _COLUMNS_AT_ONCE = 8
 
 

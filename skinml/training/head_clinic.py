@@ -140,7 +140,8 @@ class HeadContributor:
         chances = softmax(products(inputs, query["weight"]) + query["offset"])
         errors = chances - self._targets
         # Not finite where a weight overflowed: the clip makes zeros of it.
-        self.not_finite += int(np.count_nonzero(~np.isfinite(errors).all(axis=1)))
+        if not np.isfinite(errors.sum()):
+            self.not_finite += int(np.count_nonzero(~np.isfinite(errors).all(axis=1)))
         second = self._clipped_errors(errors, squares, factors)
         return {GRADIENT: summed_products(inputs, second), **self._losses(chances)}
 
