@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from skinml.cli.browser import open_browser
 from skinml.cli.options import AtFolder
 
 
@@ -43,18 +42,7 @@ def review(
         print(f"   {address}", flush=True)
         print("Ctrl-C or the button Quit ends the review.", flush=True)
         if not no_browser:
-            _open_browser(address)
+            open_browser(address)
 
     serve_review(opened, port=port, idle_s=60 * idle, ready=ready, runs=ClinicRuns(opened))
     print("The review has ended. Nothing of it is open any more.", flush=True)
-
-
-def _open_browser(address: str) -> None:
-    """Open a window, where there are windows: a browser inside the terminal would take it over."""
-    if sys.platform != "darwin" and not (
-        os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
-    ):
-        return
-    import webbrowser
-
-    webbrowser.open(address)

@@ -10,7 +10,18 @@ from typing import Annotated
 import click
 import typer
 
-from skinml.cli import bundle, clinic, compare, data, doctor, federation, privacy, report, runs
+from skinml.cli import (
+    bundle,
+    clinic,
+    compare,
+    data,
+    doctor,
+    federation,
+    privacy,
+    report,
+    runs,
+    tracking,
+)
 from skinml.cli.edge import EXIT_INTERRUPTED, EXIT_USAGE, report_error, usage_error
 from skinml.cli.version import version_lines
 
@@ -30,6 +41,7 @@ app.add_typer(federation.app, name="federation")
 app.add_typer(privacy.app, name="privacy")
 app.add_typer(report.app, name="report")
 app.add_typer(bundle.app, name="bundle")
+app.command()(tracking.mlflow)
 app.command()(doctor.doctor)
 
 

@@ -157,11 +157,17 @@ def _gate(
     from skinml.experiments.gate_check import pass_gate, reasons
 
     found = pass_gate(target, work_dir=work_dir, predictions=predictions, approve=approve)
-    approved = found.approved
+    staged = found.staged
     if as_json:
-        alias = None if approved is None else {"name": approved.name, "version": approved.version}
-        met = reasons(found.judged)
-        told = {"run": found.verified.record.run, "criteria": met, "approved": alias}
+        model = None
+        if staged is not None:
+            model = {"name": staged.name, "version": staged.version, "aliases": staged.aliases}
+        told = {
+            "run": found.verified.record.run,
+            "criteria": reasons(found.judged),
+            "model": model,
+            "approved": model if found.approved else None,
+        }
         print(json.dumps(told), flush=True)
         return
     for line in reasons(found.judged):
@@ -169,8 +175,11 @@ def _gate(
     for check in found.verified.checks:
         if check.outcome == "not checked":
             print(f"not checked: {check.what} ({check.detail})")
-    if approved is not None:
-        print(f"Approved: version {approved.version} of {approved.name}")
+    if staged is not None:
+        stage = "Approved" if found.approved else "Candidate"
+        print(f"{stage}: version {staged.version} of {staged.name}, in MLflow's registry")
+    elif found.not_staged:
+        print(f"MLflow was not told: {found.not_staged}")
 
 
 _EXAMPLE = "See `skinml report --help`."

@@ -87,14 +87,12 @@ def run(
         return
     _show(finished.record, finished.result)
     work_dir = Path(str(finished.record.config["work_dir"]))
-    store = f"sqlite:///{(work_dir / 'mlflow.db').resolve()}"
     console = Console(soft_wrap=True)
     console.print(f"Report:  {Path(finished.result['artifacts']['report']).resolve()}")
     if finished.result["artifacts"]["mlflow_run"]:
-        uri = finished.record.config["tracking"]["uri"] or _tracking_uri(store)
-        command = f"mlflow ui --backend-store-uri {shlex.quote(str(uri))}"
-        console.print("MLflow:  to look at it, type")  # a command is copied: it stays one line
-        console.print(f"   MLFLOW_DISABLE_TELEMETRY=true {command}")
+        option = "" if work_dir == Path() else f" --work-dir {shlex.quote(str(work_dir))}"
+        # A command is copied: it stays one line.
+        console.print(f"MLflow:  skinml mlflow {finished.record.run}{option}")
 
 
 def evaluate(
@@ -150,12 +148,6 @@ def _work_dir(words: Sequence[str]) -> Path:
             do="Leave that out, or begin a new run without --resume.",
         )
     return Path(words[-1].removeprefix("work_dir=")) if words else Path()
-
-
-def _tracking_uri(default: str) -> str:
-    import os
-
-    return os.environ.get("MLFLOW_TRACKING_URI") or default
 
 
 def _print_json(result: dict[str, Any]) -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 from skinml.fairness.arm_means import SeedMean
 from skinml.reports.compare_page import ComparisonFiles
 from skinml.reports.compare_record import ComparisonRecord
-from skinml.tracking.comparison import ArmMetric, log_comparison
+from skinml.tracking.comparison import EVERYBODY, ArmMetric, log_comparison
+from skinml.tracking.overview import TONES, estimate_words, several_note
 from skinml.tracking.settings import TrackingSettings
 
 
@@ -45,7 +46,31 @@ def track_comparison(
         metrics=tuple(_metrics(record)),
         runs=[run.mlflow_run for arm in record.arms for run in arm.runs if run.mlflow_run],
         files=tuple(vars(files).values()),
+        note=_note(record),
     )
+
+
+def _note(record: ComparisonRecord) -> str:
+    """Write a row an arm: what it promises, and how it does overall and by skin tone."""
+    shown = {
+        (each.arm, each.attribute, each.group): estimate_words(each.mean.estimate)
+        for each in record.found.figures
+        if each.metric == "auroc" and each.attribute in (EVERYBODY, *TONES)
+    }
+    tones = list(dict.fromkeys(place[1:] for place in shown if place[1] != EVERYBODY))
+    head = ("arm", "runs", "epsilon", "AUROC (95%)", *(" ".join(tone) for tone in tones))
+    rows = [
+        (
+            arm.name,
+            f"{len(arm.runs)}",
+            "no promise" if arm.epsilon is None else f"{arm.epsilon:.2f}",
+            *(shown.get((arm.name, *at), "-") for at in ((EVERYBODY, EVERYBODY), *tones)),
+        )
+        for arm in record.arms
+    ]
+    stamp = ", SIMULATED" if record.simulated else ""
+    title = f"Comparison of {record.experiment} on {record.data.get('name', 'data')}{stamp}"
+    return several_note(title, head, rows, "Changes against the first arm are on the page.")
 
 
 def _metrics(record: ComparisonRecord) -> Iterator[ArmMetric]:

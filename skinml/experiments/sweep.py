@@ -34,6 +34,7 @@ from skinml.experiments.samples import require_one_view
 from skinml.experiments.workspace import Workspace, new_run_id
 from skinml.records import Estimate, GroupResult, RunRecord
 from skinml.tracking.comparison import EVERYBODY, ArmMetric, log_comparison
+from skinml.tracking.overview import estimate_words, several_note
 
 SWEEPS = "sweeps"
 _MOST_RUNS = 500
@@ -315,8 +316,28 @@ def _tracked(
         metrics=[metric for line in found.lines for metric in _metrics(line, found.groups)],
         runs=[run for run in runs if run],
         files=[found.folder / name for name in _NAMES],
+        note=_note(found, config),
         kind="sweep",
     )
+
+
+def _note(found: Swept, config: RunConfig) -> str:
+    head = ("asked for", "epsilon", "AUROC (95%)", f"least by {found.groups}", "its AUROC (95%)")
+    rows = [
+        (
+            line.changes,
+            "no promise" if line.epsilon is None else f"{line.epsilon:.2f}",
+            estimate_words(line.auroc),
+            line.worst_group or "-",
+            estimate_words(line.worst),
+        )
+        for line in found.lines
+    ]
+    title = f"Sweep of {found.experiment} on {config.data.name}: {len(rows)} runs, SIMULATED"
+    words = "The least of several groups is low by chance alone."
+    if any(line.private for line in found.lines):
+        words = f"{words} {NOT_COVERED}"
+    return several_note(title, head, rows, words)
 
 
 def _metrics(line: SweepLine, groups: str) -> Iterator[ArmMetric]:

@@ -78,15 +78,21 @@ ROUND_METRICS = (
 )
 EXACT_ROUND_METRICS = ("train_loss", "validation_loss", "validation_auroc", "clipped_share")
 TAGS = (
+    "mlflow.note.content",
     "mlflow.parentRunId",
     "mlflow.runName",
+    "skinml.by_tone",
     "skinml.clinic",
     "skinml.complete",
+    "skinml.data",
     "skinml.evaluation_source",
     "skinml.experiment",
     "skinml.failure",
+    "skinml.gate",
+    "skinml.gate_reason",
     "skinml.kind",
     "skinml.private",
+    "skinml.promise",
     "skinml.run",
     "skinml.seed",
     "skinml.simulated",
@@ -207,7 +213,7 @@ def checked_tags(tags: Mapping[str, object]) -> dict[str, str]:
     for name in tags:
         if name not in TAGS:
             raise _not_listed("tag", name)
-    written = {name: _text(value) for name, value in tags.items()}
+    written = {name: _cut(_text(value)) for name, value in tags.items()}
     for name, text in written.items():
         # A run's id holds the time of its start, a parent's id is MLflow's own.
         if name not in {"skinml.run", "mlflow.parentRunId", "mlflow.runName", "skinml.seed"}:

@@ -18,6 +18,7 @@ from skinml.tracking.allowlist import (
     checked_word,
 )
 from skinml.tracking.clinic_runs import log_points
+from skinml.tracking.overview import NOTE
 from skinml.tracking.settings import TrackingSettings
 
 EVERYBODY = "overall"
@@ -105,6 +106,7 @@ def log_comparison(
     metrics: Sequence[ArmMetric],
     runs: Sequence[str],
     files: Sequence[Path],
+    note: str,
     kind: Literal["compare", "sweep"] = KIND,
 ) -> str | None:
     """Write a comparison, or a sweep, as a parent run.
@@ -118,6 +120,7 @@ def log_comparison(
         runs: MLflow's ids of the compared runs. Each is put below this one, but for those that
             are below another comparison already.
         files: The page, the plot and the tables.
+        note: Markdown that answers on one screen what ran and how it did, see `several_note`.
         kind: What the parent is, and the folder of its files.
 
     Returns:
@@ -131,7 +134,7 @@ def log_comparison(
         return None
     from skinml.tracking.mlflow_tracker import log_params, opened_store
 
-    checked = checked_tags({**tags, "skinml.kind": kind})
+    checked = checked_tags({**tags, "skinml.kind": kind, NOTE: note})
     written = checked_params(params)
     found = comparison_metrics(metrics, settings.group_attributes)
     with opened_store(settings, folder) as (client, experiment_id):

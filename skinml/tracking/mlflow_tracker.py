@@ -25,6 +25,7 @@ from skinml.tracking.allowlist import (
 )
 from skinml.tracking.clinic_runs import ClinicRuns, Point, log_points, log_tags
 from skinml.tracking.content import clinic_metrics, final_metrics, final_tags
+from skinml.tracking.overview import GATE, experiment_tags, overview_tags
 from skinml.tracking.quiet import quiet
 from skinml.tracking.settings import TrackingSettings
 
@@ -153,16 +154,17 @@ class MlflowTracker:
         """Write the outcome and end the parent run, see `Tracker.finish`."""
         metrics = final_metrics(record, self._settings.group_attributes)
         clinics, tags = clinic_metrics(record), final_tags(record)
+        shown = overview_tags(record, self._settings.group_attributes)
         with self.store() as client:
             self._flush(client)
             last = len(record.participation)
             log_points(client, self._run_id, [(n, v, last) for n, v in metrics.items()])
-            log_tags(client, self._run_id, tags)
+            log_tags(client, self._run_id, tags | shown)
             self._children.end(client, self._experiment_id, self._run_id, "FINISHED", clinics)
             client.log_artifact(self._run_id, str(report), "report")
             client.log_artifact(self._run_id, str(report_json), "report")
             if model is not None:
-                self._log_model(client, record, model)
+                self._log_model(client, record, model, tags | {GATE: shown[GATE]})
             client.set_terminated(self._run_id, "FINISHED")
         return self._run_id
 
@@ -205,7 +207,9 @@ class MlflowTracker:
         self._points = []
         self._flushed = time.monotonic()
 
-    def _log_model(self, client: MlflowClient, record: RunRecord, bundle: Path) -> None:
+    def _log_model(
+        self, client: MlflowClient, record: RunRecord, bundle: Path, tags: Mapping[str, str]
+    ) -> None:
         if self._served_model is None or not self._settings.register_model:
             client.log_artifacts(self._run_id, str(bundle), "model")
             return
@@ -220,7 +224,7 @@ class MlflowTracker:
             client.log_model_artifacts(logged.model_id, str(saved))
         client.finalize_logged_model(logged.model_id, "READY")
         client.log_outputs(self._run_id, [LoggedModelOutput(logged.model_id, step=0)])
-        self._register(client, logged.model_id, logged.artifact_location, final_tags(record))
+        self._register(client, logged.model_id, logged.artifact_location, tags)
 
     def _register(
         self, client: MlflowClient, model_id: str, location: str, tags: Mapping[str, str]
@@ -278,7 +282,7 @@ def _prepare_store(uri: str) -> None:
         return
     with TemporaryDirectory(prefix=".mlflow-", dir=path.parent) as folder:
         draft = Path(folder) / "mlflow.db"
-        _create_store(f"{_SQLITE}{draft}", _artifact_root(uri))
+        _create_store(f"{_SQLITE}{draft}", artifact_root(uri))
         if not path.exists():
             draft.replace(path)
 
@@ -300,7 +304,15 @@ def _create_store(uri: str, artifact_root: str) -> None:
         event.remove(Engine, "connect", relax)
 
 
-def _artifact_root(uri: str) -> str:
+def artifact_root(uri: str) -> str:
+    """Say where the artifacts of an SQLite store are.
+
+    Args:
+        uri: The store's address.
+
+    Returns:
+        The address of the folder `mlartifacts` beside the file.
+    """
     return (Path(uri.removeprefix(_SQLITE)).resolve().parent / "mlartifacts").as_uri()
 
 
@@ -318,8 +330,9 @@ def _experiment_id(client: MlflowClient, name: str, uri: str) -> str:
     if found is not None:
         return str(found.experiment_id)
     # By itself MLflow would put artifacts below whatever folder the process is in.
-    place = _artifact_root(uri) if uri.startswith(_SQLITE) else None
-    return str(client.create_experiment(name, artifact_location=place))
+    place = artifact_root(uri) if uri.startswith(_SQLITE) else None
+    tags = experiment_tags()
+    return str(client.create_experiment(name, artifact_location=place, tags=tags))
 
 
 def _dataset_input(dataset: DatasetRef) -> DatasetInput:

@@ -18,6 +18,7 @@ from skinml.tracking.allowlist import (
     clean_reason,
 )
 from skinml.tracking.content import clinic_metrics, final_metrics, final_tags
+from skinml.tracking.overview import overview_tags
 from skinml.tracking.settings import TrackingSettings
 
 __all__ = ["DatasetRef", "MemoryTracker", "NullTracker", "Tracker", "make_tracker"]
@@ -191,7 +192,7 @@ class MemoryTracker:
         """End a run, see `Tracker.finish`."""
         self.metrics = final_metrics(record, self.settings.group_attributes)
         self.clinics = clinic_metrics(record)
-        self.tags |= final_tags(record)
+        self.tags |= final_tags(record) | overview_tags(record, self.settings.group_attributes)
         self.artifacts = [path for path in (report, report_json, model) if path is not None]
         self.status = "finished"
         return None

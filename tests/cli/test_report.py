@@ -160,10 +160,18 @@ def test_the_alias_approved_is_given_through_the_gate_alone(
         assert found.code == 3
         assert "auroc of everybody at least 0.9999" in found.json["error"]["details"][0]
         assert aliases(tmp_path, made) == {}
+        assert gate_tags(tmp_path, made)["skinml.gate"] == "refused"
+        assert "0.9999" in gate_tags(tmp_path, made)["skinml.gate_reason"]
     else:
         assert found.code == 0, found.told
         assert found.json["approved"]["version"] == "1"
-        assert aliases(tmp_path, made) == {"approved": "1"}
+        assert aliases(tmp_path, made) == {"approved": "1", "candidate": "1"}
+        assert gate_tags(tmp_path, made)["skinml.gate"] == "passed"
+
+
+def gate_tags(place: Path, made) -> dict[str, str]:
+    client = MlflowClient(tracking_uri=f"sqlite:///{place / 'mlflow.db'}")
+    return dict(client.get_run(made.json["artifacts"]["mlflow_run"]).data.tags)
 
 
 @pytest.mark.slow

@@ -73,6 +73,7 @@ def test_a_comparison_is_above_its_runs_and_holds_its_files(tmp_path: Path):
         settings,
         tmp_path,
         tags=TAGS,
+        note="**toy**",
         params={"model.kind": "linear_head"},
         metrics=[metric()],
         runs=[*runs, "0" * 32],
@@ -91,6 +92,8 @@ def test_a_comparison_is_above_its_runs_and_holds_its_files(tmp_path: Path):
 
 def test_nothing_is_written_where_tracking_is_off(tmp_path: Path):
     settings = TrackingSettings(enabled=False)
-    told = log_comparison(settings, tmp_path, tags=TAGS, params={}, metrics=(), runs=(), files=())
+    told = log_comparison(
+        settings, tmp_path, tags=TAGS, note="**toy**", params={}, metrics=(), runs=(), files=()
+    )
     assert told is None
     assert list(tmp_path.iterdir()) == []
