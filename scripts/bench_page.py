@@ -2,7 +2,8 @@
 
     python scripts/bench_page.py [FILE.json]
 
-Without a file, from docs/performance.json. Words between the tables are kept as they are. A table
+Without a file, from docs/performance.json. A part that the file measured anew replaces the one that
+was there; the others stay, each with the machine that it was measured on. Words between the tables are kept as they are. A table
 stands between two lines, `<!-- rows: PART PART ... -->` and `<!-- end -->`, and has the rows of
 the parts that the first one names; `<!-- machine -->` takes what it was measured on.
 """
@@ -33,11 +34,39 @@ def main(arguments: Sequence[str]) -> int:
         The exit code.
     """
     if arguments:
-        found = json.loads(Path(arguments[0]).read_text(encoding="utf-8"))
+        kept = json.loads(ROWS.read_text(encoding="utf-8")) if ROWS.exists() else None
+        found = merged(kept, json.loads(Path(arguments[0]).read_text(encoding="utf-8")))
         ROWS.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     found = json.loads(ROWS.read_text(encoding="utf-8"))
     PAGE.write_text(filled(PAGE.read_text(encoding="utf-8"), found), encoding="utf-8")
     return 0
+
+
+def merged(kept: Mapping[str, Any] | None, fresh: Mapping[str, Any]) -> dict[str, Any]:
+    """Put what was measured anew in the place of what is kept.
+
+    Args:
+        kept: What is in docs/performance.json; none where there is no file yet.
+        fresh: What `scripts/bench --json` wrote.
+
+    Returns:
+        Rows of both, and under "measured" when, on what and at which size each part was.
+    """
+    replaced = {each["part"] for each in fresh["rows"]}
+    rows, measured = list(fresh["rows"]), [_measured(fresh, sorted(replaced))]
+    if kept is not None:
+        rows += [each for each in kept["rows"] if each["part"] not in replaced]
+        older = kept.get("measured") or [
+            _measured(kept, sorted({each["part"] for each in kept["rows"]}))
+        ]
+        for each in older:
+            left = [part for part in each["parts"] if part not in replaced]
+            measured += [_measured(each, left)] if left else []
+    return {"measured": measured, "rows": rows}
+
+
+def _measured(found: Mapping[str, Any], parts: Sequence[str]) -> dict[str, Any]:
+    return {"parts": parts, **{key: found[key] for key in ("time", "size", "machine")}}
 
 
 def filled(page: str, found: Mapping[str, Any]) -> str:
@@ -99,8 +128,14 @@ def machine_words(found: Mapping[str, Any]) -> str:
         found: What `scripts/bench --json` wrote.
 
     Returns:
-        A paragraph.
+        A paragraph; one for each machine or hour where there were several.
     """
+    if "measured" in found:
+        told = [
+            f"*{', '.join(each['parts'])}*: {machine_words({**each, 'rows': []})}"
+            for each in found["measured"]
+        ]
+        return "\n".join(told)
     where = found["machine"]
     releases = ", ".join(f"{name} {each}" for name, each in where["packages"].items())
     return (

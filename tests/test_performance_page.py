@@ -78,3 +78,18 @@ def test_machine_and_notes_are_filled_in_too():
 def test_a_goal_that_is_not_met_shows():
     missed = FOUND | {"rows": [ROW | {"met": False}]}
     assert "**not met**" in page.filled("<!-- rows: head -->\n<!-- end -->\n", missed)
+
+
+def test_what_is_measured_anew_replaces_its_parts_and_the_others_keep_their_machine():
+    """Both ways in which rows are kept: as a benchmark wrote them, and put together before."""
+    older = {**FOUND, "machine": {**FOUND["machine"], "processor": "an older one"}}
+    other = [{**FOUND["rows"][0], "part": "rounds", "name": "a round"}]
+    kept = {**older, "rows": [*older["rows"], *other]}
+    once = page.merged(kept, FOUND)
+    assert page.merged(once, FOUND)["rows"] == once["rows"]
+    assert [each["part"] for each in once["rows"]].count("rounds") == 1
+    words = page.machine_words(once)
+    assert words.count("Measured") == 2
+    assert "*rounds*: Measured" in words
+    assert words.index(FOUND["machine"]["processor"]) < words.index("an older one")
+    assert page.merged(None, FOUND)["rows"] == FOUND["rows"]

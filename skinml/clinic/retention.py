@@ -10,6 +10,7 @@ rest.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
@@ -23,6 +24,7 @@ from skinml.clinic.gate import require_role
 from skinml.clinic.key_renewal import renew_keys, renewal_for
 from skinml.clinic.own_heads import PATTERN as OWN_HEADS
 from skinml.clinic.picture_lock import changing_pictures, discard_orphans, orphans
+from skinml.data.feature_store import retain_in
 from skinml.durable import remove, write_whole
 from skinml.errors import EnvironmentProblem
 from skinml.stewardship.days import day_of
@@ -31,7 +33,7 @@ from skinml.stewardship.policy import policy_digest
 from skinml.stewardship.retention import Ended, columns_over, ended, is_over
 
 _WHAT = "retention"
-_VERSION = 3  # of what is written down before anything is removed
+_VERSION = 4  # of what is written down before anything is removed
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,8 @@ class Due:
         pictures: Pictures that go.
         patients: Patients whose pictures these are.
         fields: Values that go from pictures that stay, by field.
-        features: Files of computed features and prepared images that go.
+        features: Files of computed features, prepared images and samples that go, or that lose
+            the rows of pictures that go.
         predictions: Files of predictions that go.
         originals: Original files that go from pictures that stay.
         own_heads: Heads that the clinic keeps to itself that go.
@@ -144,6 +147,7 @@ def apply_retention(folder: ClinicFolder, *, now: datetime) -> Removed:
             "actor": actor,
             "logged": folder.audit.mark().count,
             "files": [str(path.relative_to(folder.path)) for path in files],
+            "stores": [str(path.relative_to(folder.path)) for path in found.stores],
             "counts": {
                 "pictures": due.pictures,
                 "patients": due.patients,
@@ -192,7 +196,7 @@ def _resume(folder: ClinicFolder, plan: dict[str, Any]) -> None:
 def _read_plan(folder: ClinicFolder, plan: dict[str, Any]) -> dict[str, Any]:
     """Read what this or an older release wrote down, as this release would have written it."""
     version = plan.get("version", 1 if isinstance(plan.get("objects"), list) else 2)
-    if version not in (1, 2, _VERSION):
+    if version not in (1, 2, 3, _VERSION):
         raise EnvironmentProblem(
             rule=f"a removal that this release of skinml can end, version 1 to {_VERSION}",
             got=f"one that was begun by a later release, version={version}",
@@ -206,7 +210,7 @@ def _read_plan(folder: ClinicFolder, plan: dict[str, Any]) -> dict[str, Any]:
             if number in known
         }
         plan = {**plan, "fields": less, "objects": len(plan["objects"])}
-    return {"renewal": {}, "logged": 0, **plan}
+    return {"renewal": {}, "logged": 0, "stores": [], **plan}
 
 
 def _carry_out(folder: ClinicFolder, plan: Mapping[str, Any]) -> Certificate:
@@ -230,6 +234,7 @@ def _carry_out(folder: ClinicFolder, plan: Mapping[str, Any]) -> Certificate:
             folder.pictures.rewrite(left, now=now, actor=actor)
         # Whatever object they have by now: a review may have put another one in its place.
         discard_orphans(folder)
+        _take_out(folder, [folder.path / name for name in plan["stores"]])
     for name in plan["files"]:
         remove(folder.path / name, _WHAT)
         remove(_day_of(folder.path / name), _WHAT)
@@ -250,7 +255,7 @@ def _carry_out(folder: ClinicFolder, plan: Mapping[str, Any]) -> Certificate:
         "policy": policy_digest(folder.policy),
         "how": "The register was written anew without them, the files of the pictures, their "
         "originals, what interrupted imports had left and all that was computed from them were "
-        "removed, not overwritten. The keys of "
+        "removed, not overwritten; features of pictures that stay were kept. The keys of "
         "patients of whom nothing was left were destroyed, so that this folder opens no copy of "
         "their pictures; who they are and what they agreed to stays, under new keys. The key of a "
         "patient of whom pictures stay opens a copy in a backup too. Files outside this folder "
@@ -267,6 +272,7 @@ class _Found:
 
     over: Ended
     files: list[Path]
+    stores: list[Path]
     restricted: int
     orphans: int
 
@@ -286,7 +292,9 @@ def _found(folder: ClinicFolder, today: date) -> _Found:
     stay = len(held.pictures) + len({each.number for each in (*held.originals, *held.shortened)})
     with changing_pictures(folder):  # what an import has sealed just now is on record inside
         left = len(orphans(folder))
-    return _Found(over, _files_over(folder, today, over), stay, left)
+    files = _files_over(folder, today, over)
+    stores = [p for p in _stores(folder) if p not in files] if over.pictures else []
+    return _Found(over, files, stores, stay, left)
 
 
 def _objects(over: Ended) -> set[str]:
@@ -296,22 +304,42 @@ def _objects(over: Ended) -> set[str]:
 
 
 def _files_over(folder: ClinicFolder, today: date, over: Ended) -> list[Path]:
-    """Find what was computed and has come to its end.
+    """Find what was computed and has come to its end as a whole.
 
-    Rows of one picture, or of one field, cannot be taken out of what was computed: it goes whole,
-    and features are computed again.
+    Rows of one picture, or of one field, cannot be taken out of samples and predictions.
     """
     rules, runs = folder.policy.retention, folder.path / "runs"
     inspections = [folder.inspections] if folder.inspections.exists() else []
-    stores, samples = _files(folder.features, "*.store"), _files(runs, "*/samples-*")
+    stores, samples = _stores(folder), _files(runs, "*/samples-*")
     predictions = [*_files(runs, "*/predictions-*"), *_files(runs, OWN_HEADS)]
     changed = bool(over.pictures or over.shortened)
     return [
         *(inspections if over.pictures else []),
-        *(p for p in stores if over.pictures or is_over(made(p), rules.features_days, today)),
+        *(p for p in stores if is_over(made(p), rules.features_days, today)),
         *(p for p in samples if changed or is_over(made(p), rules.features_days, today)),
         *(p for p in predictions if changed or is_over(made(p), rules.predictions_days, today)),
     ]
+
+
+def _stores(folder: ClinicFolder) -> list[Path]:
+    return _files(folder.features, "*.store")
+
+
+def _take_out(folder: ClinicFolder, stores: list[Path]) -> None:
+    """Leave in stores the rows of pictures that are on record; what is no store goes whole."""
+    stores = [path for path in stores if path.exists()]
+    if not stores:
+        return
+    patients = {e.object: e.patient for e in folder.pictures.pictures().values() if e.object}
+    there = [
+        (hashlib.sha256(content).digest(), patients[each])
+        for each, content in folder.vault.find(patients)
+    ]
+    digests, owners = [digest for digest, _ in there], [owner for _, owner in there]
+    for path in stores:
+        if not retain_in(path, folder.key, folder.patient_keys, digests, owners):
+            remove(path, _WHAT)
+            remove(_day_of(path), _WHAT)
 
 
 def note_made(path: Path, today: date) -> None:
@@ -353,6 +381,7 @@ def _files(place: Path, pattern: str) -> list[Path]:
 
 
 def _due(found: _Found, keys: int, today: date) -> Due:
+    changed = [*found.files, *found.stores]
     predictions = sum(path.name.startswith("predictions-") for path in found.files)
     heads = sum(path.name.startswith("personal-head") for path in found.files)
     return Due(
@@ -360,7 +389,7 @@ def _due(found: _Found, keys: int, today: date) -> Due:
         pictures=len(found.over.pictures),
         patients=len({each.patient for each in found.over.pictures}),
         fields=found.over.fields,
-        features=len(found.files) - predictions - heads,
+        features=len(changed) - predictions - heads,
         predictions=predictions,
         originals=len(found.over.originals),
         own_heads=heads,

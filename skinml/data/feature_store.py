@@ -20,8 +20,6 @@ import json
 import os
 import weakref
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -29,47 +27,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skinml.data.row_index import NAME_BYTES, RowIndex
-from skinml.durable import open_private, take_lock
-from skinml.errors import DataError, EnvironmentProblem, IntegrityError, require_same_length
-from skinml.stewardship.encryption import (
-    SEAL_OVERHEAD_BYTES,
-    derive_key,
-    keyed_digest,
-    keyed_digests,
-    seal,
-    unseal,
+from skinml.data.store_blocks import (
+    FAMILY,
+    FRAME_BYTES,
+    LENGTH_BYTES,
+    MAGIC,
+    Blocks,
+    Kind,
+    row_names,
 )
+from skinml.durable import open_private, overwritten, sync, sync_folder, take_lock
+from skinml.errors import DataError, EnvironmentProblem, IntegrityError, require_same_length
+from skinml.stewardship.encryption import derive_key, seal, unseal
 from skinml.stewardship.patient_keys import PatientKey, PatientKeys
 
 DIGEST_BYTES = 32
-_FAMILY = b"skinml-store-"
-_MAGIC = _FAMILY + b"3 "
-_LENGTH_BYTES = 8
-_FRAME_BYTES = 2 * _LENGTH_BYTES + 16
-
-
-@dataclass(frozen=True)
-class _Kind:
-    """What a row is."""
-
-    dtype: np.dtype[Any]
-    shape: tuple[int, ...]
-
-    @classmethod
-    def of(cls, rows: NDArray[Any]) -> _Kind:
-        return cls(rows.dtype.newbyteorder("<"), rows.shape[1:])
-
-    @property
-    def sealed_bytes(self) -> int:
-        return SEAL_OVERHEAD_BYTES + self.dtype.itemsize * prod(self.shape)
-
-    def to_line(self) -> bytes:
-        return json.dumps([self.dtype.str, self.shape]).encode() + b"\n"
-
-    @classmethod
-    def from_line(cls, line: bytes) -> _Kind:
-        dtype, shape = json.loads(line)
-        return cls(np.dtype(dtype), tuple(shape))
+_LONGEST_HEADER = 4096
+_ROWS_A_BLOCK = 1024  # of a store that is written anew
 
 
 class FeatureStore:
@@ -101,21 +75,24 @@ class FeatureStore:
     def __init__(self, path: Path, key: bytes, keys: PatientKeys, version: str) -> None:
         self.path = path
         self.version = version
-        self._key = derive_key(key, "row store")
+        self._blocks = Blocks(derive_key(key, "row store"), version)
         self._keys = keys
-        self._header = _MAGIC + json.dumps(version).encode() + b"\n"
         self._owners: dict[str, PatientKey] = {}
+        self._open()
+
+    def _open(self) -> None:
+        """Take in the file from its beginning."""
         self._index = RowIndex()
-        self._kind: _Kind | None = None
+        self._kind: Kind | None = None
         self._num_sealed = 0  # blocks of the file that were taken in
         self._end = 0
         self._descriptor = -1  # the file that was taken in, to read rows from
-        if path.exists():
+        if self.path.exists():
             try:
-                with path.open("rb") as file:
+                with self.path.open("rb") as file:
                     self._read_on(file)
             except OSError as error:
-                raise _refused(path, error) from error
+                raise _refused(self.path, error) from error
 
     def __len__(self) -> int:
         owners = self._index.owners()
@@ -215,12 +192,85 @@ class FeatureStore:
         rows = rows[chosen]
         try:
             with os.fdopen(open_private(self.path, os.O_RDWR | os.O_CREAT), "r+b") as file:
-                take_lock(file.fileno(), "feature store")
-                self._read_on(file)
+                self._take(file)
                 self._check_rows(digests, patients, rows)
                 self._write_block(file, digests, patients, rows)
         except OSError as error:
             raise _refused(self.path, error) from error
+
+    def retain(self, digests: Sequence[bytes], patients: Sequence[str]) -> int:
+        """Drop all rows but some; those stay as they are sealed, and nothing is computed again.
+
+        Args:
+            digests: n digests of images whose rows stay; those without a row are passed over.
+            patients: The patient of each.
+
+        Returns:
+            How many rows are left.
+
+        Raises:
+            DataError: If there are not as many patients as digests.
+            EnvironmentProblem: If the file cannot be written: the old one stays.
+            IntegrityError: If the vault or the file was changed.
+
+        Guarantees:
+            Killed at any moment, there is the old file or the new one, whole. The new one has no
+            byte of a row that was dropped, and the old one is overwritten, see
+            `skinml.durable.overwritten`. Whoever has the old one open is told that it has gone.
+        """
+        require_same_length(digests=digests, patients=patients)
+        try:
+            with self.path.open("r+b") as file:
+                self._take(file)
+                offsets, names, _ = self._look_up(digests, patients)
+                there, first = np.unique(offsets, return_index=True)
+                chosen = first[there >= 0]
+                with overwritten(self.path):
+                    self._write_anew(names[chosen], offsets[chosen])
+        except OSError as error:
+            raise _refused(self.path, error) from error
+        self._open()
+        return len(chosen)
+
+    def _write_anew(self, names: NDArray[np.uint8], offsets: NDArray[np.int64]) -> None:
+        """Put a file with these rows alone in the place of the store's."""
+        ids = self._index.find_owners(names)
+        partial = self.path.with_name(f".{self.path.name}.partial")
+        partial.unlink(missing_ok=True)  # left by a crash, or laid there
+        descriptor = open_private(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(self._blocks.header)
+            for number, start in enumerate(range(0, len(names), _ROWS_A_BLOCK)):
+                part = slice(start, start + _ROWS_A_BLOCK)
+                file.write(self._block(number, names[part], ids[part], offsets[part]))
+            file.flush()
+            sync(file.fileno())
+        partial.replace(self.path)
+        sync_folder(self.path.parent)
+
+    def _block(
+        self,
+        number: int,
+        names: NDArray[np.uint8],
+        ids: NDArray[np.uint8],
+        offsets: NDArray[np.int64],
+    ) -> bytes:
+        """Make a block of rows that are in the file already."""
+        kind = self._kind
+        if kind is None:
+            raise self._changed("rows without a block")
+        sealed = b"".join(
+            os.pread(self._descriptor, kind.sealed_bytes, offset) for offset in offsets.tolist()
+        )
+        index = self._blocks.index(number, kind, names, ids)
+        return self._blocks.frame(number, len(index), len(sealed)) + index + sealed
+
+    def _take(self, file: BinaryIO) -> None:
+        """Keep others from writing, and take in what they wrote."""
+        take_lock(file.fileno(), "feature store")
+        if not os.path.samestat(self.path.stat(), os.fstat(file.fileno())):
+            raise self._changed("another file in its place")
+        self._read_on(file)
 
     def _of_the_living(self, patients: Sequence[str]) -> list[int]:
         """Find the positions of patients whose key is there."""
@@ -246,17 +296,17 @@ class FeatureStore:
         places = [at for at, patient in enumerate(patients) if patient in owners]
         offsets = np.full(len(digests), -1, np.int64)
         names = np.zeros((len(digests), NAME_BYTES), np.uint8)
-        names[places] = _names(
+        names[places] = row_names(
             [digests[at] for at in places], [owners[patients[at]] for at in places]
         )
         offsets[places] = self._index.find(names[places])
         return offsets, names, owners
 
-    def _row(self, kind: _Kind, offset: int, owner: PatientKey, name: bytes) -> NDArray[Any]:
+    def _row(self, kind: Kind, offset: int, owner: PatientKey, name: bytes) -> NDArray[Any]:
         """Read and unseal one row."""
         sealed = os.pread(self._descriptor, kind.sealed_bytes, offset)
         try:
-            plain = unseal(owner.key, sealed, context=self._row_context(name))
+            plain = unseal(owner.key, sealed, context=self._blocks.row_context(name))
         except IntegrityError:
             raise self._changed("a changed byte in a row") from None
         return np.frombuffer(plain, kind.dtype).reshape(kind.shape)
@@ -265,26 +315,25 @@ class FeatureStore:
         self, file: BinaryIO, digests: Sequence[bytes], patients: Sequence[str], rows: NDArray[Any]
     ) -> None:
         """Write the header where there is none, then one block, over whatever a crash left."""
-        kind, owners = _Kind.of(rows), [self._owners[each] for each in patients]
-        names = _names(digests, owners)
+        kind, owners = Kind.of(rows), [self._owners[each] for each in patients]
+        names = row_names(digests, owners)
         ids = np.frombuffer(b"".join(each.id for each in owners), np.uint8).reshape(names.shape)
-        content = kind.to_line() + names.tobytes() + ids.tobytes()
-        index = seal(self._key, content, context=self._context(self._num_sealed))
+        index = self._blocks.index(self._num_sealed, kind, names, ids)
         ready = rows.astype(kind.dtype, copy=False)
         sealed = b"".join(
-            seal(owner.key, row.tobytes(), context=self._row_context(name.tobytes()))
+            seal(owner.key, row.tobytes(), context=self._blocks.row_context(name.tobytes()))
             for owner, name, row in zip(owners, names, ready, strict=True)
         )
-        frame = self._frame(self._num_sealed, len(index), len(sealed))
+        frame = self._blocks.frame(self._num_sealed, len(index), len(sealed))
         file.truncate(self._end)
         file.seek(self._end)
         if self._end == 0:
-            file.write(self._header)
+            file.write(self._blocks.header)
         file.write(frame + index)
         begin = file.tell()
         file.write(sealed)
         file.flush()
-        os.fsync(file.fileno())
+        sync(file.fileno())
         self._end = file.tell()
         self._num_sealed += 1
         self._kind = kind
@@ -297,24 +346,24 @@ class FeatureStore:
         if size < self._end:
             raise self._changed("shorter than it was")
         if self._end == 0:
-            header = os.pread(descriptor, len(self._header), 0)
-            if header != self._header:
-                if size < len(self._header) and self._header.startswith(header):
+            header = os.pread(descriptor, len(self._blocks.header), 0)
+            if header != self._blocks.header:
+                if size < len(self._blocks.header) and self._blocks.header.startswith(header):
                     return  # a crash cut the very first write short
                 raise self._other_header(header)
-            self._end = len(self._header)
+            self._end = len(self._blocks.header)
         found: list[tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.int64]]] = []
-        while self._end + _FRAME_BYTES <= size:
-            frame = os.pread(descriptor, _FRAME_BYTES, self._end)
-            index_bytes = int.from_bytes(frame[:_LENGTH_BYTES], "little")
-            row_bytes = int.from_bytes(frame[_LENGTH_BYTES : 2 * _LENGTH_BYTES], "little")
-            if frame != self._frame(self._num_sealed, index_bytes, row_bytes):
+        while self._end + FRAME_BYTES <= size:
+            frame = os.pread(descriptor, FRAME_BYTES, self._end)
+            index_bytes = int.from_bytes(frame[:LENGTH_BYTES], "little")
+            row_bytes = int.from_bytes(frame[LENGTH_BYTES : 2 * LENGTH_BYTES], "little")
+            if frame != self._blocks.frame(self._num_sealed, index_bytes, row_bytes):
                 raise self._changed("a changed byte or another key")
-            begin = self._end + _FRAME_BYTES + index_bytes
+            begin = self._end + FRAME_BYTES + index_bytes
             if begin + row_bytes > size:
                 break  # a crash cut the last block short
-            index = os.pread(descriptor, index_bytes, self._end + _FRAME_BYTES)
-            found.append(self._unsealed(index, begin))
+            index = os.pread(descriptor, index_bytes, self._end + FRAME_BYTES)
+            found.append(self._opened(index, begin))
             self._end = begin + row_bytes
             self._num_sealed += 1
         if found:
@@ -330,43 +379,23 @@ class FeatureStore:
             raise self._changed("another file in its place")
         return self._descriptor
 
-    def _unsealed(
+    def _opened(
         self, sealed: bytes, begin: int
     ) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.int64]]:
         """Open the next block's index: names, ids of keys, and where the rows begin."""
         try:
-            content = unseal(self._key, sealed, context=self._context(self._num_sealed))
+            kind, names, ids = self._blocks.opened(self._num_sealed, sealed)
         except IntegrityError:
             raise self._changed("a changed byte or another key") from None
-        line, _, _ = content.partition(b"\n")
-        if self._kind is None:
-            self._kind = _Kind.from_line(line)
-        both = np.frombuffer(content, np.uint8, offset=len(line) + 1)
-        names, ids = both.reshape(2, -1, NAME_BYTES)
-        return names, ids, begin + self._kind.sealed_bytes * np.arange(len(names))
-
-    def _context(self, number: int) -> bytes:
-        """Bind an index to the version and to its place."""
-        return self._header + f"block {number}".encode()
-
-    def _row_context(self, name: bytes) -> bytes:
-        """Bind a row to the version and to its name."""
-        return self._header + b"row " + name
-
-    def _frame(self, number: int, index_bytes: int, row_bytes: int) -> bytes:
-        """Make what stands before a block; its digest tells a changed length from a cut file."""
-        lengths = b"".join(
-            each.to_bytes(_LENGTH_BYTES, "little") for each in (index_bytes, row_bytes)
-        )
-        tag = bytes.fromhex(keyed_digest(self._key, self._context(number) + b" frame " + lengths))
-        return (lengths + tag)[:_FRAME_BYTES]
+        self._kind = self._kind or kind
+        return names, ids, begin + kind.sealed_bytes * np.arange(len(names))
 
     def _check_rows(
         self, digests: Sequence[bytes], patients: Sequence[str], rows: NDArray[Any]
     ) -> None:
         """Refuse rows that do not fit the store."""
         require_same_length(digests=digests, patients=patients, rows=rows)
-        own = _Kind.of(rows)
+        own = Kind.of(rows)
         kind = self._kind or own
         if (
             own != kind
@@ -383,7 +412,7 @@ class FeatureStore:
 
     def _other_header(self, header: bytes) -> DataError | IntegrityError:
         """Tell a store of another version from a file that is none."""
-        if not header.startswith(_FAMILY):
+        if not header.startswith(FAMILY):
             return self._changed("another beginning")
         return DataError(
             rule=f"a store of version {self.version} in today's format",
@@ -400,17 +429,36 @@ class FeatureStore:
         )
 
 
-def _names(digests: Sequence[bytes], owners: Sequence[PatientKey]) -> NDArray[np.uint8]:
-    """Name rows, (n, 16): by the image, under the key of its patient."""
-    places: dict[bytes, list[int]] = {}
-    for place, owner in enumerate(owners):
-        places.setdefault(owner.key, []).append(place)
-    names = np.empty((len(digests), NAME_BYTES), np.uint8)
-    for key, mine in places.items():
-        found = keyed_digests(key, [b"store row " + digests[at] for at in mine])
-        for at, name in zip(mine, found, strict=True):
-            names[at] = np.frombuffer(bytes.fromhex(name)[:NAME_BYTES], np.uint8)
-    return names
+def retain_in(
+    path: Path, key: bytes, keys: PatientKeys, digests: Sequence[bytes], patients: Sequence[str]
+) -> bool:
+    """Drop all rows of a store but some, whatever version it is of; see `FeatureStore.retain`.
+
+    Args:
+        path: The store's file.
+        key: The clinic's key.
+        keys: The keys of the clinic's patients.
+        digests: n digests of images whose rows stay.
+        patients: The patient of each.
+
+    Returns:
+        Whether it was done; not where the file is no store that this release can open.
+
+    Raises:
+        EnvironmentProblem: If the file cannot be read or written.
+    """
+    try:
+        with path.open("rb") as file:
+            line = file.readline(_LONGEST_HEADER)
+        version = json.loads(line.removeprefix(MAGIC)) if line.startswith(MAGIC) else None
+        if not isinstance(version, str):
+            return False
+        FeatureStore(path, key, keys, version).retain(digests, patients)
+    except OSError as error:
+        raise _refused(path, error) from error
+    except (DataError, IntegrityError, ValueError):
+        return False
+    return True
 
 
 def store_path(folder: Path, version: str) -> Path:

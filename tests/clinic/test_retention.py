@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -9,6 +10,7 @@ from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from skinml.clinic.begun import file_of, read_begun, write_begun
@@ -25,6 +27,7 @@ from skinml.clinic.retention import (
     note_made,
     retention_due,
 )
+from skinml.data.feature_store import FeatureStore
 from skinml.durable import write_whole
 from skinml.errors import EnvironmentProblem, IntegrityError, PolicyError
 from skinml.stewardship.pictures import ORIGINAL, PENDING, PICTURE, reviewed
@@ -311,7 +314,7 @@ def test_a_key_under_which_something_was_brought_in_meanwhile_stays(
     assert state(folder)[0] == [b"fresh", b"middle", b"new"]
 
 
-@pytest.mark.parametrize("version", ["stays", "nothing said", 4])
+@pytest.mark.parametrize("version", ["stays", "nothing said", 5])
 def test_what_another_release_began_is_ended_as_it_meant_it_or_refused(
     clinic: ClinicFolder, tmp_path: Path, version: object
 ) -> None:
@@ -319,14 +322,15 @@ def test_what_another_release_began_is_ended_as_it_meant_it_or_refused(
     plan = read_begun(folder, "retention") or {}
     for new in ("version", "renewal", "logged"):
         del plan[new]
+    plan["files"] += plan.pop("stores")
     if version == "stays":  # fields that stay, and objects by name
         kept = ["diagnosis", "skin_tone", "skin_tone_scale"]
         plan |= {"fields": dict.fromkeys(plan["fields"], kept), "objects": ["an object"]}
-    elif version == 4:
-        plan["version"] = 4
+    elif version == 5:
+        plan["version"] = 5
     write_begun(folder, "retention", plan)
-    if version == 4:
-        with pytest.raises(EnvironmentProblem, match="later release, version=4"):
+    if version == 5:
+        with pytest.raises(EnvironmentProblem, match="later release, version=5"):
             open_at_screen(folder.path)
         return
     found = open_at_screen(folder.path)
@@ -412,3 +416,23 @@ def test_only_who_may_erase_removes(tmp_path: Path) -> None:
     assert retention_due(folder, now=NOW).nothing
     with pytest.raises(PolicyError):
         apply_retention(folder, now=NOW)
+
+
+def test_rows_of_pictures_that_stay_are_not_computed_again(clinic: ClinicFolder) -> None:
+    """Whatever version a store is of; the row of the picture that went is in none."""
+    pictures = {
+        name: (hashlib.sha256(JPEG + name.encode()).digest(), patient)
+        for name, patient in (("old", PATIENT), ("middle", PATIENT), ("new", OTHER))
+    }
+    digests, patients = map(list, zip(*pictures.values(), strict=True))
+    path = clinic.features / "real.store"
+    rows = np.eye(3, dtype=np.float32)
+    FeatureStore(path, clinic.key, clinic.patient_keys, "v").append(digests, patients, rows)
+    note_made(path, TODAY)
+    apply_retention(clinic, now=NOW)
+    assert [each.name for each in clinic.features.glob("*.store")] == ["real.store"]
+    assert made(path) == TODAY
+    left = FeatureStore(path, clinic.key, clinic.patient_keys, "v")
+    assert left.find_missing(digests, patients) == [0]
+    assert np.array_equal(left.take(digests[1:], patients[1:]), rows[1:])
+    assert len(left) == 2

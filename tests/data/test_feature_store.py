@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import os
 import resource
 import stat
 import tracemalloc
@@ -12,7 +13,7 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 
-from skinml.data.feature_store import FeatureStore, store_path
+from skinml.data.feature_store import FeatureStore, retain_in, store_path
 from skinml.errors import DataError, EnvironmentProblem, IntegrityError
 from skinml.stewardship.anchors import Anchors
 from skinml.stewardship.patient_keys import PatientKeys
@@ -354,3 +355,113 @@ def test_a_full_disk_loses_the_block_that_did_not_fit_and_no_other(filled, open_
     assert len(open_store()) == len(store) == 6
     add(store, 8)
     assert np.array_equal(take(open_store(), 6, 8), rows_of(6, 8))
+
+
+def retain(store, *numbers):
+    return store.retain(names(*numbers), people(*numbers))
+
+
+def test_what_stays_is_the_same_ciphertext_and_what_goes_is_nowhere(filled, path, open_store):
+    store, ends = filled
+    before = path.read_bytes()
+    kept, gone = before[ends[1] - SEALED : ends[1]], before[ends[0] - SEALED : ends[0]]
+    assert retain(store, 3, 5, 99) == 2
+    after = path.read_bytes()
+    assert kept in after
+    assert gone not in after
+    for each in (store, open_store()):
+        assert len(each) == 2
+        assert each.find_missing(names(*range(1, 7)), people(*range(1, 7))) == [0, 1, 3, 5]
+        assert np.array_equal(take(each, 5, 3), rows_of(5, 3))
+    assert sorted(each.name for each in path.parent.glob("*store*")) == [path.name]
+
+
+def test_a_store_goes_on_after_rows_were_taken_out(filled, open_store):
+    store, _ = filled
+    retain(store, 1, 2, 6)
+    add(store, 8, 9)
+    again = open_store()
+    assert np.array_equal(take(again, 9, 1, 6), rows_of(9, 1, 6))
+    retain(again, 9)
+    add(again, 3)
+    assert np.array_equal(take(open_store(), 3, 9), rows_of(3, 9))
+
+
+def test_a_store_of_many_blocks_stays_in_order(filled, open_store, monkeypatch):
+    store, _ = filled
+    monkeypatch.setattr("skinml.data.feature_store._ROWS_A_BLOCK", 2)
+    assert retain(store, 6, 5, 4, 2, 1) == 5
+    assert np.array_equal(take(open_store(), 1, 2, 4, 5, 6), rows_of(1, 2, 4, 5, 6))
+
+
+def test_nothing_that_stays_leaves_an_empty_store(filled, open_store):
+    store, _ = filled
+    assert retain(store) == 0
+    assert len(open_store()) == 0
+    add(open_store(), 1)
+    assert np.array_equal(take(open_store(), 1), rows_of(1))
+
+
+def test_rows_of_the_erased_go_too(filled, keys, open_store):
+    keys.erase(people(3))
+    assert retain(filled[0], *range(1, 7)) == 4
+    assert len(open_store()) == 4
+
+
+def test_whoever_has_the_older_file_open_adds_nothing_to_it(filled, open_store):
+    other = open_store()
+    retain(filled[0], 1)
+    with pytest.raises(IntegrityError, match="another file in its place"):
+        add(other, 8)
+    with pytest.raises(IntegrityError):
+        take(other, 2)  # its bytes were overwritten
+    assert len(open_store()) == 1
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_killed_at_a_step_the_old_store_is_there_and_the_next_try_ends_it(
+    filled, open_store, monkeypatch, step, path
+):
+    def stop(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("os.fsync" if step == "fsync" else "pathlib.Path.replace", stop)
+        with pytest.raises(KeyboardInterrupt):
+            retain(filled[0], 4)
+    assert np.array_equal(take(open_store(), *range(1, 7)), rows_of(*range(1, 7)))
+    assert retain(open_store(), 4) == 1
+    assert os.listdir(path.parent).count(f".{path.name}.partial") == 0
+
+
+def test_a_full_disk_leaves_the_old_store(filled, open_store, monkeypatch):
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("os.fsync", full)
+        with pytest.raises(EnvironmentProblem):
+            retain(filled[0], 4)
+    assert len(open_store()) == 6
+
+
+def test_as_many_patients_as_digests_are_asked_for(filled):
+    with pytest.raises(DataError):
+        filled[0].retain(names(1, 2), people(1))
+
+
+def test_a_store_is_thinned_whatever_its_version(filled, path, keys):
+    assert retain_in(path, KEY, keys, names(2), people(2))
+    assert len(FeatureStore(path, KEY, keys, "v1")) == 1
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"computed", b"skinml-store-2 \n", b"skinml-store-3 {\n", b"\n" * 9]
+)
+def test_what_is_no_store_is_left_to_who_asked(path, keys, content):
+    path.write_bytes(content)
+    assert not retain_in(path, KEY, keys, [], [])
+
+
+def test_a_store_under_another_key_is_none(filled, path, keys):
+    assert not retain_in(path, bytes(32), keys, names(2), people(2))
