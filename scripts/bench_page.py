@@ -3,9 +3,10 @@
     python scripts/bench_page.py [FILE.json]
 
 Without a file, from docs/performance.json. A part that the file measured anew replaces the one that
-was there; the others stay, each with the machine that it was measured on. Words between the tables are kept as they are. A table
-stands between two lines, `<!-- rows: PART PART ... -->` and `<!-- end -->`, and has the rows of
-the parts that the first one names; `<!-- machine -->` takes what it was measured on.
+was there; the others stay, each with the machine that it was measured on. Words between the tables
+are kept as they are. A table stands between two lines, `<!-- rows: PART PART ... -->` and
+`<!-- end -->`, and has the rows of the parts that the first one names; `<!-- machine -->` takes
+what it was measured on.
 """
 
 from __future__ import annotations
