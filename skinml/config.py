@@ -266,6 +266,23 @@ def parse_config(values: dict[Any, Any]) -> RunConfig:
         raise _explained(error) from None
 
 
+def require_trained(config: RunConfig) -> None:
+    """Refuse to train by a config that only counts patients.
+
+    Args:
+        config: The config.
+
+    Raises:
+        ConfigError: If it has a section statistics.
+    """
+    if config.statistics is not None:
+        raise ConfigError(
+            rule="an experiment that trains a model",
+            got=f"{config.name}, which counts patients (statistics)",
+            do="Count them: skinml federation statistics",
+        )
+
+
 def swept(overrides: Sequence[str]) -> tuple[tuple[str, ...], ...]:
     """Write a sweep out: each combination of the values that keys are to take.
 

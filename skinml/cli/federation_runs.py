@@ -47,6 +47,18 @@ def submit(
             opened, experiment, overrides or (), clinics=clinic or (), within=timedelta(hours=hours)
         )
         flower = start_run(client, run)
+    tell_submitted(run, flower, folder, as_json=as_json)
+
+
+def tell_submitted(run: str, flower: int, folder: Path, *, as_json: bool) -> None:
+    """Say that clinics are asked, and how to see what they answer.
+
+    Args:
+        run: The run's id.
+        flower: Flower's number of it.
+        folder: The federation's folder.
+        as_json: Print one JSON object.
+    """
     if as_json:
         print(json.dumps({"run": run, "flower_run": flower}), flush=True)
         return

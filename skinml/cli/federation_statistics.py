@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,6 +21,7 @@ from skinml.cli.progress import Bars
 from skinml.errors import InputError
 
 if TYPE_CHECKING:
+    from skinml.config import RunConfig
     from skinml.experiments.statistics import Counted, Preview
 
 _WIDTH = 80
@@ -50,6 +52,17 @@ def statistics(
     num_clinics: Annotated[
         int, typer.Option("--clinics", min=1, help="For how many clinics --dry-run plans.")
     ] = 6,
+    folder: Annotated[
+        Path | None,
+        typer.Option("--folder", help="A federation's folder: ask its real clinics."),
+    ] = None,
+    clinic: Annotated[
+        list[str] | None,
+        typer.Option("--clinic", help="A clinic to be asked; may be repeated. Default: all."),
+    ] = None,
+    hours: Annotated[
+        float, typer.Option("--hours", min=0.01, max=2160, help="How long clinics may take.")
+    ] = 168.0,
     as_json: AsJson = False,
 ) -> None:
     """Count patients over clinics by diagnosis, tone, age, treatment and outcome, with noise.
@@ -63,9 +76,13 @@ def statistics(
         overrides or (),
         tables=_listed(tables),
         regions=_regions(region or ()),
+        deployed=folder is not None,
     )
     if dry_run:
         _tell_preview(preview(config, num_clinics), as_json=as_json)
+        return
+    if folder is not None:
+        _submit(folder, config, clinic or (), hours, as_json=as_json)
         return
     with Bars(quiet=as_json) as bars:
         counted = run_statistics(config, progress=bars)
@@ -73,6 +90,23 @@ def statistics(
         print(json.dumps(counted.result, allow_nan=False), flush=True)
         return
     _show(counted)
+
+
+def _submit(
+    folder: Path, config: RunConfig, clinics: Sequence[str], hours: float, *, as_json: bool
+) -> None:
+    """Ask the clinics of a federation; they answer on their own machines."""
+    from skinml.cli.federation_runs import tell_submitted
+    from skinml.deployment.federation_folder import open_federation
+    from skinml.deployment.flower_runs import start_run
+    from skinml.deployment.submission import hand_in
+    from skinml.deployment.superlink import control
+
+    opened = open_federation(folder)
+    with control(opened) as client:
+        run = hand_in(opened, config, clinics=clinics, within=timedelta(hours=hours))
+        flower = start_run(client, run)
+    tell_submitted(run, flower, folder, as_json=as_json)
 
 
 def _listed(words: str | None) -> tuple[str, ...]:

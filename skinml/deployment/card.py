@@ -46,6 +46,8 @@ _NOT_READ = (
     "federation.cpus",
     "tracking.",
 )
+# What a run that only counts reads of its config.
+_OF_COUNTS = {"name", "seed", "data", "privacy", "federation", "statistics"}
 _SPLITS = {"train": "training", "validation": "validation", "test": "test"}
 
 
@@ -104,6 +106,7 @@ class Card:
         data: What of the data would be used; None where that could not be counted.
         data_note: Why not, in words.
         known_code: Whether the code that travels is the installed release's own.
+        tables: What patients would be counted by, a table each; empty for a training.
         steering: In words, how groups of patients, or clinics, steer training; "" where they do
             not.
     """
@@ -120,6 +123,7 @@ class Card:
     data_note: str
     known_code: bool
     steering: str
+    tables: tuple[str, ...] = ()
 
     @property
     def refused(self) -> tuple[str, ...]:
@@ -173,6 +177,7 @@ def card_of(folder: ClinicFolder, run: str, *, now: datetime | None = None) -> C
         data_note=note,
         known_code=found.proposal.bundle == digest(),
         steering=_steering(config),
+        tables=config.statistics.tables if config.statistics else (),
     )
 
 
@@ -263,7 +268,10 @@ def _changed(config: RunConfig) -> tuple[tuple[str, str, str], ...] | None:
     """Hold a config against the installed experiment of its name."""
     if config.name not in experiments():
         return None
-    ours, theirs = _values(load_config(config.name)), _values(config)
+    usual = load_config(config.name)
+    if (usual.statistics is None) != (config.statistics is None):
+        return None  # another experiment under this name
+    ours, theirs = _values(usual), _values(config)
     return tuple(
         (name, ours.get(name, "not set"), theirs.get(name, "not set"))
         for name in sorted({*ours, *theirs})
@@ -276,6 +284,13 @@ def _counted(terms: Terms, data: SiteCount | None) -> Terms:
 
 
 def _values(config: RunConfig) -> dict[str, str]:
+    if config.statistics is not None:
+        counted = config.model_dump(mode="json", include=_OF_COUNTS)
+        return {
+            name: value
+            for name, value in _leaves(counted).items()
+            if not name.startswith(_NOT_READ)
+        }
     other = "training.network." if config.model.kind == "linear_head" else "training.head."
     found = _leaves(config.model_dump(mode="json", exclude={"clinic"}))
     return {

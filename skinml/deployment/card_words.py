@@ -43,6 +43,7 @@ def sections_of(card: Card, *, config: str) -> list[tuple[str, Sequence[str]]]:
         ("what for", [plain(asked.purpose)]),
         ("experiment", [asked.experiment, *_changes(card, config)]),
         *([("who counts", [card.steering])] if card.steering else []),
+        *([("tables", _tables(card))] if card.tables else []),
         ("code", [code]),
         ("data", _data(card)),
         ("what leaves", _leaving(card)),
@@ -134,10 +135,19 @@ def _changes(card: Card, config: str) -> list[str]:
     return [f"Differs from the installed skinml's; {look}", *lines]
 
 
+def _tables(card: Card) -> list[str]:
+    return [", ".join(each.replace(":", " by ").replace("_", " ") for each in card.tables)]
+
+
 def _data(card: Card) -> list[str]:
     if card.data is None:
         return [f"Not counted: {card.data_note}"]
     counts = card.data
+    if card.tables:
+        lines = [f"{counts.num_patients:,} patients would be counted, once in each table."]
+        if counts.num_refused:
+            lines.append(f"{counts.num_refused:,} other patients may not be used for it.")
+        return [*lines, "Exact numbers, for this clinic's eyes: they stay here."]
     lines = [f"{counts.num_patients:,} patients with {counts.num_images:,} images"]
     lines[0] += f"; {counts.num_training:,} of them train the model, the others test it."
     if counts.num_refused:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from threading import Event
@@ -31,6 +31,7 @@ from skinml.deployment.standing import Standing, read_standing, take_up, write_s
 from skinml.deployment.submission import CONFIG, find_submitted, read_proposal
 from skinml.durable import read_whole
 from skinml.errors import SkinmlError
+from skinml.experiments.guarantee import guarantee_told
 from skinml.experiments.learners import build_learner, validation_release
 from skinml.experiments.outcome import Outcome, run_bundle
 from skinml.experiments.published import (
@@ -42,18 +43,22 @@ from skinml.experiments.published import (
 from skinml.experiments.released import run_threshold
 from skinml.experiments.result import read_record
 from skinml.experiments.resuming import Checkpoints, Life, kept_history, strip_notes, turn
-from skinml.experiments.rounds import num_rounds, train
+from skinml.experiments.rounds import carried, num_rounds, train
 from skinml.experiments.run import SERVED_MODEL, told_config, write_result, write_run
 from skinml.experiments.sites import Terms
+from skinml.experiments.statistics import write_counts
+from skinml.experiments.statistics_rows import require_regions
 from skinml.experiments.workspace import Workspace, run_folder, run_of
 from skinml.federated.coordinator import places_asker
 from skinml.federated.messages import Reply, Request
 from skinml.federated.roll_call import Answered, Ask, Record, RunTerms
 from skinml.federated.unblocked_grid import PATIENCE_S, UnblockedGrid
+from skinml.privacy.plan import STATISTICS
 from skinml.privacy.planner import require_honest_clinics
 from skinml.records import RunRecord
 from skinml.tracking.content import clinic_rounds
 from skinml.tracking.tracker import Tracker, make_tracker
+from skinml.training.fit import fit
 
 VARIABLE = "SKINML_FEDERATION"
 Keys = Mapping[str, str]
@@ -93,15 +98,21 @@ def conduct(
     gathering = Gathering(folder, read_proposal(draft), draft, grid, quorum_of(config, draft))
     with closing(grid), turn(draft) as life:
         try:
+            record = None
             if draft == final:  # an earlier process died between the report and its last words
-                record = read_record(final)
-                tracker.start(run, config.name, told_config(config), [], kept_history(final))
+                if config.statistics is None:
+                    record = read_record(final)
+                    tracker.start(run, config.name, told_config(config), [], kept_history(final))
                 gathering.expect_everybody()
             else:
                 with run_folder(Workspace(folder.path), run, lambda _: True):
                     record = _conducted(folder, config, draft, gathering, life, tracker, grid)
             gathering.finish("completed")
-            _close(final, record, tracker, life)
+            clinics, last = tuple(read_standing(final).clinics), 1
+            if record is not None:
+                _track(final, record, tracker)
+                clinics, last = record.participation[-1].expected, record.participation[-1].round
+            _close(final, life, clinics, last)
         except Exception as error:
             place = final if final.is_dir() else draft
             _failed(place, run, error, life)
@@ -119,15 +130,20 @@ def _conducted(
     life: Life,
     tracker: Tracker,
     grid: Grid,
-) -> RunRecord:
-    """Drive a run to its report, in its draft folder."""
+) -> RunRecord | None:
+    """Drive a run to its report, in its draft folder; statistics have a page and no record."""
     run, clock = run_of(draft), time.monotonic() - life.before_s
     take_up(draft, life.number)
     log_event(draft, run, "taken up", life.number)
     clinics = gathering.settle()
-    width, inputs = public_width(config)
+    if config.statistics is not None:
+        require_regions(config, clinics)
+    width, inputs = (0, "") if config.statistics else public_width(config)
     terms = _terms(folder.name, config, run, clinics, gathering.keys, width)
     gathering.prepare(terms, Standing("preparing", dict.fromkeys(clinics, "preparing")))
+    if config.statistics is not None:
+        _count(config, terms, gathering, draft, life, grid, clock)
+        return None
     outcome = _work(config, terms, inputs, gathering, draft, life, grid, tracker)
     record = published_record(config, clinics, terms.classes, outcome, life.began, clock)
     bundle = run_bundle(config, public_origin(config), outcome, record)
@@ -135,13 +151,15 @@ def _conducted(
     return record
 
 
-def _close(final: Path, record: RunRecord, tracker: Tracker, life: Life) -> None:
-    """Say the last words of a run whose report is there."""
+def _track(final: Path, record: RunRecord, tracker: Tracker) -> None:
     report = final / "report.html"
     mlflow_run = tracker.finish(record, report, final / "report.json", final / "model")
     write_result(final, record, report, mlflow_run)
-    last, states = record.participation[-1].round, record.participation[-1].expected
-    write_standing(final, Standing("finished", dict.fromkeys(states, "done"), last, last))
+
+
+def _close(final: Path, life: Life, clinics: Sequence[str], last: int) -> None:
+    """Say the last words of a run whose report is there."""
+    write_standing(final, Standing("finished", dict.fromkeys(clinics, "done"), last, last))
     log_event(final, final.name, "finished", life.number)
     (final / ADVERTS).unlink(missing_ok=True)
     strip_notes(final)
@@ -202,16 +220,89 @@ def _work(
     learner = build_learner(config, terms.classes, terms.num_features, len(terms.clinics))
     validation = validation_release(config)
     checkpoints = Checkpoints(draft, terms.run, learner.rounds, Record())
-    states = {
-        name: "taking part" if name in gathering.ready else gathering.absent(name)
-        for name in terms.clinics
-    }
-    watch = RunWatch(draft, terms.run, states, len(history), num_rounds(learner))
+    watch = _watch(draft, terms, gathering, len(history), num_rounds(learner))
 
     def on_round(number: int, figures: Mapping[str, float]) -> None:
         entries = checkpoints.record.participation
         watch.round_done(entries[-1])
         tracker.log_round(number, figures, clinic_rounds(entries, watch.stopwatch.times.answers))
+
+    trained = train(
+        config,
+        terms,
+        learner,
+        validation,
+        checkpoints,
+        on_round,
+        first_attempt=life.first_attempt,
+        reach=_way_to(terms, gathering, grid),
+        watch=watch.stopwatch,
+        kept=AdvertFile(draft),
+    )
+    watch.round_done(checkpoints.record.participation[-1])
+    return Outcome(
+        run=terms.run,
+        samples={},
+        features_version=inputs,
+        learner=learner,
+        validation=validation,
+        trained=trained,
+        threshold=run_threshold(config, trained.scores),
+        participation=tuple(checkpoints.record.participation),
+        resumes=life.number - 1,
+    )
+
+
+def _count(
+    config: RunConfig,
+    terms: Terms,
+    gathering: Gathering,
+    draft: Path,
+    life: Life,
+    grid: Grid,
+    clock: float,
+) -> None:
+    """Have the clinics add up their patients, and write page, table and JSON."""
+    learner = build_learner(config, terms.classes, 0, len(terms.clinics))
+    checkpoints = Checkpoints(draft, terms.run, learner.rounds, Record())
+    done = checkpoints.load()
+    watch = _watch(draft, terms, gathering, done.rounds_done if done else 0, len(learner.rounds))
+    fitted = carried(
+        config,
+        terms,
+        checkpoints,
+        lambda exchange: fit(learner, exchange, resume=done, keep=checkpoints.keep),
+        first_attempt=life.first_attempt,
+        reach=_way_to(terms, gathering, grid),
+        watch=watch.stopwatch,
+        kept=AdvertFile(draft),
+    )
+    participation = tuple(checkpoints.record.participation)
+    watch.round_done(participation[-1])
+    write_counts(
+        config,
+        terms.run,
+        fitted.arrays[STATISTICS],
+        guarantee_told(config, terms.run, participation, learner, None),
+        participation,
+        draft,
+        began=life.began,
+        wall_s=time.monotonic() - clock,
+        unit=config.data.unit,
+        data=config.data.name,
+    )
+
+
+def _watch(draft: Path, terms: Terms, gathering: Gathering, done: int, num_rounds: int) -> RunWatch:
+    states = {
+        name: "taking part" if name in gathering.ready else gathering.absent(name)
+        for name in terms.clinics
+    }
+    return RunWatch(draft, terms.run, states, done, num_rounds)
+
+
+def _way_to(terms: Terms, gathering: Gathering, grid: Grid) -> Callable[[RunTerms], Ask]:
+    """Reach the clinics that are ready, and those that become so from round to round."""
 
     def reach(held_to: RunTerms) -> Ask:
         ready, absent = gathering.ready, gathering.absent
@@ -228,27 +319,4 @@ def _work(
 
         return patient(ask_whoever_is_there, held_to, expected)
 
-    trained = train(
-        config,
-        terms,
-        learner,
-        validation,
-        checkpoints,
-        on_round,
-        first_attempt=life.first_attempt,
-        reach=reach,
-        watch=watch.stopwatch,
-        kept=AdvertFile(draft),
-    )
-    watch.round_done(checkpoints.record.participation[-1])
-    return Outcome(
-        run=terms.run,
-        samples={},
-        features_version=inputs,
-        learner=learner,
-        validation=validation,
-        trained=trained,
-        threshold=run_threshold(config, trained.scores),
-        participation=tuple(checkpoints.record.participation),
-        resumes=life.number - 1,
-    )
+    return reach

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from skinml.config import RunConfig, load_config
+from skinml.config import RunConfig, load_config, require_trained
 from skinml.deployment import bundle
 from skinml.deployment.federation_folder import FederationFolder
 from skinml.deployment.run_proposal import RunProposal, parse_proposal
@@ -27,6 +27,7 @@ from skinml.experiments.approval import drafted
 from skinml.experiments.published import public_classes
 from skinml.experiments.released import require_publishable
 from skinml.experiments.resuming import has_notes
+from skinml.experiments.statistics_rows import require_regions
 from skinml.experiments.workspace import Workspace, new_run_id, run_of
 
 CONFIG, PROPOSAL = "config.json", "proposal.json"
@@ -60,12 +61,41 @@ def submit(
             joined.
         EnvironmentProblem: If it cannot be written.
     """
-    at = now or datetime.now(UTC)
     fixed = ("federation.mode=deployed", "fairness.evaluation=dp_counts", "work_dir=.")
     config = load_config(experiment, [*overrides, *fixed])
+    require_trained(config)
     require_publishable(config)
-    classes = public_classes(config)
+    return hand_in(folder, config, clinics=clinics, within=within, now=now)
+
+
+def hand_in(
+    folder: FederationFolder,
+    config: RunConfig,
+    *,
+    clinics: Sequence[str] = (),
+    within: timedelta = timedelta(days=7),
+    now: datetime | None = None,
+) -> str:
+    """Write a run down by its config: a training, or statistics.
+
+    Args:
+        folder: The federation's folder.
+        config: The config, for real clinics.
+        clinics: As for `submit`.
+        within: As for `submit`.
+        now: As for `submit`.
+
+    Returns:
+        The run's id.
+
+    Raises:
+        ConfigError: If no real clinics could run it, or a clinic has not joined.
+        EnvironmentProblem: If it cannot be written.
+    """
+    at, classes = now or datetime.now(UTC), public_classes(config)
     asked = _asked(folder, config, clinics)
+    if config.statistics is not None:
+        require_regions(config, asked)
     name = new_run_id(config.name, at)
     drafted(config, classes, num_clinics=len(asked), run=name)
     text = config.model_dump_json()

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from skinml.clinic.gate import logged_run
-from skinml.config import RunConfig, load_config, parse_config
+from skinml.config import RunConfig, load_config, parse_config, require_trained
 from skinml.durable import read_whole
-from skinml.errors import ConfigError, SkinmlError
+from skinml.errors import SkinmlError
 from skinml.experiments.admissions import store_standings
 from skinml.experiments.cohorts import Gathered, gather
 from skinml.experiments.learners import build_learner, validation_release
@@ -125,23 +125,6 @@ def told_config(config: RunConfig) -> dict[str, Any]:
         Plain values; policies name users of computers, and stay at the clinics.
     """
     return config.model_dump(mode="json", exclude={"clinic", "statistics"})
-
-
-def require_trained(config: RunConfig) -> None:
-    """Refuse to train by a config that only counts patients.
-
-    Args:
-        config: The config.
-
-    Raises:
-        ConfigError: If it has a section statistics.
-    """
-    if config.statistics is not None:
-        raise ConfigError(
-            rule="an experiment that trains a model",
-            got=f"{config.name}, which counts patients (statistics)",
-            do="Count them: skinml federation statistics",
-        )
 
 
 def resume(run: str, *, work_dir: Path = Path(), progress: Progress | None = None) -> Finished:

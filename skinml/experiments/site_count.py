@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 from skinml.clinic.folder import ClinicFolder
 from skinml.config import RunConfig
 from skinml.seeding import Seeds
+from skinml.stewardship.admissibility import Admission
 
 
 @dataclass(frozen=True)
@@ -17,7 +19,7 @@ class SiteCount:
 
     Attributes:
         num_patients: Patients who may be used, and whom the run would use.
-        num_training: Those of them who would train the model.
+        num_training: Those of them who would train the model; all where patients are counted.
         num_images: Their images.
         num_refused: Patients in the list whose data may not be used for the purpose.
     """
@@ -59,7 +61,7 @@ def count_site(
     """
     # Imported here: they bring pandera and torch along.
     from skinml.clinic.imported_data import imported_manifest, is_clinic_folder
-    from skinml.data.cohort import Door, build_cohort
+    from skinml.data.cohort import Door, admitted_rows, build_cohort, classes_of, selected_rows
     from skinml.data.manifest import read_manifest
     from skinml.data.settings import PartitionSettings
     from skinml.data.taxonomy import load_taxonomy
@@ -71,6 +73,19 @@ def count_site(
         listed = read_manifest(data / manifest, root=data, taxonomy=words)
     one_place = config.data.model_copy(update={"partition": PartitionSettings(by="pooled")})
     door = Door(folder.consents, folder.policy.fields, folder.policy.licences)
+    if config.statistics is not None:
+        rows, admissions, _ = admitted_rows(
+            listed,
+            selected_rows(listed.frame, one_place, strict=False),
+            one_place,
+            classes_of(one_place, words),
+            Seeds(config.seed),
+            purpose=config.purpose,
+            day=day,
+            doors=lambda clinic, patients: door,
+        )
+        counted = int(rows["patient_id"].nunique())
+        return SiteCount(counted, counted, len(rows), _refused(admissions))
     cohort = build_cohort(
         listed,
         one_place,
@@ -85,5 +100,9 @@ def count_site(
         num_patients=int(items["patient_id"].nunique()),
         num_training=int(items["patient_id"][items["split"] == "train"].nunique()),
         num_images=len(cohort.images),
-        num_refused=sum(sum(each.refused.values()) for each in cohort.admissions.values()),
+        num_refused=_refused(cohort.admissions),
     )
+
+
+def _refused(admissions: Mapping[str, Admission]) -> int:
+    return sum(sum(each.refused.values()) for each in admissions.values())

@@ -27,9 +27,10 @@ from skinml.experiments.samples import (
 )
 from skinml.experiments.sealed_book import SealedBook
 from skinml.experiments.sites import Terms
+from skinml.experiments.statistics_rows import list_patients, samples_of
 from skinml.experiments.workspace import TERMS, Workspace
 from skinml.privacy.plan import admissions_release
-from skinml.records import Labels
+from skinml.records import EVERY_SPLIT, Labels
 
 _WHAT = "terms of a run"
 
@@ -70,23 +71,46 @@ def prepare_site(
     config, watcher = _own_config(terms, data, manifest, taxonomy), progress or Silence()
     require_one_view(config)
     site = Site(folder, len(terms.clinics), terms.coordinator)
+    if config.statistics is not None:
+        _store_listed(config, folder, terms, site, watcher)
+        _note_ready(folder, terms)
+        return
     gathered = gather(config, Workspace(folder.path), terms.run, watcher, site=site)
     samples, _ = prepare_samples(config, gathered, watcher)
     inputs = samples[folder.name]["train"].inputs
     width = inputs.shape[1] if inputs.ndim == 2 else 0
     if (gathered.cohort.labels, width) != (terms.classes, terms.num_features):
-        raise IntegrityError(
-            rule="the classes and the number of features that the coordinator plans with",
-            got="others at this clinic",
-            do="Use the same release of skinml and the same shared diagnoses everywhere.",
-        )
+        raise _other_plan()
     everything = gathered.places == folder.name
     grounds = grounds_by_split(gathered.cohort, everything, config.purpose, folder.policy.licences)
     store_samples(folder, terms.run, samples[folder.name], grounds)
     if admissions_release(config.privacy) is not None:
         store_standings(folder, terms.run, gathered.cohort.admissions, config.federation.mode)
+    _note_ready(folder, terms)
+
+
+def _store_listed(
+    config: RunConfig, folder: ClinicFolder, terms: Terms, site: Site, watcher: Progress
+) -> None:
+    """Seal the clinic's patients for a run that counts them; no picture is opened."""
+    listed = list_patients(config, Workspace(folder.path), terms.run, watcher, site=site)
+    if (listed.labels, 0) != (terms.classes, terms.num_features):
+        raise _other_plan()
+    samples, grounds = samples_of(config, listed, folder.name, folder)
+    store_samples(folder, terms.run, {EVERY_SPLIT: samples}, {EVERY_SPLIT: grounds})
+
+
+def _note_ready(folder: ClinicFolder, terms: Terms) -> None:
     log_start([folder], terms.run, simulated=terms.simulated)
     write_whole(folder.run(terms.run) / TERMS, json.dumps(asdict(terms)).encode(), _WHAT)
+
+
+def _other_plan() -> IntegrityError:
+    return IntegrityError(
+        rule="the classes and the number of features that the coordinator plans with",
+        got="others at this clinic",
+        do="Use the same release of skinml and the same shared diagnoses everywhere.",
+    )
 
 
 def find_terms(folder: ClinicFolder, run: str) -> Terms | None:

@@ -15,7 +15,6 @@ from skinml.clinic.gate import logged_run
 from skinml.config import RunConfig, load_config
 from skinml.data.table_settings import USUAL_TABLES
 from skinml.durable import write_whole
-from skinml.errors import ConfigError
 from skinml.experiments.approval import drafted, expected_classes
 from skinml.experiments.code_version import code_versions
 from skinml.experiments.guarantee import guarantee
@@ -28,7 +27,13 @@ from skinml.experiments.samples import drop_samples, store_samples
 from skinml.experiments.sealed_book import SealedBook
 from skinml.experiments.sites import Terms, registered_keys
 from skinml.experiments.statistics_result import statistics_json
-from skinml.experiments.statistics_rows import Listed, list_patients, require_tables, samples_of
+from skinml.experiments.statistics_rows import (
+    Listed,
+    list_patients,
+    require_regions,
+    require_tables,
+    samples_of,
+)
 from skinml.experiments.workspace import Workspace, new_run_id, run_folder
 from skinml.fairness.statistics_tables import estimated_tables, half_width
 from skinml.federated.roll_call import Record
@@ -122,7 +127,7 @@ def statistics_config(
         quoted = ",".join(f"'{each}'" for each in members)
         fixed.append(f"statistics.regions.{name}=[{quoted}]")
     if deployed:
-        fixed += ["federation.mode=deployed", "work_dir=."]
+        fixed += ["federation.mode=deployed", "work_dir=.", "tracking.enabled=false"]
     return load_config(experiment, [*usual, *overrides, *fixed])
 
 
@@ -185,35 +190,36 @@ def run_statistics(config: RunConfig, *, progress: Progress | None = None) -> Co
         with logged_run(listed.folders.values(), name, simulated=True):
             total = _counted(config, name, listed, Checkpoints(draft, name, (), record), watcher)
         promise = guarantee(config, name, listed.folders, _learner(config, listed), None)
-        found = statistics_record(
+        found = write_counts(
             config,
             name,
             total,
             promise,
             tuple(record.participation),
+            draft,
             began=began,
             wall_s=time.monotonic() - clock,
             unit=listed.unit,
             data=listed.name,
         )
-        write_statistics(found, statistics_json(found), draft)
     final = workspace.runs / name
     return Counted(found, statistics_json(found, final), final)
 
 
-def statistics_record(
+def write_counts(
     config: RunConfig,
     run: str,
     total: FloatArray,
     promise: Guarantee,
     participation: tuple[Participation, ...],
+    folder: Path,
     *,
     began: datetime,
     wall_s: float,
     unit: str,
     data: str,
 ) -> StatisticsRecord:
-    """Read the released sum, and put together what may be shown.
+    """Read the released sum, and write all that may be shown of it.
 
     Args:
         config: The run's config.
@@ -221,6 +227,7 @@ def statistics_record(
         total: (cells,) the noisy sum over the clinics.
         promise: What is promised.
         participation: Every attempt.
+        folder: Where page, table and JSON go.
         began: When it began.
         wall_s: How long it took, seconds.
         unit: What a patient's id stands for.
@@ -232,7 +239,7 @@ def statistics_record(
     last = participation[-1]
     scale, std = _noise(config, len(last.expected), len(last.took_part))
     layout, least = require_tables(config), _least(config, std)
-    return StatisticsRecord(
+    found = StatisticsRecord(
         run=run,
         data=data,
         started=began.isoformat(timespec="seconds"),
@@ -250,6 +257,8 @@ def statistics_record(
         config=config.model_dump(mode="json", include={"data", "privacy", "statistics"}),
         versions=code_versions(_VERSIONS),
     )
+    write_statistics(found, statistics_json(found), folder)
+    return found
 
 
 def plan_digest(config: RunConfig) -> str:
@@ -263,26 +272,6 @@ def plan_digest(config: RunConfig) -> str:
     """
     asked = config.model_dump_json(include={"privacy", "statistics"})
     return sha256(f"{asked} {require_tables(config)!r}".encode()).hexdigest()
-
-
-def require_regions(config: RunConfig, clinics: Sequence[str]) -> None:
-    """Refuse regions that are not made of a run's clinics, each once.
-
-    Args:
-        config: The run's config.
-        clinics: The run's clinics.
-
-    Raises:
-        ConfigError: If one is in no region, or a region names another.
-    """
-    asked = config.statistics.regions if config.statistics else {}
-    named = {name for members in asked.values() for name in members}
-    if asked and named != set(clinics):
-        raise ConfigError(
-            rule=f"regions of all clinics, which are {', '.join(sorted(clinics))}",
-            got=", ".join(sorted(named ^ set(clinics))) + " in none or unknown",
-            do="Name each clinic in one region.",
-        )
 
 
 def _learner(config: RunConfig, listed: Listed) -> Learner:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -73,6 +73,26 @@ def require_tables(config: RunConfig) -> TablesLayout:
             do="Use skinml federation statistics.",
         )
     return found
+
+
+def require_regions(config: RunConfig, clinics: Sequence[str]) -> None:
+    """Refuse regions that are not made of a run's clinics, each once.
+
+    Args:
+        config: The run's config.
+        clinics: The run's clinics.
+
+    Raises:
+        ConfigError: If one is in no region, or a region names another.
+    """
+    asked = config.statistics.regions if config.statistics else {}
+    named = {name for members in asked.values() for name in members}
+    if asked and named != set(clinics):
+        raise ConfigError(
+            rule=f"regions of all clinics, which are {', '.join(sorted(clinics))}",
+            got=", ".join(sorted(named ^ set(clinics))) + " in none or unknown",
+            do="Name each clinic in one region.",
+        )
 
 
 def list_patients(

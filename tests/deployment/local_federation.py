@@ -65,6 +65,7 @@ class LocalFederation:
         *,
         rule: str = BY_RULE,
         open_run: OpenRun = open_site,
+        asked_for: Sequence[str] = ("federated_training",),
         **policy: str,
     ) -> None:
         now = datetime.now(UTC)
@@ -73,7 +74,7 @@ class LocalFederation:
         self._apps: dict[int, ClientApp] = {}
         for number, (name, images) in enumerate(data.items(), start=2):
             self.clinics[name] = folder = make_clinic(place, name, rule, policy)
-            _join(self.folder, folder, number, images)
+            _join(self.folder, folder, number, images, asked_for)
             app = site_app(folder.path, open_run)
             self._apps |= {number: app, number + len(data): app}
         self.heard: list[tuple[str, str]] = []
@@ -163,7 +164,13 @@ def make_clinic(place: Path, name: str, rule: str, lines: Mapping[str, str]) -> 
     return open_folder(place / name)
 
 
-def _join(federation: FederationFolder, folder: ClinicFolder, node: int, images: Path) -> None:
+def _join(
+    federation: FederationFolder,
+    folder: ClinicFolder,
+    node: int,
+    images: Path,
+    purposes: Sequence[str],
+) -> None:
     now = datetime.now(UTC)
     key = folder.path / "keys" / f"node-{node:016x}"
     made = ec.generate_private_key(ec.SECP384R1())
@@ -187,7 +194,7 @@ def _join(federation: FederationFolder, folder: ClinicFolder, node: int, images:
             state="joined",
             code_digest="0" * 64,
             expires=now.isoformat(),
-            purposes=("federated_training",),
+            purposes=tuple(purposes),
             node_id=node,
             signing_key=folder.identity.public_key,
             joined=now.isoformat(),
