@@ -43,7 +43,7 @@ from skinml.experiments.published import (
 from skinml.experiments.released import run_threshold
 from skinml.experiments.result import read_record
 from skinml.experiments.resuming import Checkpoints, Life, kept_history, strip_notes, turn
-from skinml.experiments.rounds import carried, num_rounds, train
+from skinml.experiments.rounds import num_rounds, tally, train
 from skinml.experiments.run import SERVED_MODEL, told_config, write_result, write_run
 from skinml.experiments.sites import Terms
 from skinml.experiments.statistics import write_counts
@@ -58,7 +58,6 @@ from skinml.privacy.planner import require_honest_clinics
 from skinml.records import RunRecord
 from skinml.tracking.content import clinic_rounds
 from skinml.tracking.tracker import Tracker, make_tracker
-from skinml.training.fit import fit
 
 VARIABLE = "SKINML_FEDERATION"
 Keys = Mapping[str, str]
@@ -265,13 +264,12 @@ def _count(
     """Have the clinics add up their patients, and write page, table and JSON."""
     learner = build_learner(config, terms.classes, 0, len(terms.clinics))
     checkpoints = Checkpoints(draft, terms.run, learner.rounds, Record())
-    done = checkpoints.load()
-    watch = _watch(draft, terms, gathering, done.rounds_done if done else 0, len(learner.rounds))
-    fitted = carried(
+    watch = _watch(draft, terms, gathering, len(kept_history(draft)), len(learner.rounds))
+    sums = tally(
         config,
         terms,
+        learner,
         checkpoints,
-        lambda exchange: fit(learner, exchange, resume=done, keep=checkpoints.keep),
         first_attempt=life.first_attempt,
         reach=_way_to(terms, gathering, grid),
         watch=watch.stopwatch,
@@ -282,7 +280,7 @@ def _count(
     write_counts(
         config,
         terms.run,
-        fitted.arrays[STATISTICS],
+        sums[STATISTICS],
         guarantee_told(config, terms.run, participation, learner, None),
         participation,
         draft,

@@ -26,7 +26,7 @@ from skinml.federated.secure_rounds import KeptAdverts
 from skinml.federated.simulation import simulate
 from skinml.federated.strategies import combiner
 from skinml.privacy.plan import Release, admissions_release
-from skinml.records import FloatArray
+from skinml.records import Arrays, FloatArray
 from skinml.training.fit import Exchange, Fitted, fit
 from skinml.training.learner import Learner
 
@@ -169,6 +169,53 @@ def carried(
         raise
     finally:
         close_clinics()
+
+
+def tally(
+    config: RunConfig,
+    terms: Terms,
+    learner: Learner,
+    checkpoints: Checkpoints,
+    *,
+    reach: Callable[[RunTerms], Ask],
+    first_attempt: int = 1,
+    watch: Stopwatch | None = None,
+    kept: KeptAdverts | None = None,
+) -> Arrays:
+    """Run the rounds of a recipe that only counts, which has no evaluation.
+
+    Args:
+        config: The run's config.
+        terms: What every node knows.
+        learner: The recipe.
+        checkpoints: As for `train`.
+        reach: Finds the way to the clinics.
+        first_attempt: As for `train`.
+        watch: As for `train`.
+        kept: As for `train`.
+
+    Returns:
+        The released sums.
+
+    Raises:
+        BudgetExceededError, PolicyError, IntegrityError: If a clinic refused.
+        IncompleteRunError: If more clinics were missing than allowed.
+    """
+    done = checkpoints.load()
+
+    def work(exchange: Exchange) -> Arrays:
+        return fit(learner, exchange, resume=done, keep=checkpoints.keep).arrays
+
+    return carried(
+        config,
+        terms,
+        checkpoints,
+        work,
+        first_attempt=first_attempt,
+        reach=reach,
+        watch=watch,
+        kept=kept,
+    )
 
 
 def in_this_process(terms: Terms) -> Callable[[RunTerms], Ask]:

@@ -21,8 +21,8 @@ from skinml.experiments.guarantee import guarantee
 from skinml.experiments.learners import build_learner
 from skinml.experiments.progress import Progress, Silence
 from skinml.experiments.released import scale_and_noise
-from skinml.experiments.resuming import Checkpoints
-from skinml.experiments.rounds import carried, in_this_process
+from skinml.experiments.resuming import Checkpoints, strip_notes
+from skinml.experiments.rounds import in_this_process, tally
 from skinml.experiments.samples import drop_samples, store_samples
 from skinml.experiments.sealed_book import SealedBook
 from skinml.experiments.sites import Terms, registered_keys
@@ -34,14 +34,13 @@ from skinml.experiments.statistics_rows import (
     require_tables,
     samples_of,
 )
-from skinml.experiments.workspace import Workspace, new_run_id, run_folder
+from skinml.experiments.workspace import Workspace, new_run_id, run_folder, run_of
 from skinml.fairness.statistics_tables import estimated_tables, half_width
 from skinml.federated.roll_call import Record
 from skinml.privacy.ledger import spent
 from skinml.privacy.plan import STATISTICS, statistics_release
 from skinml.records import EVERY_SPLIT, FloatArray, Guarantee, Participation, last_attempts
 from skinml.reports.statistics_page import StatisticsRecord, write_statistics
-from skinml.training.fit import fit
 from skinml.training.learner import Learner
 
 NAME = "statistics"
@@ -188,7 +187,8 @@ def run_statistics(config: RunConfig, *, progress: Progress | None = None) -> Co
         require_regions(config, tuple(listed.folders))
         record = Record()
         with logged_run(listed.folders.values(), name, simulated=True):
-            total = _counted(config, name, listed, Checkpoints(draft, name, (), record), watcher)
+            total = _counted(config, draft, listed, record, watcher)
+        strip_notes(draft)
         promise = guarantee(config, name, listed.folders, _learner(config, listed), None)
         found = write_counts(
             config,
@@ -279,9 +279,10 @@ def _learner(config: RunConfig, listed: Listed) -> Learner:
 
 
 def _counted(
-    config: RunConfig, name: str, listed: Listed, checkpoints: Checkpoints, watcher: Progress
+    config: RunConfig, draft: Path, listed: Listed, record: Record, watcher: Progress
 ) -> FloatArray:
     """Seal each clinic's patients for its node, and have the clinics add up."""
+    name = run_of(draft)
     terms = Terms(
         run=name,
         config=config.model_dump_json(),
@@ -297,11 +298,11 @@ def _counted(
         for clinic, folder in listed.folders.items():
             samples, grounds = samples_of(config, listed, clinic, folder)
             store_samples(folder, name, {EVERY_SPLIT: samples}, {EVERY_SPLIT: grounds})
-        fitted = carried(
+        sums = tally(
             config,
             terms,
-            checkpoints,
-            lambda exchange: fit(learner, exchange),
+            learner,
+            Checkpoints(draft, name, learner.rounds, record),
             reach=in_this_process(terms),
         )
     finally:
@@ -309,7 +310,7 @@ def _counted(
             SealedBook(folder, name).drop()
             drop_samples(folder, name)
     watcher.reached(1)
-    return fitted.arrays[STATISTICS]
+    return sums[STATISTICS]
 
 
 def _noise(config: RunConfig, num_clinics: int, num_present: int) -> tuple[float, float]:
