@@ -48,6 +48,7 @@ PAGES = (
     "docs/skin-tone.md",
     "docs/privacy-and-fairness.md",
     "docs/report.md",
+    "docs/predict.md",
     "docs/performance.md",
     "docs/bundle.md",
     "docs/deployment.md",

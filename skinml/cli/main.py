@@ -17,6 +17,7 @@ from skinml.cli import (
     data,
     doctor,
     federation,
+    predict,
     privacy,
     report,
     runs,
@@ -34,6 +35,7 @@ app = typer.Typer(
 )
 app.command()(runs.run)
 app.command()(runs.evaluate)
+app.command()(predict.predict)
 app.command()(compare.compare)
 app.add_typer(data.app, name="data")
 app.add_typer(clinic.app, name="clinic")

@@ -14,12 +14,14 @@ import pandas as pd
 
 from skinml.errors import ConfigError, DataError
 from skinml.experiments.kept_predictions import kept_predictions
+from skinml.experiments.predicting import ask, open_model
 from skinml.experiments.progress import Progress
 from skinml.experiments.result import read_record
 from skinml.experiments.run import Finished
 from skinml.experiments.run import resume as resume_run
 from skinml.experiments.run import run as run_experiment
 from skinml.experiments.workspace import Workspace
+from skinml.fairness.model_answer import Answer
 from skinml.records import Predictions, RunRecord
 from skinml.reports.summary import figures_table, framed_page, summary_html
 
@@ -100,6 +102,24 @@ class Result:
                 do="Use `figures`, which the run published.",
             )
         return pd.concat([_frame(name, made) for name, made in kept.items()], ignore_index=True)
+
+    def predict(self, images: Sequence[str | Path], *, tone: str | None = None) -> list[Answer]:
+        """Ask the run's model about images, as `skinml predict` does; a clinician decides.
+
+        Args:
+            images: Image files; of a model of several views lesion after lesion.
+            tone: The patient's skin tone group; None where nobody knows it.
+
+        Returns:
+            An answer a lesion.
+
+        Raises:
+            ConfigError: If there is no such group.
+            DataError: If an image cannot be read.
+            IntegrityError: If the model was changed.
+        """
+        model = open_model(self.folder / "model")
+        return [each.found for each in ask(model, [Path(each) for each in images], group=tone)]
 
     def report(self) -> Page:
         """Find the report.

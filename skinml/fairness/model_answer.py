@@ -158,12 +158,16 @@ def calibrated(probabilities: FloatArray, tables: AnswerTables) -> FloatArray:
         (k,), summing to 1.
     """
     malignant = np.asarray(tables.classes.malignant)
-    parts = float(probabilities[malignant].sum()), float(probabilities[~malignant].sum())
-    if tables.line is None or min(parts) <= 0:
+    if tables.line is None or malignant.all() or not malignant.any():
         return probabilities
-    moved = float(tables.line.of(np.asarray([min(parts[0], 1.0)]))[0])
-    factors = np.where(malignant, moved / parts[0], (1 - moved) / parts[1])
-    return np.asarray(probabilities * factors)
+    score = min(float(probabilities[malignant].sum()), 1.0)
+    moved = float(tables.line.of(np.asarray([score]))[0])
+    found = probabilities.copy()
+    for side, mass in ((malignant, moved), (~malignant, 1 - moved)):
+        part = float(found[side].sum())
+        # Where the model leaves a side nothing at all, its labels share what the line gives them.
+        found[side] = found[side] * (mass / part) if part > 0 else mass / side.sum()
+    return np.asarray(found)
 
 
 # Probabilities may have passed through single precision.

@@ -51,6 +51,7 @@ WRONG = [
     ["run", "quickstart", "privacy.epsilon=-1"],
     ["run", "--resume", "nowhere", "seed=2"],
     ["evaluate", "nowhere", "--data", "nowhere"],
+    ["predict", "nowhere", "nowhere.png"],
     ["compare", "quickstrat"],
     ["compare", "quickstart", "privacy.epsilom=1"],
     ["data", "tone", "nowhere.csv"],

@@ -1,0 +1,276 @@
+"""A finished run's model asked about single images, on this machine: nothing is sent or stored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skinml.config import parse_config
+from skinml.durable import write_whole
+from skinml.errors import ConfigError, DataError, EnvironmentProblem
+from skinml.experiments.answering import answer_tables
+from skinml.experiments.evaluate import embedder
+from skinml.experiments.workspace import Workspace
+from skinml.fairness.model_answer import CLINICIAN, Answer, AnswerTables, answer
+from skinml.models.bundle import Bundle, head_of, load_bundle, score
+from skinml.models.likeness import LEAST, likeness
+from skinml.models.linear_head import item_features
+from skinml.reports.predict_page import answers_html, headline, set_words, title_of, words_of
+
+
+@dataclass(frozen=True)
+class Model:
+    """A saved model that is ready to be asked.
+
+    Attributes:
+        bundle: The model and what it is.
+        tables: What its answers are made by.
+        look: From the image files of one item, a file a view, to the model's inputs (1, ...).
+    """
+
+    bundle: Bundle
+    tables: AnswerTables
+    look: Callable[[Sequence[Path]], NDArray[Any]]
+
+    @property
+    def views(self) -> tuple[str, ...]:
+        """The images of one lesion, in their order; one where any image will do."""
+        return self.bundle.spec.views
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """The groups that label sets are held in; empty where there is one for everybody."""
+        sets = self.tables.sets
+        return tuple(sets.cuts) if sets is not None and len(sets.cuts) > 1 else ()
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a model answered about one lesion.
+
+    Attributes:
+        images: The numbers of its images as they were given, from 1.
+        found: The answer.
+        likeness: How like the training images, 1 is usual; None where that cannot be told.
+    """
+
+    images: tuple[int, ...]
+    found: Answer
+    likeness: float | None
+
+    def values(self) -> dict[str, Any]:
+        """Write it as plain values, without any file's name.
+
+        Returns:
+            The answer's values with "images" and "likeness".
+        """
+        return {"images": list(self.images), **self.found.values(), "likeness": self.likeness}
+
+
+def open_model(folder: Path) -> Model:
+    """Open a saved model.
+
+    Args:
+        folder: The bundle's folder.
+
+    Returns:
+        The model.
+
+    Raises:
+        DataError: If the folder holds no model.
+        EnvironmentProblem: If the backbone is not installed.
+        IntegrityError: If the model was changed, or the backbone is another.
+    """
+    bundle = load_bundle(folder)
+    embed = embedder(parse_config(bundle.spec.config), bundle)
+
+    def look(files: Sequence[Path]) -> NDArray[Any]:
+        rows = embed(files)
+        return item_features(rows[None]) if bundle.spec.kind == "linear_head" else rows
+
+    return Model(bundle, answer_tables(bundle.spec), look)
+
+
+def ask(model: Model, images: Sequence[Path], *, group: str | None = None) -> tuple[Asked, ...]:
+    """Ask a model about images.
+
+    Args:
+        model: The model.
+        images: Image files; where the model looks at several views of a lesion, one after the
+            other in the order of its views, lesion after lesion.
+        group: Whose images they are, one of `Model.groups`; None where nobody knows.
+
+    Returns:
+        An answer a lesion.
+
+    Raises:
+        ConfigError: If there is no such group.
+        DataError: If an image cannot be read, or there are too few or too many.
+
+    Guarantees:
+        Each answer depends on that lesion's images and the group alone. Nothing is written. Errors
+        name an image by its number, never by its path.
+    """
+    width = len(model.views)
+    if not images or len(images) % width:
+        views = ", ".join(model.views)
+        raise DataError(
+            rule="at least one image" if width == 1 else f"{width} images a lesion: {views}",
+            got=f"{len(images)} images",
+            do="Give the image files one after the other in this order.",
+        )
+    _require_group(model, group)
+    head = head_of(model.bundle) if model.bundle.spec.kind == "linear_head" else None
+    made = []
+    for start in range(0, len(images), width):
+        numbers = tuple(range(start + 1, start + width + 1))
+        inputs = _looked(model, images[start : start + width], numbers)
+        like = None if head is None else likeness(head, inputs)
+        found = None if like is None else float(like[0])
+        probabilities, _ = score(model.bundle, inputs, batch_size=1)
+        unlike = found is not None and found < LEAST
+        said = answer(probabilities[0], group, model.tables, unlike=unlike)
+        made.append(Asked(numbers, said, found))
+    return tuple(made)
+
+
+def _require_group(model: Model, group: str | None) -> None:
+    if group is None or group in model.groups:
+        return
+    sets = model.tables.sets
+    what = sets.attribute if sets is not None and model.groups else "group"
+    raise ConfigError(
+        rule=f"a {what} among {', '.join(model.groups)}"
+        if model.groups
+        else "no group, for the model's label sets are for everybody",
+        got=f"{what}={group}",
+        do="Name one of them, or leave it out where it is not known."
+        if model.groups
+        else "Leave it out.",
+    )
+
+
+def _looked(model: Model, files: Sequence[Path], numbers: Sequence[int]) -> NDArray[Any]:
+    """Read the images of one lesion; what is wrong is told by the image's number."""
+    for number, file in zip(numbers, files, strict=True):
+        if not file.is_file():
+            raise DataError(
+                rule="image files that can be read",
+                got=f"image {number}: no such file",
+                do="Check the path.",
+            )
+    try:
+        return np.asarray(model.look(files))
+    except DataError as error:
+        which = " or ".join(map(str, numbers))
+        raise DataError(rule=error.rule, got=f"image {which}: {error.got}", do=error.do) from None
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """All answers of one command.
+
+    Attributes:
+        run: The run's id.
+        model: The model.
+        asked: An answer a lesion.
+    """
+
+    run: str
+    model: Model
+    asked: tuple[Asked, ...]
+
+    def values(self) -> dict[str, Any]:
+        """Write the answers as the object of `--json`.
+
+        Returns:
+            Plain values.
+        """
+        sets, line = self.model.tables.sets, self.model.tables.line
+        return {
+            "run": self.run,
+            "answers": [each.values() for each in self.asked],
+            "calibrated": line is not None,
+            "label_sets": None
+            if sets is None
+            else {
+                "coverage": sets.coverage,
+                "attribute": sets.attribute,
+                "groups": list(self.model.groups),
+            },
+            "who_decides": CLINICIAN,
+        }
+
+    def words(self) -> list[str]:
+        """Write the answers for a screen.
+
+        Returns:
+            Lines; first that a clinician decides, at the end what the sets hold.
+        """
+        lines = [line for each in self.asked for line in _words(each)]
+        return [CLINICIAN, "", *lines, set_words(self.model.tables)]
+
+
+def _words(each: Asked) -> list[str]:
+    found = each.found
+    chances = sorted(found.probabilities.items(), key=lambda item: -item[1])
+    whose = found.group or "not given, the widest set of all groups"
+    return [
+        f"{title_of(each.images)}: {headline(found)}",
+        *(f"  why: {reason}" for reason in found.reasons),
+        "  chances: " + ", ".join(f"{words_of(name)} {100 * p:.0f}%" for name, p in chances),
+        *([f"  group: {whose}"] if found.label_set is not None else []),
+        "",
+    ]
+
+
+def predict_run(
+    run: str, images: Sequence[Path], *, group: str | None = None, work_dir: Path = Path()
+) -> Prediction:
+    """Ask a finished run's model about images.
+
+    Args:
+        run: The run's id or folder.
+        images: As for `ask`.
+        group: As for `ask`.
+        work_dir: The working folder of the run.
+
+    Returns:
+        The answers.
+
+    Raises:
+        ConfigError: If there is no such group.
+        DataError: If there is no such run, or an image cannot be read.
+        EnvironmentProblem: If the backbone is not installed.
+        IntegrityError: If the model was changed.
+    """
+    folder = Workspace(work_dir).find_run(run)
+    model = open_model(folder / "model")
+    return Prediction(folder.resolve().name, model, ask(model, images, group=group))
+
+
+def save_page(made: Prediction, path: Path) -> None:
+    """Write the answers as a page that stands alone, without pictures and without files' names.
+
+    Args:
+        made: The answers.
+        path: The HTML file; an older one is replaced.
+
+    Raises:
+        EnvironmentProblem: If the file cannot be written.
+    """
+    if not path.resolve().parent.is_dir():
+        raise EnvironmentProblem(
+            rule="a folder that the page can be written to",
+            got="no such folder",
+            do="Make the folder first, or name another file.",
+        )
+    spec = made.model.bundle.spec
+    told = [(each.images, each.found, each.likeness) for each in made.asked]
+    page = answers_html(made.run, made.model.tables, told, spec.threshold_source)
+    write_whole(path, page.encode(), "page")

@@ -1,0 +1,169 @@
+"""`skinml predict`: answers about single images, their page, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import skinml as package
+
+# Nine validation patients: without noise and for everybody alone they hold nine of ten.
+SETS = ("fairness.label_sets.share=0.5", "fairness.label_sets.group=null", "privacy.trust=none")
+
+
+@pytest.fixture(scope="module")
+def asked(
+    skinml: Callable[..., Any],
+    small: tuple[str, ...],
+    centralised: tuple[Path, Any],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[Path, str, list[Path]]:
+    """A run with label sets: its working folder, its id, and some images."""
+    place = tmp_path_factory.mktemp("asked")
+    (place / "cohorts").symlink_to(centralised[0] / "cohorts")
+    words = ("federation=centralised", f"work_dir={place}", "--json")
+    done = skinml("run", "quickstart", *small, *SETS, "clinic.policy.trust=[none]", *words)
+    assert done.code == 0, done.told
+    (cohort,) = (place / "cohorts").iterdir()
+    pictures = sorted(p for p in cohort.rglob("*") if p.suffix in (".png", ".jpg"))
+    return place, done.json["run"], pictures[:3]
+
+
+@pytest.fixture
+def predict(skinml: Callable[..., Any], asked: tuple[Path, str, list[Path]]) -> Callable[..., Any]:
+    return lambda *words: skinml("predict", asked[1], *words, "--work-dir", asked[0])
+
+
+def test_the_answers_have_chances_a_set_and_the_words_that_a_clinician_decides(
+    predict: Callable[..., Any], asked: tuple[Path, str, list[Path]]
+) -> None:
+    found = predict(*asked[2], "--json").json
+    assert found["run"] == asked[1]
+    assert "clinician decides" in found["who_decides"]
+    assert [each["images"] for each in found["answers"]] == [[1], [2], [3]]
+    assert found["label_sets"] == {"coverage": 0.9, "attribute": "everybody", "groups": []}
+    for each in found["answers"]:
+        assert sum(each["probabilities"].values()) == pytest.approx(1)
+        assert each["cannot_tell"] == bool(each["reasons"])
+        assert set(each["label_set"]) <= {"benign", "malignant"}
+        assert "clinician decides" in each["who_decides"]
+        assert 0.5 < each["likeness"] < 1.3
+    assert all(path.name not in json.dumps(found) for path in asked[2])
+
+
+def test_an_answer_does_not_depend_on_the_images_beside_it(
+    predict: Callable[..., Any], asked: tuple[Path, str, list[Path]]
+) -> None:
+    together = predict(*asked[2], "--json").json["answers"]
+    alone = predict(asked[2][1], "--json").json["answers"][0]
+    assert alone | {"images": [2]} == together[1]
+
+
+def test_the_chances_are_those_of_the_saved_model(
+    predict: Callable[..., Any], asked: tuple[Path, str, list[Path]]
+) -> None:
+    from skinml.experiments.evaluate import load_scorer
+
+    folder = asked[0] / "runs" / asked[1] / "model"
+    (raw,) = load_scorer(folder)([asked[2][0].read_bytes()])
+    spec = json.loads((folder / "bundle.json").read_text())["spec"]
+    line = spec["calibration"]
+    score = np.clip(raw["malignant"], 1e-6, 1 - 1e-6)
+    odds = line["intercept"] + line["slope"] * np.log(score / (1 - score))
+    shown = predict(asked[2][0], "--json").json["answers"][0]
+    assert shown["probabilities"]["malignant"] == pytest.approx(1 / (1 + np.exp(-odds)), rel=1e-4)
+    assert shown["alarm"] == (raw["malignant"] >= spec["threshold"])
+    low, high = spec["label_sets"]["cuts"]["everybody"]
+    expected = {name for name in ("benign", "malignant") if 1 - raw[name] < low == high}
+    assert set(shown["label_set"]) == expected
+
+
+def test_a_picture_of_something_else_is_called_unlike(
+    predict: Callable[..., Any], tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 256, (80, 80, 3), dtype=np.uint8)).save(tmp_path / "noise.png")
+    answer = predict(tmp_path / "noise.png", "--json").json["answers"][0]
+    assert answer["cannot_tell"]
+    assert "unlike" in answer["reasons"][0]
+
+
+def test_the_screen_and_the_page_say_the_same_and_name_no_file(
+    predict: Callable[..., Any], asked: tuple[Path, str, list[Path]], tmp_path: Path
+) -> None:
+    page = tmp_path / "answer.html"
+    shown = predict(asked[2][0], "--page", page)
+    assert shown.code == 0
+    assert shown.out.startswith("A clinician decides.")
+    assert "Image 1: " in shown.out
+    text = page.read_text()
+    assert text.count("A clinician decides.") >= 2
+    headline = shown.out.split("Image 1: ")[1].splitlines()[0]
+    assert headline in text
+    assert asked[2][0].name not in text
+    assert "<script" not in text
+    assert "<img" not in text
+    assert [path.name for path in tmp_path.iterdir()] == ["answer.html"]
+
+
+def test_python_answers_as_the_command_does(
+    predict: Callable[..., Any], asked: tuple[Path, str, list[Path]]
+) -> None:
+    result = package.open_run(asked[1], work_dir=asked[0])
+    (found,) = result.predict([str(asked[2][0])])
+    told = predict(asked[2][0], "--json").json["answers"][0]
+    assert found.values() == {name: told[name] for name in found.values()}
+
+
+def test_a_run_without_counts_for_sets_cannot_tell(
+    skinml: Callable[..., Any], centralised: tuple[Path, Any], asked: tuple[Path, str, list[Path]]
+) -> None:
+    words = ("--work-dir", centralised[0], "--json")
+    (each,) = skinml("predict", centralised[1].json["run"], asked[2][0], *words).json["answers"]
+    assert each["cannot_tell"]
+    assert each["label_set"] is None
+    assert "fairness.label_sets.share" in " ".join(each["reasons"])
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "told"),
+    [
+        (["nowhere.png"], 2, "image 1: no such file"),
+        (["{text}"], 2, "image 1: no image in"),
+        (["{image}", "--tone", "green"], 2, "Leave it out."),
+        (["{image}", "--page", "{text}/below/x.html"], 6, "Make the folder first"),
+    ],
+)
+def test_what_cannot_be_done_is_told_in_one_line(
+    predict: Callable[..., Any],
+    asked: tuple[Path, str, list[Path]],
+    tmp_path: Path,
+    words: list[str],
+    code: int,
+    told: str,
+) -> None:
+    (tmp_path / "patient-4711.png").write_text("no picture")
+    names = {"image": asked[2][0], "text": tmp_path / "patient-4711.png"}
+    done = predict(*(word.format(**names) for word in words))
+    assert done.code == code
+    assert told in done.err
+    assert done.err.count("\n") == 1
+    assert "4711" not in done.err
+
+
+def test_a_changed_model_is_refused(
+    skinml: Callable[..., Any], asked: tuple[Path, str, list[Path]], tmp_path: Path
+) -> None:
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(asked[0] / "runs" / asked[1], copy)
+    spec = copy / "model" / "bundle.json"
+    spec.write_text(spec.read_text().replace('"coverage": 0.9', '"coverage": 0.5'))
+    assert skinml("predict", copy, asked[2][0]).code == 5
