@@ -82,8 +82,8 @@ def _interrupt(process: subprocess.Popen[str], how: str) -> None:
         process.terminate()
 
 
-FAST = [("rounds", "Ctrl-C"), ("extraction", "SIGTERM")]
-SLOW = [("rounds", "SIGTERM"), ("extraction", "Ctrl-C")]
+FAST = [("extraction", "Ctrl-C")]
+SLOW = [("rounds", "Ctrl-C"), ("rounds", "SIGTERM"), ("extraction", "SIGTERM")]
 
 
 @pytest.mark.parametrize(
