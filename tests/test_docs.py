@@ -51,6 +51,7 @@ PAGES = (
     "docs/predict.md",
     "docs/performance.md",
     "docs/bundle.md",
+    "docs/datasets.md",
     "docs/deployment.md",
     "docs/statistics.md",
     "docs/tutorial-federation.md",

@@ -24,6 +24,7 @@ from skinml.data.sealed_images import ImageFile
 from skinml.data.settings import DataSettings, PartitionSettings
 from skinml.data.splits import assign_splits
 from skinml.errors import DataError, IntegrityError, PolicyError
+from skinml.experiments.answering import answer_tables
 from skinml.experiments.code_version import code_versions
 from skinml.experiments.cohorts import open_manifest, public_digest
 from skinml.experiments.compared import comparison_settings
@@ -38,6 +39,7 @@ from skinml.experiments.result import (
     result_json,
 )
 from skinml.experiments.workspace import EVALUATIONS, Workspace
+from skinml.fairness.model_answer import Answer, answer
 from skinml.models.backbones import load_backbone
 from skinml.models.bundle import Bundle, load_bundle, score
 from skinml.models.linear_head import item_features
@@ -52,6 +54,7 @@ _MANIFESTS = ("manifest.csv", "manifest.parquet")
 _BATCH = 128
 _OWN, _OTHER = "the run's own test patients", "other data"
 
+Scorer = Callable[[list[bytes], list[str | None]], list[dict[str, Any]]]
 Embed = Callable[[Sequence[ImageFile]], NDArray[Any]]
 
 
@@ -290,14 +293,16 @@ def embedder(config: RunConfig, bundle: Bundle) -> Embed:
     )
 
 
-def load_scorer(folder: Path) -> Callable[[list[bytes]], list[dict[str, Any]]]:
+def load_scorer(folder: Path) -> Scorer:
     """Open a bundle for MLflow's model server: from the bytes of image files to answers.
 
     Args:
         folder: The bundle's folder.
 
     Returns:
-        From files' bytes to, for each, the classes' probabilities and the decision.
+        From files' bytes, and whose group each is where somebody knows, to the answer about each:
+        the classes' calibrated probabilities by name, "decision", "label_set", "cannot_tell",
+        "reasons", "alarm" and "who_decides", see `fairness.model_answer.Answer`.
 
     Raises:
         DataError: If the model needs several views of a lesion at once.
@@ -313,7 +318,9 @@ def load_scorer(folder: Path) -> Callable[[list[bytes]], list[dict[str, Any]]]:
         )
     embed = embedder(config, bundle)
 
-    def scorer(images: list[bytes]) -> list[dict[str, Any]]:
+    tables = answer_tables(bundle.spec)
+
+    def scorer(images: list[bytes], groups: list[str | None]) -> list[dict[str, Any]]:
         with tempfile.TemporaryDirectory() as place:
             paths = [Path(place) / str(number) for number in range(len(images))]
             for path, content in zip(paths, images, strict=True):
@@ -322,11 +329,18 @@ def load_scorer(folder: Path) -> Callable[[list[bytes]], list[dict[str, Any]]]:
         inputs = item_features(rows[:, None]) if bundle.spec.kind == "linear_head" else rows
         probabilities, decisions = score(bundle, inputs)
         return [
-            {
-                **dict(zip(bundle.spec.labels, map(float, row), strict=True)),
-                "decision": bundle.spec.labels[decision],
-            }
-            for row, decision in zip(probabilities, decisions, strict=True)
+            _served(answer(row, group, tables), bundle.spec.labels[decision])
+            for row, decision, group in zip(probabilities, decisions, groups, strict=True)
         ]
 
     return scorer
+
+
+def _served(found: Answer, decision: str) -> dict[str, Any]:
+    told = found.values()
+    return {
+        **told.pop("probabilities"),
+        "decision": decision,
+        **{name: told[name] for name in ("label_set", "cannot_tell", "reasons", "alarm")},
+        "who_decides": told["who_decides"],
+    }

@@ -11,12 +11,13 @@ import mlflow.models
 import mlflow.pyfunc
 import pandas as pd  # MLflow resolves the type hint of `predict` when the class is made
 from mlflow.models.signature import ModelSignature
-from mlflow.types import ColSpec, Schema
+from mlflow.types import ColSpec, DataType, Schema
+from mlflow.types.schema import Array
 
 from skinml.errors import DataError
 from skinml.records import Labels
 
-Scorer = Callable[[list[bytes]], list[dict[str, Any]]]
+Scorer = Callable[[list[bytes], list[str | None]], list[dict[str, Any]]]
 
 
 class BundleModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc] # mlflow is not typed here
@@ -24,8 +25,9 @@ class BundleModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc] # mlflow is 
 
     Args:
         load_scorer: Makes a scorer from the bundle's folder. A scorer takes the bytes of image
-            files and returns, for each, a mapping of class names to probabilities with the
-            decided class under "decision".
+            files and the group of each, None where nobody knows it, and returns for each a mapping
+            of class names to probabilities, with "decision", "label_set", "cannot_tell",
+            "reasons", "alarm" and "who_decides".
     """
 
     def __init__(self, load_scorer: Callable[[Path], Scorer]) -> None:
@@ -50,11 +52,12 @@ class BundleModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc] # mlflow is 
 
         Args:
             context: MLflow's context.
-            model_input: A column `image`: the bytes of an image file, or their base64 text.
+            model_input: A column `image`: the bytes of an image file, or their base64 text; and
+                where somebody knows it a column `group`, such as the skin tone's.
             params: Not used.
 
         Returns:
-            A row an image: a column for each class's probability, and `decision`.
+            A row an image: a column for each class's probability, and those of `signature`.
 
         Raises:
             DataError: If the column is missing or holds something else.
@@ -68,7 +71,10 @@ class BundleModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc] # mlflow is 
                 do="Send the bytes of each image file in a column named image.",
             )
         images = [image_bytes(row, value) for row, value in enumerate(model_input["image"])]
-        return pd.DataFrame(self._scorer(images), index=model_input.index)
+        groups: list[str | None] = [None] * len(images)
+        if "group" in model_input.columns:
+            groups = [str(each) if each else None for each in model_input["group"].fillna("")]
+        return pd.DataFrame(self._scorer(images, groups), index=model_input.index)
 
 
 def image_bytes(row: int, value: object) -> bytes:
@@ -107,12 +113,23 @@ def signature(classes: Labels) -> ModelSignature:
         classes: What the model tells apart.
 
     Returns:
-        A signature: column `image` in; a probability for each class and `decision` out.
+        A signature: column `image` in, and `group` where somebody knows it; out a probability for
+        each class, the decision, the label set, whether the model cannot tell and why, whether it
+        raises an alarm, and the words that a clinician decides.
     """
-    outputs = [ColSpec("double", name) for name in classes.names]
+    words = Array(DataType.string)
+    outputs = [
+        *(ColSpec("double", name) for name in classes.names),
+        ColSpec("string", "decision"),
+        ColSpec(words, "label_set", required=False),
+        ColSpec("boolean", "cannot_tell"),
+        ColSpec(words, "reasons"),
+        ColSpec("boolean", "alarm", required=False),
+        ColSpec("string", "who_decides"),
+    ]
     return ModelSignature(
-        inputs=Schema([ColSpec("binary", "image")]),
-        outputs=Schema([*outputs, ColSpec("string", "decision")]),
+        inputs=Schema([ColSpec("binary", "image"), ColSpec("string", "group", required=False)]),
+        outputs=Schema(outputs),
     )
 
 

@@ -36,7 +36,7 @@ def load_scorer(folder):
 
     names = json.loads((folder / "labels.json").read_text())
 
-    def score(images):
+    def score(images, groups):
         return [
             {names[0]: 1 - len(image) / 100, names[1]: len(image) / 100, "decision": names[0]}
             for image in images

@@ -17,7 +17,13 @@ with quiet():
 
 @pytest.fixture
 def model(tmp_path):
-    served = BundleModel(lambda folder: lambda images: [{"decision": str(len(i))} for i in images])
+    served = BundleModel(
+        lambda folder: (
+            lambda images, groups: [
+                {"decision": str(len(i)), "group": g} for i, g in zip(images, groups, strict=True)
+            ]
+        )
+    )
     served.load_context(SimpleNamespace(artifacts={"bundle": str(tmp_path)}))
     return served
 
@@ -47,5 +53,13 @@ def test_a_missing_column_is_named(model):
 
 def test_the_signature_names_every_class():
     described = signature(Labels(("a", "b", "c"), (False, True, False)))
-    assert described.inputs.input_names() == ["image"]
-    assert described.outputs.input_names() == ["a", "b", "c", "decision"]
+    assert described.inputs.input_names() == ["image", "group"]
+    assert described.outputs.input_names()[:4] == ["a", "b", "c", "decision"]
+    assert {"label_set", "cannot_tell", "who_decides"} <= set(described.outputs.input_names())
+
+
+def test_a_group_is_passed_on_where_somebody_knows_it(model):
+    frame = pd.DataFrame({"image": [b"a", b"b"], "group": ["4-6", None]})
+    passed = model.predict(None, frame)["group"]
+    assert passed[0] == "4-6"
+    assert pd.isna(passed[1])
