@@ -150,7 +150,7 @@ def _tell_preview(found: Preview, *, as_json: bool) -> None:
 
 def _show(counted: Counted) -> None:
     record, console = counted.record, _console()
-    promise = record.guarantee
+    promise, people = record.guarantee, record.people
     if promise.private and promise.epsilon is not None:
         console.print(
             f"epsilon {promise.epsilon:.3f} at delta {promise.delta:g}, trust {promise.trust}; "
@@ -163,11 +163,12 @@ def _show(counted: Counted) -> None:
     for each in record.tables:
         if len(each.attributes) > 1:
             continue
-        title = f"{each.region}: " if each.region else ""
-        console.print(Text(f"\n{title}patients by {each.name.replace('_', ' ')}"), style="bold")
+        title = f"region {each.region}: " if each.region else ""
+        by = each.name.replace("_", " ")
+        console.print(Text(f"\n{title}{people} by {by}"), style="bold")
         table = Table(box=None, pad_edge=False)
         table.add_column("")
-        table.add_column("patients", justify="right")
+        table.add_column(people, justify="right")
         table.add_column("between", justify="right")
         for cell in each.cells:
             count = cell.count
@@ -178,7 +179,8 @@ def _show(counted: Counted) -> None:
             table.add_row(Text(name), f"{count.value:.0f}", between)
         console.print(table)
         if each.num_suppressed:
-            console.print(f"{each.num_suppressed} groups below {record.least_count} are not shown")
+            hidden = "1 group" if each.num_suppressed == 1 else f"{each.num_suppressed} groups"
+            console.print(f"not shown: {hidden} below {record.least_count}")
     console.print()
     for kind, path in counted.result["artifacts"].items():
         Console(soft_wrap=True, highlight=False).print(f"{kind + ':':<6} {Path(path).resolve()}")

@@ -63,6 +63,11 @@ class StatisticsRecord:
     config: Mapping[str, Any]
     versions: Mapping[str, str]
 
+    @property
+    def people(self) -> str:
+        """What is counted, in words."""
+        return unit_noun(self.unit_stands_for)
+
 
 def write_statistics(record: StatisticsRecord, values: Mapping[str, Any], folder: Path) -> None:
     """Write statistics.html, statistics.csv and statistics.json.
@@ -124,7 +129,7 @@ def statistics_html(record: StatisticsRecord) -> str:
         {
             "record": record,
             "g": promise,
-            "people": unit_noun(record.unit_stands_for),
+            "people": record.people,
             "unit": unit_words(promise.unit),
             "trust": trust_words(promise.trust),
             "sections": _sections(record),
@@ -140,20 +145,20 @@ def statistics_html(record: StatisticsRecord) -> str:
 def _sections(record: StatisticsRecord) -> list[tuple[str, str, list[Table]]]:
     """Sort the tables by region: its name, its clinics in words, its tables."""
     members = dict(record.regions)
-    names = list(members) or [""]
+    names, people = list(members) or [""], record.people
     return [
         (
             name,
             ", ".join(members.get(name, ())),
-            [_shown(t) for t in record.tables if t.region == name],
+            [_shown(t, people) for t in record.tables if t.region == name],
         )
         for name in names
     ]
 
 
-def _shown(table: StatisticsTable) -> Table:
+def _shown(table: StatisticsTable, people: str) -> Table:
     titles = [attribute_title(name) for name in table.attributes]
-    words = f"Patients by {' and '.join(title.lower() for title in titles)}"
+    words = f"{people.capitalize()} by {' and '.join(title.lower() for title in titles)}"
     caption = f"{words}; about {_whole(table.total.value)} in all ({_reach(table.total)})"
     if table.num_suppressed:
         caption += f"; {table.num_suppressed} of {len(table.cells)} counts are not shown"
@@ -162,7 +167,7 @@ def _shown(table: StatisticsTable) -> Table:
             Row(_named(cell.groups[0]), (Cell(_count(cell)), Cell(_interval(cell))))
             for cell in table.cells
         )
-        return Table(caption, (titles[0], "Patients", "Between"), rows)
+        return Table(caption, (titles[0], people.capitalize(), "Between"), rows)
     return _crossed(table, caption, titles)
 
 
