@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 import sys
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -15,8 +14,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from skinml.cli.edge import printable
+from skinml.cli.edge import lines_of, printable
 from skinml.cli.options import AsJson, AtFolder
+from skinml.cli.screen import minute, narrow_console, print_next
 from skinml.errors import InputError
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from skinml.deployment.card import Card
     from skinml.deployment.proposals import Proposed
 
-_WIDTH = 80
 _LABELS = 12
 
 
@@ -49,11 +48,11 @@ def approve(
         raise InputError(
             rule="one run and one answer",
             got="--yes and --no" if yes and no else "an answer without a run",
-            do="See what waits: skinml clinic approve. Then: skinml clinic approve RUN --yes.",
+            do="See what waits: skinml clinic approve --folder FOLDER",
         )
     opened = open_at_screen(folder)
     if run is None:
-        _list(opened, as_json=as_json)
+        _list(opened, folder, as_json=as_json)
         return
     from skinml.deployment.card import card_of
     from skinml.deployment.proposals import answer
@@ -86,16 +85,17 @@ def print_card(card: Card, console: Console, *, config: bool = False) -> None:
     """
     from skinml.deployment.card_words import sections_of, standing_of
 
-    console = Console(file=console.file, width=min(console.width, _WIDTH), highlight=False)
+    console = narrow_console(console)
     if config:
         console.print(Text("Its config, but for what no clinic's run reads"), style="bold")
         for name, value in card.config:
             console.print(Text(printable(f"{name}: {value}")), overflow="fold")
         console.print()
     console.print(Text(f"Run {card.proposed.proposal.run}"), style="bold")
-    table = _table(console)
+    table, width = _table(console), console.width - _LABELS - 1
     for topic, lines in sections_of(card, config="add --config"):
-        table.add_row(topic, Text("\n".join(printable(line) for line in lines)))
+        told = (each for line in lines for each in lines_of(printable(line), width))
+        table.add_row(topic, Text("\n".join(told)))
     console.print(table)
     _print_terms(card, console)
     console.print(Text(f"\n{standing_of(card)}"), style="bold")
@@ -136,7 +136,7 @@ def _said(state: str) -> str:
     return f"The run is {state}. The audit log says so."
 
 
-def _list(opened: ClinicFolder, *, as_json: bool) -> None:
+def _list(opened: ClinicFolder, folder: Path, *, as_json: bool) -> None:
     from skinml.clinic.gate import require_role
     from skinml.deployment.proposals import all_proposed
 
@@ -145,25 +145,24 @@ def _list(opened: ClinicFolder, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps({"runs": [_short(each) for each in found]}), flush=True)
         return
-    console = Console()
-    console = Console(width=min(console.width, _WIDTH), highlight=False)
+    console = narrow_console()
     if not found:
         console.print("No coordinator asks for anything.")
         return
     table = Table(box=None, pad_edge=False)
-    for heading in ("run", "who asks", "until", ""):
+    for heading in ("run", "who asks", "until (UTC)", ""):
         table.add_column(heading, overflow="fold", no_wrap=heading == "run")
     for each in found:
         asked = each.proposal
-        until = f"{asked.expires.astimezone(UTC):%d %b %H:%M}"
+        until = minute(asked.expires.astimezone(UTC).isoformat())
         stands = "waits" if each.state == "pending" else each.state
         row = (asked.run, asked.coordinator, until, stands)
         style = "bold" if each.state == "pending" else ""
         table.add_row(*(Text(printable(word), style=style) for word in row))
     console.print(table)
-    place = shlex.quote(str(opened.path))
-    console.print("\nLook at one and answer:")
-    console.print(Text(f"   skinml clinic approve RUN --folder {place}"), soft_wrap=True)
+    waiting = [each.proposal.run for each in found if each.state == "pending"]
+    if waiting:
+        print_next(console, f"skinml clinic approve {waiting[0]} --folder FOLDER", folder)
 
 
 def _table(console: Console) -> Table:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,9 +14,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from skinml.cli.edge import printable, report_error
+from skinml.cli.edge import lines_of, printable, report_error
 from skinml.cli.options import AsJson, AtFolder
 from skinml.cli.progress import Bars
+from skinml.cli.screen import narrow_console
+from skinml.clinic.hints import placed
 from skinml.errors import DataError
 
 if TYPE_CHECKING:
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 
 _STYLES = {"green": "green", "amber": "yellow", "red": "bold red"}
 _MOST_DETAILS = 5
-_WIDTH = 80
+_WORDS_WIDTH = 57  # columns beside a colour and a topic
 
 
 def check(
@@ -68,13 +70,15 @@ def check(
             measure=measure_pace if measure else None,
             progress=bars,
         )
+    told = (replace(each, do=placed(each.do, folder)) for each in report.findings)
+    report = replace(report, findings=tuple(told))
     error = _error(report)
     if as_json:
         print(json.dumps(_values(report, error), allow_nan=False), flush=True)
     else:
-        print_report(report, Console())
+        print_report(report, narrow_console())
     if error is not None:
-        raise typer.Exit(report_error(error, as_json=False))
+        raise typer.Exit(report_error(error, as_json=False, folder=folder))
 
 
 def print_report(report: CheckReport, console: Console) -> None:
@@ -84,10 +88,9 @@ def print_report(report: CheckReport, console: Console) -> None:
         report: What was found.
         console: Where to.
     """
-    console = Console(file=console.file, width=min(console.width, _WIDTH))
     words = report.purpose.replace("_", " ")
     console.print(
-        Text(f"{report.clinic}, {report.day:%d %B %Y}: are the data ready for {words}?"),
+        Text(f"{report.clinic}, {report.day}: are the data ready for {words}?"),
         style="bold",
     )
     console.print("Exact numbers, for this clinic's eyes: they stay here.\n")
@@ -98,7 +101,7 @@ def print_report(report: CheckReport, console: Console) -> None:
         _print_tones(report.tones, console)
     colours = [each.colour for each in report.findings]
     counts = ", ".join(f"{colours.count(colour)} {colour}" for colour in ("red", "amber", "green"))
-    console.print(f"\n{counts}. {_verdict(report)}", highlight=False)
+    console.print(f"\n{counts}. {_verdict(report)}")
 
 
 def _print_findings(findings: tuple[Finding, ...], console: Console) -> None:
@@ -113,7 +116,8 @@ def _print_findings(findings: tuple[Finding, ...], console: Console) -> None:
         if len(each.details) > _MOST_DETAILS:
             text.append(f"\n  and {len(each.details) - _MOST_DETAILS} more: --json shows them all")
         if each.do:
-            text.append(f"\nTo do: {printable(each.do)}", style="italic")
+            lines = lines_of(f"To do: {printable(each.do)}", _WORDS_WIDTH)
+            text.append("\n" + "\n".join(lines), style="italic")
         table.add_row(Text(each.colour.upper(), style=_STYLES[each.colour]), each.topic, text)
     console.print(table)
 

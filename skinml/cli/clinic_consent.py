@@ -14,11 +14,12 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from skinml.cli.clinic_ledger import narrow_console
 from skinml.cli.clinic_rights import print_contributions
 from skinml.cli.options import AsJson, AtFolder
 from skinml.cli.patient_input import QuietCommand, ask_patient
+from skinml.cli.screen import minute, narrow_console
 from skinml.clinic.days import day_of, this_day
+from skinml.clinic.hints import placed
 from skinml.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -119,7 +120,7 @@ def withdraw(
         return
     print("The withdrawal is recorded. Runs leave the patient out from their next round on.")
     print("If it was a mistake, or the patient agrees again, record the consent anew:")
-    print(f"skinml clinic consent add --folder {folder}")
+    print(placed("   skinml clinic consent add --folder FOLDER", folder))
     _print_purposes(found.purposes)
     print_contributions(contributions_of(opened, patient))
 
@@ -255,8 +256,9 @@ def _print_patient(found: PatientAnswer) -> None:
     _print_purposes(found.purposes)
     table = _table("recorded (UTC)", "by", "what")
     for change in found.changes:
-        at = str(change["at"])[:16].replace("T", " ")
-        table.add_row(at, Text(str(change["actor"])), Text(_in_words(change)))
+        table.add_row(
+            minute(str(change["at"])), Text(str(change["actor"])), Text(_in_words(change))
+        )
     narrow_console().print(table if found.changes else "Nothing is on record.")
 
 

@@ -9,9 +9,9 @@ from typing import Annotated
 
 import typer
 
-from skinml.cli.clinic_ledger import narrow_console
 from skinml.cli.options import AsJson, AtFolder
 from skinml.cli.patient_input import ask_patient
+from skinml.cli.screen import narrow_console
 from skinml.errors import ConfigError
 
 

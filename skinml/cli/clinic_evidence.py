@@ -11,8 +11,8 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from skinml.cli.clinic_ledger import narrow_console
 from skinml.cli.options import AsJson, AtFolder
+from skinml.cli.screen import narrow_console
 
 
 def evidence(

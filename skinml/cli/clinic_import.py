@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
-from rich.text import Text
 
-from skinml.cli.clinic_ledger import narrow_console
 from skinml.cli.options import AsJson, AtFolder
 from skinml.cli.progress import Bars
+from skinml.cli.screen import narrow_console, print_next
 from skinml.errors import EnvironmentProblem
 
 if TYPE_CHECKING:
@@ -129,11 +128,20 @@ def _print(report: ImportReport, folder: Path) -> None:
         )
     if report.without_consent:
         whose = counted(report.without_consent, "patient")
-        console.print(f"{whose} without a consent: nothing of theirs is used. Record it:")
-        console.print(Text(f"skinml clinic consent add --folder {folder}"), soft_wrap=True)
-    if report.states.get("to_review") and not report.dry_run:
-        console.print("Pictures wait for a person:")
-        console.print(Text(f"skinml clinic review --folder {folder}"), soft_wrap=True)
+        console.print(
+            f"{whose} without a consent: nothing of theirs is used until one is recorded."
+        )
+    if not report.dry_run:
+        print_next(console, _next(report), folder)
+
+
+def _next(report: ImportReport) -> str:
+    words = "check"
+    if report.without_consent:
+        words = "consent add"
+    if report.states.get("to_review"):
+        words = "review"
+    return f"skinml clinic {words} --folder FOLDER"
 
 
 def _originals(report: ImportReport) -> str:
@@ -141,6 +149,6 @@ def _originals(report: ImportReport) -> str:
         would = "would be" if report.dry_run else "are"
         return f"original files {would} kept, sealed apart: the policy says so."
     return (
-        "original files are there from before; the policy drops them now. What removes them, "
-        "or says how many are held: skinml clinic retention"
+        "original files are there from before; the policy drops them now: the command "
+        "'retention' removes them, or says how many are held."
     )

@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.text import Text
 
 from skinml.cli.options import AsJson
+from skinml.cli.screen import narrow_console, print_next
+from skinml.clinic.hints import placed
 from skinml.errors import ConfigError, EnvironmentProblem
 
 if TYPE_CHECKING:
@@ -19,7 +21,13 @@ if TYPE_CHECKING:
     from skinml.clinic.new_clinic import NewClinic
 
 _MOST_BYTES = 64 * 1024
-_WIDTH = 80
+_STEPS = (
+    ("Record who agreed to what", "consent import LIST.csv"),
+    ("Bring pictures and their list into the vault", "import PICTURES --records LIST.csv"),
+    ("Look at what was brought in", "check"),
+    ("Or look at pictures that stay where they are", "check --data PICTURES"),
+    ("See how the clinic stands", "status"),
+)
 
 
 def init(
@@ -59,7 +67,7 @@ def print_next_steps(made: NewClinic, folder: Path, console: Console) -> None:
         folder: Its folder as the user named it.
         console: Where to.
     """
-    console = Console(file=console.file, width=min(console.width, _WIDTH), highlight=False)
+    console = narrow_console(console)
     console.print(Text(f"The clinic {made.folder.name} is ready in {folder}"), style="bold")
     console.print(Text(f"Its last state is remembered in {made.anchors}"))
     if made.beside:
@@ -67,7 +75,8 @@ def print_next_steps(made: NewClinic, folder: Path, console: Console) -> None:
             "That is on the same disk: whoever sets back the whole disk goes unseen. To move it "
             "to another disk:"
         )
-        console.print(Text(f"   skinml clinic anchor PLACE --folder {folder}"), soft_wrap=True)
+        move = placed("   skinml clinic anchor PLACE --folder FOLDER", folder)
+        console.print(Text(move), soft_wrap=True)
     if made.strangers:
         console.print(
             Text(
@@ -83,23 +92,9 @@ def print_next_steps(made: NewClinic, folder: Path, console: Console) -> None:
             "Back up the folder, the anchor and what unlocks the key, the last one elsewhere: "
             "without it nobody can open the folder again."
         )
-    console.print("\nNext:")
-    steps = (
-        ("record who agreed to what", f"skinml clinic consent import LIST.csv --folder {folder}"),
-        (
-            "bring pictures and their list into the vault",
-            f"skinml clinic import PICTURES --records LIST.csv --folder {folder}",
-        ),
-        ("look at what was brought in", f"skinml clinic check --folder {folder}"),
-        (
-            "or look at pictures that stay where they are",
-            f"skinml clinic check --data DATA --folder {folder}",
-        ),
-        ("see how the clinic stands", f"skinml clinic status --folder {folder}"),
-    )
-    for number, (what, command) in enumerate(steps, start=1):
-        console.print(f"{number}. {what}:")
-        console.print(Text(f"   {command}"), soft_wrap=True)
+    for what, command in _STEPS:
+        console.print(f"\n{what}:")
+        print_next(console, f"skinml clinic {command} --folder FOLDER", folder)
 
 
 def _asked(usual: Answers, console: Console) -> Answers:

@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.text import Text
 
 from skinml.cli.edge import printable
 from skinml.cli.options import AsJson, AtFolder
+from skinml.cli.screen import narrow_console, print_next
+from skinml.clinic.hints import placed
 
 if TYPE_CHECKING:
     from skinml.clinic.folder import ClinicFolder
     from skinml.deployment.joining import Joined
 
-_WIDTH = 80
 _WORDS = {
     "started": "started",
     "ended": "has ended",
@@ -78,8 +78,7 @@ def join(
         }
         print(json.dumps(told), flush=True)
         return
-    console = Console()
-    console = Console(width=min(console.width, _WIDTH), highlight=False)
+    console = narrow_console()
     console.print(Text(printable(_joined(joined))), style="bold")
     if joined.new:
         console.print("Its key was made here and stays here; the code has been used up.")
@@ -90,10 +89,10 @@ def join(
         for step in each.steps:
             console.print(Text(printable(f"   {step}")), soft_wrap=True)
     if member.data is not None:
-        console.print("Next, and for as long as the clinic takes part:")
-        console.print(Text(f"   skinml clinic serve --folder {folder}"), soft_wrap=True)
-    console.print("Nothing runs before somebody here says yes:")
-    console.print(Text(f"   skinml clinic approve --folder {folder}"), soft_wrap=True)
+        console.print("Leave this running for as long as the clinic takes part:")
+        print_next(console, "skinml clinic serve --folder FOLDER", folder)
+    console.print("Nothing runs before somebody here has looked at it and said yes:")
+    console.print(Text(placed("   skinml clinic approve --folder FOLDER", folder)), soft_wrap=True)
 
 
 def serve(

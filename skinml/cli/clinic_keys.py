@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.text import Text
 
 from skinml.cli.options import AsJson, AtFolder
+from skinml.cli.screen import narrow_console, print_next
 
 app = typer.Typer(no_args_is_help=True, help="What the clinic's folder is locked with.")
 
@@ -84,12 +84,13 @@ def anchor(
         told = {"anchors": str(done.anchors), "verified": done.verified, "lines": marks}
         print(json.dumps(told), flush=True)
         return
-    console = Console(width=min(Console().width, 80), highlight=False)
+    console = narrow_console()
     console.print(Text(f"The folder's last state is remembered in {done.anchors}"))
     for name, mark in done.marks.items():
         console.print(f"  {name}: {mark.count} lines")
     if not done.verified:
         console.print(
             "Nobody could check whether the folder was set back before this. Compare the audit "
-            "log with the copies and marks that others kept: skinml clinic log verify --mark."
+            "log with the copies and marks that others kept:"
         )
+        print_next(console, "skinml clinic log verify --mark MARK --folder FOLDER", folder)

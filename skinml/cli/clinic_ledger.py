@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from datetime import UTC, datetime
 from math import isinf
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from skinml.cli.edge import printable
 from skinml.cli.options import AsJson, AtFolder
+from skinml.cli.screen import narrow_console, plain_table
 
 if TYPE_CHECKING:
     from skinml.clinic.statements import Allowance, LedgerStatement, RunCost, Statement
 
-_WIDTH = 80
 _MOST_RUNS = 20
 # What the trust model asks of others, so that a reader knows what the figures rest on.
 _RESTS_ON = {
@@ -115,35 +113,6 @@ def left_words(left: float | None) -> str:
         Two digits behind the point, as it is rounded down to.
     """
     return "any" if left is None else f"{left:.2f}"
-
-
-def plain_table(*columns: str, words: Iterable[str] = ()) -> Table:
-    """Make a table without lines, numbers to the right.
-
-    Args:
-        columns: The headings.
-        words: Those of them that stand above words.
-
-    Returns:
-        The table.
-    """
-    table = Table(box=None, pad_edge=False)
-    for column in columns:
-        is_words = column in words
-        table.add_column(
-            column, justify="left" if is_words else "right", overflow="fold", no_wrap=not is_words
-        )
-    return table
-
-
-def narrow_console() -> Console:
-    """Open the terminal, at most 80 columns wide.
-
-    Returns:
-        The console.
-    """
-    console = Console()
-    return Console(file=console.file, width=min(console.width, _WIDTH))
 
 
 def _spans(found: LedgerStatement) -> Table:

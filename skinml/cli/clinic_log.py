@@ -10,16 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from skinml.cli.options import AsJson, AtFolder
+from skinml.cli.screen import minute, narrow_console
 
 if TYPE_CHECKING:
     from skinml.clinic.logs import ShownLog, Verified
 
-_WIDTH = 80
 _SHORT = 12
 _KEYS = {
     "clinic": "this folder's own",
@@ -126,7 +125,7 @@ def print_log(shown: ShownLog) -> None:
     Args:
         shown: The entries.
     """
-    console = _console()
+    console = narrow_console()
     number = f"{len(shown.entries):,} of {shown.num_entries:,} entries"
     title = f"Audit log of {shown.clinic}: {number}, times in UTC"
     console.print(Text(title), style="bold")
@@ -134,12 +133,12 @@ def print_log(shown: ShownLog) -> None:
     for _ in range(4):
         table.add_column(overflow="fold")
     for each in shown.entries:
-        at = each.at[:16].replace("T", " ")
-        table.add_row(at, each.actor, Text(each.event), Text(_said(each.event, each.fields)))
+        table.add_row(
+            minute(each.at), each.actor, Text(each.event), Text(_said(each.event, each.fields))
+        )
     console.print(table)
     for flag in shown.flags:
-        since = flag.since[:16].replace("T", " ")
-        line = f"FLAG {flag.rule}: {flag.actor}, {flag.count:,} since {since} UTC"
+        line = f"FLAG {flag.rule}: {flag.actor}, {flag.count:,} since {minute(flag.since)} UTC"
         console.print(Text(line, style="bold"))
 
 
@@ -147,7 +146,7 @@ def _print_checked(checked: Verified, line: str, *, as_json: bool) -> None:
     if as_json:
         _print_json({"verified": True} | asdict(checked))
         return
-    console = _console()
+    console = narrow_console()
     console.print(Text(line), style="bold")
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(min_width=10)
@@ -155,7 +154,8 @@ def _print_checked(checked: Verified, line: str, *, as_json: bool) -> None:
     entries = f"{checked.num_entries:,}, each signed, in one unbroken chain"
     table.add_row("Entries", entries)
     if checked.num_entries:
-        table.add_row("Times", f"{checked.first} to {checked.last}")
+        times = f"{minute(str(checked.first))} to {minute(str(checked.last))} UTC"
+        table.add_row("Times", times)
     if checked.num_backwards:
         text = f"{checked.num_backwards:,} entries are dated before the one in front of them"
         table.add_row("", Text(text, style="bold"))
@@ -196,11 +196,6 @@ def _words(value: Any) -> str:
 
 def _plain(text: str) -> str:
     return text.replace("_", " ")
-
-
-def _console() -> Console:
-    console = Console()
-    return Console(file=console.file, width=min(console.width, _WIDTH))
 
 
 def _print_json(values: dict[str, object]) -> None:

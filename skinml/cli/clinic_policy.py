@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from skinml.cli.options import AsJson, AtFolder
+from skinml.cli.screen import narrow_console, print_next
 from skinml.errors import EnvironmentProblem, InputError
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ def change(
     if agreed and planned.originals_left and not as_json:
         files = "file" if planned.originals_left == 1 else "files"
         print(f"{planned.originals_left:,} original {files} not to be kept remain here.")
-        print("Remove them: skinml clinic retention --apply")
+        print_next(narrow_console(), "skinml clinic retention --apply --folder FOLDER", folder)
 
 
 def print_policy(shown: ShownPolicy) -> None:
@@ -136,7 +136,7 @@ def print_policy(shown: ShownPolicy) -> None:
     table = _table()
     for name, words in shown.lines:
         table.add_row(name, Text(words))
-    console = Console()
+    console = narrow_console()
     console.print(Text(f"Policy of {shown.clinic}"), style="bold")
     console.print(table)
 
@@ -147,7 +147,7 @@ def print_difference(difference: Sequence[str]) -> None:
     Args:
         difference: A line a value.
     """
-    console = Console()
+    console = narrow_console()
     if not difference:
         console.print("The new policy says what the old one says.")
     for line in difference:
@@ -165,7 +165,7 @@ def print_comparison(comparison: Comparison) -> None:
         style = "bold" if term.verdict == "refused" else ""
         row = (term.name.replace("_", " "), term.allowed, term.asked, term.verdict)
         table.add_row(*(Text(words, style=style) for words in row))
-    console = Console()
+    console = narrow_console()
     console.print(table)
     names = ", ".join(name.replace("_", " ") for name in comparison.refused)
     allowed = "Within the policy, as far as can be told before patients are counted."
@@ -190,7 +190,8 @@ def _read(file: Path) -> bytes:
         raise EnvironmentProblem(
             rule="a file with the new policy",
             got=f"{file} ({error.strerror})",
-            do="Check the path; `skinml clinic policy show --yaml` prints a policy to begin with.",
+            do="Check the path. A policy to begin with: skinml clinic policy show --yaml "
+            "--folder FOLDER",
         ) from error
 
 

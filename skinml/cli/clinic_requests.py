@@ -11,10 +11,11 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from skinml.cli.clinic_ledger import narrow_console
 from skinml.cli.options import AsJson, AtFolder
 from skinml.cli.patient_input import QuietCommand, ask_patient
+from skinml.cli.screen import narrow_console
 from skinml.clinic.days import day_of
+from skinml.clinic.hints import placed
 from skinml.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -168,7 +169,8 @@ def restrict(
         "The patient's data are kept and used for nothing. Models that were trained before "
         "stay as they are. To lift it:"
     )
-    console.print(Text(f"skinml clinic restrict --lift --folder {folder}"), soft_wrap=True)
+    lift_it = placed("   skinml clinic restrict --lift --folder FOLDER", folder)
+    console.print(Text(lift_it), soft_wrap=True)
 
 
 def _day(text: str) -> date | None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import shlex
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.console import Console
 from rich.text import Text
 
-from skinml.cli.clinic_ledger import narrow_console
 from skinml.cli.options import AsJson, AtFolder
+from skinml.cli.screen import narrow_console, print_next
 from skinml.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -61,11 +63,11 @@ def retention(
     for line in _lines(due):
         console.print(Text(line))
     if certificate is None:
-        console.print("Nothing was removed. To do it:")
-        console.print(Text(f"skinml clinic retention --apply --folder {folder}"), soft_wrap=True)
+        console.print("Nothing was removed yet.")
+        print_next(console, "skinml clinic retention --apply --folder FOLDER", folder)
     else:
         console.print("Removed. Files outside this folder and backups were not touched.")
-        console.print(Text(f"Certificate: {certificate.path}"), soft_wrap=True)
+        print_certificate(console, certificate.path, folder)
 
 
 def certificate(
@@ -87,7 +89,7 @@ def certificate(
         raise ConfigError(
             rule="a public key of 64 hexadecimal digits",
             got=f"{len(key)} characters",
-            do="Ask the clinic for it: skinml clinic log verify shows it.",
+            do="The clinic has it: skinml clinic log verify --folder FOLDER",
         )
     found = verify_certificate(file, key or read_identity(folder).public_key)
     if as_json:
@@ -97,6 +99,20 @@ def certificate(
     console.print(Text(f"Signed by {found['clinic']}, {found['day']}: {found['kind']}."))
     for name, value in found["says"].items():
         console.print(Text(f"{name.replace('_', ' ')}: {_said(value)}"))
+
+
+def print_certificate(console: Console, certificate: Path, folder: Path) -> None:
+    """Say where a certificate is, and how to check it.
+
+    Args:
+        console: Where to.
+        certificate: Its file, in the clinic's folder.
+        folder: The folder as the user typed it.
+    """
+    whole = folder / certificate.parent.name / certificate.name
+    console.print(Text(f"Certificate: {whole}"), soft_wrap=True)
+    command = f"skinml clinic certificate {shlex.quote(str(whole))} --folder FOLDER"
+    print_next(console, command, folder)
 
 
 def _said(value: Any) -> str:

@@ -12,9 +12,10 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from skinml.cli.clinic_ledger import narrow_console
+from skinml.cli.clinic_retention import print_certificate
 from skinml.cli.options import AsJson, AtFolder
 from skinml.cli.patient_input import ask_patient
+from skinml.cli.screen import narrow_console
 from skinml.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -94,10 +95,7 @@ def erase(
             f"{done.heads}."
         )
     print_contributions(done.contributions)
-    console.print(Text(f"Certificate, in the clinic's folder: {_in_folder(done.certificate)}"))
-    console.print("To check it:")
-    command = f"skinml clinic certificate {done.certificate} --folder {folder}"
-    console.print(Text(command), soft_wrap=True)
+    print_certificate(console, done.certificate, folder)
 
 
 def access(
@@ -138,10 +136,6 @@ def access(
     if done.closed:
         console.print(Text(f"Requests for access that this answers: {done.closed}."))
     console.print("The copy is not locked: hand it over, and delete it here.")
-
-
-def _in_folder(certificate: Path) -> str:
-    return f"{certificate.parent.name}/{certificate.name}"
 
 
 def print_contributions(found: Contributions) -> None:

@@ -15,14 +15,16 @@ from rich.text import Text
 
 from skinml.cli.edge import printable
 from skinml.cli.options import AsJson, AtFolder
+from skinml.cli.screen import minute, narrow_console, print_next
+from skinml.clinic.hints import placed
 
 if TYPE_CHECKING:
     from skinml.clinic.folder import ClinicFolder
     from skinml.clinic.status import Status
     from skinml.deployment.clinic_overview import ClinicOverview, RunHere
 
-_WIDTH = 80
 _LABELS = 10  # columns for a topic; without it long lines would take its room
+_MOST_EVENTS = 3
 _MOST_FLAGS = 3
 _MOST_RUNS = 3
 _HIDDEN = "for stewards and auditors"
@@ -43,20 +45,28 @@ def status(
     found, federation = status_of(opened, now), _federation(opened, now)
     if as_json:
         told = _values(found) | {"federation": _overview_values(federation)}
+        told["next"] = placed(_next(found, federation), folder) or None
         print(json.dumps(told, allow_nan=False), flush=True)
     else:
-        print_status(found, Console(), federation)
+        print_status(found, Console(), federation, folder=folder)
 
 
-def print_status(found: Status, console: Console, federation: ClinicOverview | None = None) -> None:
+def print_status(
+    found: Status,
+    console: Console,
+    federation: ClinicOverview | None = None,
+    *,
+    folder: Path = Path(),
+) -> None:
     """Print the screen.
 
     Args:
         found: How the clinic stands.
         console: Where to.
         federation: How it stands in its federation; None where it has joined none.
+        folder: The clinic's folder as the user typed it, for the commands that are named.
     """
-    console = Console(file=console.file, width=min(console.width, _WIDTH))
+    console = narrow_console(console)
     kind = ", a virtual clinic" if found.virtual else ""
     roles = ", ".join(found.roles)
     console.print(Text(f"{found.clinic}{kind}    you: {found.user} ({roles})"), style="bold")
@@ -69,6 +79,9 @@ def print_status(found: Status, console: Console, federation: ClinicOverview | N
     for topic, lines in sections:
         table.add_row(topic, Text("\n".join(lines)))
     console.print(table)
+    command = _next(found, federation)
+    if command:
+        print_next(console, command, folder)
 
 
 def _sections(found: Status) -> list[tuple[str, list[str]]]:
@@ -100,7 +113,7 @@ def _federation(opened: ClinicFolder, now: datetime) -> ClinicOverview | None:
 
 
 def _taking_part(found: ClinicOverview, now: datetime) -> list[str]:
-    """Where it belongs and whether it takes part; how its runs go; what is to be done next."""
+    """Where it belongs and whether it takes part, and how its runs go."""
     part = "takes part in" if found.served else "DOES NOT TAKE PART in"
     lines, signs = [f"{part} {found.federation}"], []
     if found.connected is not None:
@@ -112,13 +125,13 @@ def _taking_part(found: ClinicOverview, now: datetime) -> list[str]:
     lines += [", ".join(signs)] if signs else []
     lines += [_run_line(each, now) for each in found.runs[:_MOST_RUNS]]
     if len(found.runs) > _MOST_RUNS:
-        lines.append(f"and {len(found.runs) - _MOST_RUNS} more: skinml clinic approve")
+        lines.append(f"and {len(found.runs) - _MOST_RUNS} more")
     last = found.last_round
     if last is not None and not any(each.run == last.run for each in found.runs):
         lines.append(f"last run: {last.run}, over; {_ago(now - last.at)} ago")
     if found.trouble:
         lines.append(printable(found.trouble))
-    return [*lines, f"next: {_next(found)}"]
+    return lines
 
 
 def _run_line(here: RunHere, now: datetime) -> str:
@@ -132,14 +145,19 @@ def _run_line(here: RunHere, now: datetime) -> str:
     return f"{here.run}: {words}{since}"
 
 
-def _next(found: ClinicOverview) -> str:
-    if not found.served:
-        return "skinml clinic serve"
-    if found.waiting:
-        return f"skinml clinic approve {found.waiting[0]}"
-    if found.runs:
-        return "nothing; leave it running"
-    return "nothing; no run waits for an answer"
+def _next(found: Status, federation: ClinicOverview | None) -> str:
+    """Name the command for what waits longest to be done here; empty where nothing does."""
+    due = found.due
+    waits = (
+        ("serve", federation is not None and not federation.served),
+        (f"approve {federation.waiting[0]}" if federation and federation.waiting else "", True),
+        ("requests list", due is not None and due.requests),
+        ("review", due is not None and due.waiting),
+        ("retention", due is not None and due.over),
+        ("consent import LIST.csv", found.num_patients == 0 and not found.virtual),
+    )
+    words = next((words for words, holds in waits if words and holds), "")
+    return f"skinml clinic {words} --folder FOLDER" if words else ""
 
 
 def _ago(span: timedelta) -> str:
@@ -214,19 +232,21 @@ def _log(found: Status) -> list[str]:
     if found.num_entries is None:
         return [_HIDDEN]
     entries = "1 entry" if found.num_entries == 1 else f"{found.num_entries:,} entries"
-    lines = [f"{entries}, none changed or cut off; the latest:"]
-    return lines + [f"{each.at[:16]}  {each.actor}  {each.event}" for each in found.events]
+    lines = [f"{entries}, none changed or cut off; the latest, in UTC:"]
+    return lines + [
+        f"{minute(each.at)}  {each.actor}  {each.event}" for each in found.events[:_MOST_EVENTS]
+    ]
 
 
 def _flags(found: Status) -> list[str]:
     if found.num_entries is None:
         return [_HIDDEN]
     lines = [
-        f"{each.rule}: {each.actor}, {each.count:,} since {each.since[:16]}"
+        f"{each.rule}: {each.actor}, {each.count:,} since {minute(each.since)} UTC"
         for each in found.flags[:_MOST_FLAGS]
     ]
     if len(found.flags) > _MOST_FLAGS:
-        lines.append(f"and {len(found.flags) - _MOST_FLAGS} more: skinml clinic log show")
+        lines.append(f"and {len(found.flags) - _MOST_FLAGS} more, in the log")
     return lines or ["none"]
 
 

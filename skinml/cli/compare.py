@@ -11,10 +11,10 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from skinml.cli.clinic_ledger import narrow_console, plain_table
 from skinml.cli.edge import Interrupted
 from skinml.cli.options import AsJson
 from skinml.cli.progress import Bars
+from skinml.cli.screen import narrow_console, plain_table
 from skinml.errors import InputError
 
 if TYPE_CHECKING:

@@ -9,8 +9,10 @@ import re
 import sys
 import textwrap
 import traceback
+from pathlib import Path
 from typing import Any, TextIO
 
+from skinml.clinic.hints import placed
 from skinml.errors import EnvironmentProblem, InputError, SkinmlError
 
 EXIT_INTERRUPTED = 130
@@ -69,12 +71,13 @@ def translated(error: BaseException) -> SkinmlError | None:
     return None
 
 
-def report_error(error: BaseException, *, as_json: bool) -> int:
+def report_error(error: BaseException, *, as_json: bool, folder: Path | None = None) -> int:
     """Say what went wrong and choose the exit code.
 
     Args:
         error: Whatever ended the command.
         as_json: Whether the last line of standard output is to be a JSON object.
+        folder: The clinic's folder that the command was given, which its hints then name.
 
     Returns:
         The exit code.
@@ -88,8 +91,11 @@ def report_error(error: BaseException, *, as_json: bool) -> int:
         got, do = type(error).__name__, "Report this defect with the traceback above."
         _say("a run without a defect of skinml", got, do, EXIT_DEFECT, (), as_json=as_json)
         return EXIT_DEFECT
-    details = (*known.details, *_notes(error))
-    _say(known.rule, known.got, known.do, known.exit_code, details, as_json=as_json)
+    do, *details = (
+        text if folder is None else placed(text, folder)
+        for text in (known.do, *known.details, *_notes(error))
+    )
+    _say(known.rule, known.got, do, known.exit_code, tuple(details), as_json=as_json)
     return known.exit_code
 
 

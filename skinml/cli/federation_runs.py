@@ -63,7 +63,7 @@ def tell_submitted(run: str, flower: int, folder: Path, *, as_json: bool) -> Non
         print(json.dumps({"run": run, "flower_run": flower}), flush=True)
         return
     print(f"Submitted: {run}")
-    print("Each clinic now answers on its own machine: skinml clinic approve")
+    print("Each clinic now answers on its own machine: skinml clinic approve --folder CLINIC")
     print(f"How far it is: skinml federation runs --folder {shlex.quote(str(folder))}")
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
 from typing import Annotated
 
 import click
@@ -92,10 +94,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return report_error(usage_error(complaint.format_message()), as_json=as_json)
     # The process edge: foreseen errors become one line, defects show their traceback.
     except Exception as error:  # noqa: BLE001
-        return report_error(error, as_json=as_json)
+        return report_error(error, as_json=as_json, folder=_clinic_folder(words))
     finally:
         signal.signal(signal.SIGTERM, before)
     return code if isinstance(code, int) else 0
+
+
+def _clinic_folder(words: Sequence[str]) -> Path | None:
+    """Find the folder that a clinic's command was given; None for a command of another group."""
+    if words[:1] != ["clinic"]:
+        return None
+    for word, following in pairwise((*words, "")):
+        name, sign, value = word.partition("=")
+        if name == "--folder":
+            return Path(value if sign else following)
+    return Path()
 
 
 def _interrupt(number: int, frame: object) -> None:

@@ -10,9 +10,9 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from skinml.cli.clinic_ledger import narrow_console, plain_table
 from skinml.cli.options import AsJson
 from skinml.cli.progress import Bars
+from skinml.cli.screen import narrow_console, plain_table
 from skinml.errors import IntegrityError
 
 if TYPE_CHECKING:

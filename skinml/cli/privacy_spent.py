@@ -11,15 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
-from skinml.cli.clinic_ledger import (
-    At,
-    Delta,
-    epsilon_words,
-    left_words,
-    narrow_console,
-    plain_table,
-)
+from skinml.cli.clinic_ledger import At, Delta, epsilon_words, left_words
 from skinml.cli.options import AsJson
+from skinml.cli.screen import narrow_console, plain_table
 
 if TYPE_CHECKING:
     from skinml.clinic.statements import Spending

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.text import Text
 
-from skinml.cli.clinic_ledger import narrow_console, plain_table
 from skinml.cli.edge import Interrupted
 from skinml.cli.progress import Bars
+from skinml.cli.screen import narrow_console, plain_table
 from skinml.errors import InputError
 
 if TYPE_CHECKING:

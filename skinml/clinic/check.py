@@ -256,7 +256,10 @@ def _about_sex(frame: pd.DataFrame) -> list[Finding]:
     if not several:
         return []
     found = f"The rows of {counted(several, 'patient')} do not agree on the sex."
-    do = "Look whether the list mixes two patients; `skinml clinic correct` corrects a picture."
+    do = (
+        "Look whether the list mixes two patients. To correct a picture: "
+        "skinml clinic correct --field sex=VALUE --folder FOLDER"
+    )
     return [Finding("amber", "One patient", found, do)]
 
 

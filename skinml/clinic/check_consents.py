@@ -68,16 +68,16 @@ def consent_findings(
                 "Consents",
                 f"None of {counted(num_patients, 'patient')} may be used for {words} today: "
                 f"{_reasons(cover)}.",
-                "Record consents with `skinml clinic consent import FILE` or `add`; a public "
-                "dataset states its licence in the column `licence`, and the policy names it under "
-                "`licences`.",
+                "A public dataset states its licence in the column `licence`, and the policy names "
+                "it under `licences`. For all others record what they agreed to: "
+                "skinml clinic consent add --folder FOLDER",
             )
         ]
     found = f"{usable:,} of {counted(num_patients, 'patient')} may be used for {words} today"
     if cover.refused:
         found += f"; the others are left out: {_reasons(cover)}"
     if usable < _FEW * num_patients:
-        do = "Ask more patients; record what they say with `skinml clinic consent add`."
+        do = "Ask more patients; record what they say: skinml clinic consent add --folder FOLDER"
         findings = [Finding("amber", "Consents", found + ".", do)]
     else:
         findings = [Finding("green", "Consents", found + ".")]
@@ -89,7 +89,8 @@ def consent_findings(
                 "Consents ending",
                 f"The consent of {counted(cover.num_ending, 'patient')} for {words} ends within "
                 f"{DAYS_AHEAD} days.",
-                "See `skinml clinic consent expiring` and ask these patients again."
+                "Ask these patients again. To see who: skinml clinic consent expiring --named "
+                "--folder FOLDER"
                 if many
                 else "",
             )

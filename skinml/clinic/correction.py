@@ -98,7 +98,8 @@ def correct_record(
             raise DataError(
                 rule="a patient with such a picture in this clinic's folder",
                 got="none",
-                do="Look the numbers up in the patient's copy: skinml clinic access",
+                do="Look the numbers up in the patient's copy: skinml clinic access --to COPY "
+                "--folder FOLDER",
             )
         right = {each.number: _corrected(each, values) for each in chosen}
         changed = {n: each for n, each in right.items() if each not in chosen}

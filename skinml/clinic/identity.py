@@ -94,7 +94,7 @@ def read_identity(folder: Path) -> Identity:
         raise ConfigError(
             rule="the folder of a clinic",
             got=f"folder={folder} without clinic.json",
-            do="Name the folder with --folder, or make one: skinml clinic init.",
+            do="Name the folder with --folder, or make one: skinml clinic init --folder FOLDER",
         )
     try:
         values = json.loads(read_whole(path, "clinic.json"))

@@ -220,7 +220,7 @@ def parse_mark(text: str) -> Mark:
         raise ConfigError(
             rule="a mark such as 12:0f3a..., a number and 64 hexadecimal digits",
             got=f"mark={text[:80]!r}",
-            do="Copy it from what `skinml clinic log verify` printed.",
+            do="Copy it from what this printed: skinml clinic log verify --folder FOLDER",
         )
     return Mark(int(found[1]), found[2])
 

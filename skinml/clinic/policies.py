@@ -194,7 +194,7 @@ def put_in_force(
             raise ConfigError(
                 rule="the policy that the new one was compared with",
                 got="another one, changed in the meantime",
-                do="Look at the difference again: skinml clinic policy change.",
+                do="Look at the difference again: skinml clinic policy change FILE --folder FOLDER",
             )
         if before == after:
             return

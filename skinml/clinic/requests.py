@@ -207,7 +207,7 @@ def close_request(folder: ClinicFolder, number: int, outcome: Outcome, *, now: d
             raise DataError(
                 rule="the number of an open request",
                 got=f"number={number}",
-                do="Look it up with: skinml clinic requests list",
+                do="Look it up with: skinml clinic requests list --folder FOLDER",
             )
         return [
             replace(each, closed=day_of(now), outcome=outcome, closed_by=actor)

@@ -200,7 +200,8 @@ def _read_plan(folder: ClinicFolder, plan: dict[str, Any]) -> dict[str, Any]:
         raise EnvironmentProblem(
             rule=f"a removal that this release of skinml can end, version 1 to {_VERSION}",
             got=f"one that was begun by a later release, version={version}",
-            do="Install the release that began it and type: skinml clinic retention",
+            do="Install the release that began it and type: skinml clinic retention "
+            "--folder FOLDER",
         )
     if version == 1:  # it named the fields that stay, and each object
         known = folder.pictures.pictures()

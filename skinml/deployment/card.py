@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from skinml.clinic.folder import ClinicFolder
 from skinml.clinic.gate import require_role
+from skinml.clinic.hints import placed
 from skinml.config import RunConfig, experiments, load_config
 from skinml.deployment.joining import find_membership
 from skinml.deployment.proposals import Proposed, proposed
@@ -174,7 +175,7 @@ def card_of(folder: ClinicFolder, run: str, *, now: datetime | None = None) -> C
         costs=_costs(folder, draft.entries, run, terms.delta, at),
         delta=terms.delta,
         data=data,
-        data_note=note,
+        data_note=placed(note, folder.path),
         known_code=found.proposal.bundle == digest(),
         steering=_steering(config),
         tables=config.statistics.tables if config.statistics else (),
@@ -248,8 +249,8 @@ def _data(folder: ClinicFolder, config: RunConfig, day: date) -> tuple[SiteCount
     membership = find_membership(folder)
     if membership is None or membership.data is None:
         return None, (
-            "nobody has said yet where the list and its images are. To count: end skinml clinic "
-            "serve, start it with --data IMAGES, and look again."
+            "nobody has said yet where the list and its images are. To count, end what serves "
+            "and type: skinml clinic serve --data IMAGES --folder FOLDER"
         )
     try:
         return count_site(
@@ -261,7 +262,8 @@ def _data(folder: ClinicFolder, config: RunConfig, day: date) -> tuple[SiteCount
             taxonomy=None if membership.taxonomy is None else Path(membership.taxonomy),
         ), ""
     except SkinmlError as error:
-        return None, f"{error} To see all about the data: skinml clinic check --data IMAGES."
+        look = "skinml clinic check --data IMAGES --folder FOLDER"
+        return None, f"{error} To see all about the data: {look}"
 
 
 def _changed(config: RunConfig) -> tuple[tuple[str, str, str], ...] | None:

@@ -48,7 +48,7 @@ def sections_of(card: Card, *, config: str) -> list[tuple[str, Sequence[str]]]:
         ("data", _data(card)),
         ("what leaves", _leaving(card)),
         ("epsilon", _costs(card)),
-        ("until", [f"{asked.expires.astimezone(UTC):%d %B %Y, %H:%M} UTC; then it ends"]),
+        ("until", [f"{asked.expires.astimezone(UTC):%Y-%m-%d %H:%M} UTC; then it ends"]),
     ]
 
 

@@ -80,7 +80,8 @@ def invite(
         raise ConfigError(
             rule="a name of up to 64 letters, digits, spaces, dots, dashes and underscores",
             got=f"clinic={clinic!r}",
-            do="Use the name that the clinic gave itself: skinml clinic status shows it.",
+            do="Use the name that the clinic gave itself. To see it: skinml clinic status "
+            "--folder FOLDER",
         )
     unknown = sorted(set(purposes) - set(PURPOSES))
     if unknown or not purposes:
@@ -241,7 +242,7 @@ def node_key_pem(line: str) -> bytes:
         raise ConfigError(
             rule="a node's public key: one OpenSSH line, on curve P-256, P-384 or P-521",
             got="node_key of another kind",
-            do="Join with skinml clinic join, which makes the key.",
+            do="To have the key made: skinml clinic join --invitation FILE --folder FOLDER",
         )
     return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 
@@ -254,7 +255,8 @@ def _read(content: object) -> Request:
         raise ConfigError(
             rule="clinic, code, node_key and signing_key, each a text of its form",
             got=f"a fault in: {', '.join(fields) or 'the whole'}",
-            do="Join with skinml clinic join of the coordinator's release.",
+            do="With the coordinator's release: skinml clinic join --invitation FILE "
+            "--folder FOLDER",
         ) from None
 
 

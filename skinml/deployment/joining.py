@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shlex
 import ssl
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -30,6 +29,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter
 
 from skinml.clinic.folder import ClinicFolder
 from skinml.clinic.gate import require_role
+from skinml.clinic.hints import placed
 from skinml.clinic.imported_data import is_clinic_folder
 from skinml.deployment.anchored import find_anchored
 from skinml.deployment.certificates import client_context
@@ -128,7 +128,7 @@ def require_membership(folder: ClinicFolder) -> Membership:
             rule="a clinic that has joined a federation",
             got=f"clinic={folder.name}, which has joined none",
             do="Join with the file that the coordinator sent: skinml clinic join --invitation "
-            "FILE.",
+            "FILE --folder FOLDER",
         )
     if public_line(node_key_file(folder, membership)) != membership.public_key:
         raise IntegrityError(
@@ -286,7 +286,8 @@ def _require_data(folder: ClinicFolder, data: Path, manifest: str) -> None:
         raise ConfigError(
             rule=f"a folder with the list {manifest}, or this clinic's own folder",
             got=f"data={data}, which is neither",
-            do="Name the folder with --data; `skinml clinic check --data DIR` looks at it.",
+            do="Name the folder with --data. To look at it: skinml clinic check --data DIR "
+            "--folder FOLDER",
         )
 
 
@@ -409,21 +410,23 @@ def _words(value: object) -> str:
 def _to_do(
     folder: ClinicFolder, invitation: Invitation, membership: Membership
 ) -> tuple[ToDo, ...]:
-    place = f"--folder {shlex.quote(str(folder.path))}"
+    def at(steps: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(placed(step, folder.path) for step in steps)
+
     found = []
     lacks = _lacks(folder.policy, invitation)
     if lacks:
         reasons = "; ".join(reason for reason, _ in lacks)
         steps = (
-            f"skinml clinic policy show --yaml {place} > policy.yaml",
+            "skinml clinic policy show --yaml --folder FOLDER > policy.yaml",
             *(f"(write into it)  {line}" for _, line in lacks),
-            f"skinml clinic policy change policy.yaml {place}",
+            "skinml clinic policy change policy.yaml --folder FOLDER",
         )
-        found.append(ToDo(f"For a steward. The clinic's policy {reasons}:", steps))
+        found.append(ToDo(f"For a steward. The clinic's policy {reasons}:", at(steps)))
     if membership.data is None:
-        steps = (f"skinml clinic serve --data IMAGES {place}",)
+        steps = ("skinml clinic serve --data IMAGES --folder FOLDER",)
         words = "Next, and for as long as the clinic takes part; IMAGES is the folder of its list:"
-        found.append(ToDo(words, steps))
+        found.append(ToDo(words, at(steps)))
     return tuple(found)
 
 

@@ -270,7 +270,8 @@ def explained(ended: Ended) -> tuple[float | None, str]:
             )
         return _LATEST_S, (
             "The coordinator refuses this clinic's key: it was revoked, or another computer uses "
-            "it. Ask the coordinator; with a new invitation: skinml clinic join --again."
+            "it. Ask the coordinator; with a new invitation: skinml clinic join --invitation FILE "
+            "--again --folder FOLDER"
         )
     return None, ""
 
@@ -298,7 +299,7 @@ def handed_on(folder: ClinicFolder, source: SecretSource) -> Iterator[dict[str, 
             rule=f"a private file with the passphrase, named by {FILE_VARIABLE}",
             got="none",
             do="Set the variable, or lock the clinic's key with a key file: skinml clinic keys "
-            "lock.",
+            "lock PLACE --folder FOLDER",
         )
     descriptor = os.memfd_create("passphrase")
     try:

@@ -184,7 +184,7 @@ def decide(
             raise ConfigError(
                 rule="the proposal that was looked at",
                 got="another one, which came in the meantime",
-                do=f"Look again: skinml clinic approve {run}",
+                do=f"Look again: skinml clinic approve {run} --folder FOLDER",
             )
         answer: Answer = "yes" if yes else "no"
         index[run] = _answered(folder, found.proposal, record, answer, actor, terms, at)
@@ -271,7 +271,7 @@ def approved_config(folder: ClinicFolder, run: str, *, now: datetime | None = No
         raise PolicyError(
             rule="a run that somebody at the clinic approved",
             got=f"run={run}, {found.state}",
-            do=f"At the clinic: skinml clinic approve {run}",
+            do=f"At the clinic: skinml clinic approve {run} --folder FOLDER",
         )
     return found.proposal.config
 
@@ -413,7 +413,7 @@ def _record(folder: ClinicFolder, run: str) -> _Record:
         raise ConfigError(
             rule="a run that somebody asked this clinic for",
             got=f"run={run}" if is_name(run) else "another word",
-            do="See what waits: skinml clinic approve",
+            do="See what waits: skinml clinic approve --folder FOLDER",
         )
     return found
 
@@ -456,5 +456,5 @@ def _too_many(waiting: int) -> PolicyError:
     return PolicyError(
         rule=f"at most {_MOST_WAITING} proposed runs that wait for an answer",
         got=f"{waiting} that wait",
-        do="At the clinic, answer them: skinml clinic approve",
+        do="At the clinic, answer them: skinml clinic approve --folder FOLDER",
     )

@@ -212,7 +212,7 @@ def _enrolling(folder: FederationFolder, known: Register) -> Handler:
                 ConfigError(
                     rule="one small JSON object",
                     got="something else",
-                    do="Join with skinml clinic join.",
+                    do="Join with: skinml clinic join --invitation FILE --folder FOLDER",
                 ),
             )
         try:

@@ -99,7 +99,7 @@ def _prepared(folder: ClinicFolder, content: bytes) -> str:
         raise ConfigError(
             rule="a folder of data that the clinic serves",
             got="none",
-            do="At the clinic: skinml clinic join ... --data FOLDER",
+            do="At the clinic: skinml clinic serve --data IMAGES --folder FOLDER",
         )
     tidy(folder, beginning=run)
     taxonomy = Path(membership.taxonomy) if membership.taxonomy else None

@@ -17,7 +17,10 @@ Problem = Mapping[str, str | int]
 _KEYS = {"code", "rule", "got", "do"}
 _UNFIT = "the clinic's own data and machine to be fit for the round"
 _UNFORESEEN = "the clinic's own code to finish the round"
-_READ = "At the clinic: skinml clinic check tells of its data, node.log of a defect."
+_READ = (
+    "node.log at the clinic tells of a defect; of its data this does: skinml clinic check "
+    "--folder FOLDER"
+)
 _FIXED = {(_UNFIT, _READ), (_UNFORESEEN, _READ)}
 _CODES = range(1, 7)
 # Settings, refusals and broken integrity: what they are about is public.

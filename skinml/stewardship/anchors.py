@@ -26,7 +26,7 @@ from skinml.stewardship.encryption import derive_key
 _RESTORE = "Restore the anchor and the clinic's folder from one backup."
 _LOST = (
     "Plug in the disk that it is on, or restore it and the clinic's folder from one backup; "
-    "where it is lost for good: skinml clinic anchor PLACE --lost."
+    "where it is lost for good: skinml clinic anchor PLACE --lost --folder FOLDER"
 )
 _SCHEMA = 1
 _NO_FILE = ""  # stands for the digest of a file that is not there yet

@@ -84,10 +84,10 @@ def test_without_an_answer_the_run_goes_on_waiting(say: Say, folder: ClinicFolde
         "gradient, 100 times",
         "under masks",
         "the most that one patient can change",
-        "start it with --data",
+        "skinml clinic serve --data IMAGES",
         "this run: 2 of at most 3",
         "a round tried again is charged again: at most 3",
-        f"{SOON:%d %B %Y}",
+        f"{SOON:%Y-%m-%d}",
         "Held against your policy",
         "It waits for an answer.",
     ):

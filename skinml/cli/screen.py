@@ -1,0 +1,72 @@
+"""What commands print alike: the width of the screen, tables, times, and what comes next."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from skinml.clinic.hints import placed
+
+_WIDTH = 80
+
+
+def narrow_console(console: Console | None = None) -> Console:
+    """Open the terminal, at most 80 columns wide.
+
+    Args:
+        console: Where to print; by default standard output.
+
+    Returns:
+        The console. It colours nothing by itself.
+    """
+    console = console or Console()
+    return Console(file=console.file, width=min(console.width, _WIDTH), highlight=False)
+
+
+def plain_table(*columns: str, words: Iterable[str] = ()) -> Table:
+    """Make a table without lines, numbers to the right.
+
+    Args:
+        columns: The headings.
+        words: Those of them that stand above words.
+
+    Returns:
+        The table.
+    """
+    table = Table(box=None, pad_edge=False)
+    for column in columns:
+        is_words = column in words
+        table.add_column(
+            column, justify="left" if is_words else "right", overflow="fold", no_wrap=not is_words
+        )
+    return table
+
+
+def minute(at: str) -> str:
+    """Write a time as everywhere on the screen; whoever prints it says that it is UTC.
+
+    Args:
+        at: ISO 8601, in UTC.
+
+    Returns:
+        The day and the minute.
+
+    >>> minute("2026-03-01T09:30:12.5+00:00")
+    '2026-03-01 09:30'
+    """
+    return at[:16].replace("T", " ")
+
+
+def print_next(console: Console, command: str, folder: Path) -> None:
+    """Print the command that comes next, whole on one line, to be copied.
+
+    Args:
+        console: Where to.
+        command: It, with " --folder FOLDER" for the clinic's folder.
+        folder: The folder as the user typed it.
+    """
+    console.print(Text(f"next: {placed(command, folder)}"), soft_wrap=True)
