@@ -227,7 +227,11 @@ _CALLERS = {
         "training/public_images.py",  # a public folder that the config names, no patient's
     },
     "extract_features": {"experiments/samples.py", "models/backbones.py"},  # timm's own of the name
-    "FeatureStore": {"experiments/audit_replay.py", "experiments/samples.py"},
+    "FeatureStore": {
+        "data/feature_store.py",  # keeps sealed rows as they are, for retention: none is opened
+        "experiments/audit_replay.py",
+        "experiments/samples.py",
+    },
     "prepare_images": {"experiments/samples.py"},
 }
 
