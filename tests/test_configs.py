@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import tarfile
@@ -257,6 +258,33 @@ def test_every_command_has_help_and_an_example(path: tuple[str, ...], command: C
     assert f"Example: skinml {' '.join(path)}" in text
     for parameter in command.params:
         assert getattr(parameter, "help", None), f"{path} {parameter.name}"
+
+
+CLINIC = [(path, command) for path, command in COMMANDS if path[0] == "clinic"]
+
+
+@pytest.mark.parametrize(("path", "command"), CLINIC, ids=lambda value: str(value))
+def test_a_clinics_commands_name_its_folder_alike_and_last(
+    path: tuple[str, ...], command: Command
+) -> None:
+    names = [each.name for each in command.params]
+    shared = [name for name in ("folder", "as_json") if name in names]
+    if path != ("clinic", "init"):
+        assert names[-len(shared) :] == shared
+    (example,) = re.findall(r"Example: (.*)", command.help or "")
+    assert example.endswith(" --folder north")
+
+
+def test_the_clinics_commands_stand_by_the_days_work() -> None:
+    (group,) = (
+        found
+        for name, found in typer.main.get_command(app).commands.items()  # type: ignore[attr-defined]
+        if name == "clinic"
+    )
+    shown = group.list_commands(None)
+    assert sorted(shown) == sorted(group.commands)
+    assert shown[0] == "init"
+    assert all(getattr(found, "rich_help_panel", None) for found in group.commands.values())
 
 
 def test_an_unknown_command_and_option_exit_with_2(capsys: pytest.CaptureFixture[str]) -> None:

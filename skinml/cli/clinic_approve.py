@@ -39,7 +39,7 @@ def approve(
 ) -> None:
     """Show a run that a coordinator asks for, and say yes or no to it.
 
-    Example: skinml clinic approve derm_tone-20260301-093000-1f2e --folder ./clinic
+    Example: skinml clinic approve derm_tone-20260301-093000-1f2e --folder north
     """
     from skinml.clinic.opening import open_at_screen
 

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from skinml.cli.edge import lines_of, printable, report_error
-from skinml.cli.options import AsJson, AtFolder
+from skinml.cli.options import AsJson, AtFolder, Manifest, Taxonomy
 from skinml.cli.progress import Bars
 from skinml.cli.screen import narrow_console
 from skinml.clinic.hints import placed
@@ -30,7 +30,6 @@ _WORDS_WIDTH = 57  # columns beside a colour and a topic
 
 
 def check(
-    folder: AtFolder = Path(),
     data: Annotated[
         Path | None,
         typer.Option("--data", help="The folder of a list and its images; else what was imported."),
@@ -38,18 +37,17 @@ def check(
     purpose: Annotated[
         str | None, typer.Option(help="What for; by default federated_training.")
     ] = None,
-    manifest: Annotated[str, typer.Option(help="The list's name.")] = "manifest.csv",
-    taxonomy: Annotated[
-        Path | None, typer.Option(help="Your own words for diagnoses and sites, YAML.")
-    ] = None,
+    manifest: Manifest = "manifest.csv",
+    taxonomy: Taxonomy = None,
     measure: Annotated[
         bool, typer.Option("--measure/--no-measure", help="Measure how long a run takes here.")
     ] = True,
+    folder: AtFolder = Path(),
     as_json: AsJson = False,
 ) -> None:
     """Look at a data set from all sides before a run does; exit code 2 where something is red.
 
-    Example: skinml clinic check --data ./images --folder ./clinic
+    Example: skinml clinic check --data images --folder north
     """
     from skinml.clinic.opening import open_at_screen
 

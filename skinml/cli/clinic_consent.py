@@ -1,4 +1,4 @@
-"""`skinml clinic consent ...`. A patient's id is typed or piped in, and never an argument."""
+"""`skinml clinic consent ...`. A patient's number is typed or piped in, and never an argument."""
 
 from __future__ import annotations
 
@@ -7,17 +7,19 @@ import sys
 from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from skinml.cli.clinic_rights import print_contributions
 from skinml.cli.options import AsJson, AtFolder
 from skinml.cli.patient_input import QuietCommand, ask_patient
-from skinml.cli.screen import minute, narrow_console
+from skinml.cli.screen import asked, minute, narrow_console
 from skinml.clinic.days import day_of, this_day
 from skinml.clinic.hints import placed
 from skinml.errors import ConfigError
@@ -25,6 +27,16 @@ from skinml.errors import ConfigError
 if TYPE_CHECKING:
     from skinml.clinic.consents import ConsentTable, EndingConsents, PatientAnswer
 
+_NO_END = "no end"
+_QUESTIONS = {
+    "purposes": ("What did the patient agree to?", "Any of: {words}."),
+    "data": ("For which data?", "Any of: {words}."),
+    "valid_from": ("From which day on?", "A day such as 2026-03-01."),
+    "valid_until": ("Until which day?", f"A day such as 2027-03-01, or '{_NO_END}'."),
+    "form_version": ("Which version is printed on the form?", "Such as 2.1; no space in it."),
+    "how": ("How was it given?", "One of: {words}."),
+    "given_by": ("Who gave it?", "One of: {words}."),
+}
 _STAY = "These numbers are exact and stay in the clinic."
 
 
@@ -62,7 +74,7 @@ def add(
 ) -> None:
     """Record a consent. In a terminal, what is not given is asked for.
 
-    Example: skinml clinic consent add --purpose research --form-version v2 --how paper
+    Example: skinml clinic consent add --form-version 2.1 --folder north
     """
     from skinml.clinic.consents import add_consent
     from skinml.clinic.opening import open_at_screen
@@ -103,7 +115,7 @@ def withdraw(
 ) -> None:
     """Record that a patient takes consent back; by default for all but care.
 
-    Example: skinml clinic consent withdraw --purpose federated_training
+    Example: skinml clinic consent withdraw --folder north
     """
     from skinml.clinic.consents import withdraw_consent
     from skinml.clinic.contributions import contributions_of, plain_values
@@ -128,14 +140,15 @@ def withdraw(
 @app.command(cls=QuietCommand)
 def show(
     patient_from_stdin: Annotated[
-        bool, typer.Option("--patient-from-stdin", help="Show one patient; asks for the id.")
+        bool,
+        typer.Option("--patient-from-stdin", help="Show one patient, whose number is asked for."),
     ] = False,
     folder: AtFolder = Path(),
     as_json: AsJson = False,
 ) -> None:
     """Show how many patients each purpose covers today, or how one patient stands.
 
-    Example: skinml clinic consent show --folder ./north
+    Example: skinml clinic consent show --folder north
     """
     from skinml.clinic.consents import count_consents, show_patient
     from skinml.clinic.opening import open_at_screen
@@ -168,7 +181,7 @@ def import_list(
     given_by: patient, parent, guardian or legal_representative. May be there
     too: data (images;records where empty), valid_until, withdrawn.
 
-    Example: skinml clinic consent import consents.csv --folder ./north
+    Example: skinml clinic consent import consents.csv --folder north
     """
     from skinml.clinic.consents import import_consents
     from skinml.clinic.opening import open_at_screen
@@ -194,7 +207,7 @@ def expiring(
 ) -> None:
     """Show whose consent ends soon.
 
-    Example: skinml clinic consent expiring --within-days 30 --folder ./north
+    Example: skinml clinic consent expiring --within-days 30 --folder north
     """
     from skinml.clinic.consents import expiring_consents
     from skinml.clinic.opening import open_at_screen
@@ -209,34 +222,36 @@ def expiring(
 
 
 def _ask(form: Mapping[str, Any]) -> dict[str, Any]:
-    """Ask at the terminal for what a form still lacks."""
+    """Ask at the terminal for what a form still lacks, each question until its answer does."""
     from skinml.clinic.consents import DEFAULT_DATA, WORDS
 
-    today = this_day().isoformat()
-    defaults = {
-        "purposes": None,  # what a patient said yes to is typed, never taken over by Enter
-        "data": ", ".join(DEFAULT_DATA),
-        "valid_from": today,
-        "valid_until": "no end",
-        "form_version": None,
-        "how": "paper",
-        "given_by": "patient",
-    }
-    asked: dict[str, Any] = {}
-    for name, default in defaults.items():
-        if form[name]:
-            continue
-        words = f" ({', '.join(WORDS[name])})" if name in WORDS else ""
-        question = f"{name.replace('_', ' ').capitalize()}{words}"
-        answer = str(typer.prompt(question, default=default, err=True)).strip()
-        asked[name] = _words(answer, WORDS[name]) if name in ("purposes", "data") else answer
-    if asked.get("valid_until") == "no end":
-        asked["valid_until"] = None
-    if any(isinstance(value, str) and not value.isprintable() for value in asked.values()):
-        raise ConfigError(
-            rule="answers of printable characters", got="another", do="Type the answers again."
+    usual = {"data": ", ".join(DEFAULT_DATA), "valid_from": this_day().isoformat()}
+    usual |= {"valid_until": _NO_END, "how": "paper", "given_by": "patient"}
+    console, filled = narrow_console(Console(stderr=True)), dict(form)
+    missing = [name for name in _QUESTIONS if not form[name]]
+    for number, name in enumerate(missing, start=1):
+        question, reason = _QUESTIONS[name]
+        filled[name] = asked(
+            f"{number} of {len(missing)}  {question}",
+            reason.format(words=", ".join(WORDS.get(name, ()))),
+            # What a patient said yes to is typed, never taken over by Enter.
+            usual.get(name),
+            partial(_answer, filled, name),
+            console,
         )
-    return asked
+    return filled
+
+
+def _answer(form: Mapping[str, Any], name: str, text: str) -> Any:
+    from skinml.clinic.consents import WORDS, require_answer
+
+    if not text.isprintable():
+        raise ConfigError(rule="printable characters", got="another one", do="Type it again.")
+    value: Any = _words(text, WORDS[name]) if name in ("purposes", "data") else text
+    if (name, text) == ("valid_until", _NO_END):
+        value = None
+    require_answer({**form, name: value}, name, today=this_day())
+    return value
 
 
 def _words(answer: str, known: Collection[str]) -> tuple[str, ...]:
@@ -285,7 +300,8 @@ def _print_table(found: ConsentTable) -> None:
         table.add_row(purpose.replace("_", " "), f"{tally.get(COVERED, 0):,}", ", ".join(others))
     console = narrow_console()
     people = _counted(found.num_patients, "patient")
-    console.print(f"{people} on record, {found.day.isoformat()}")
+    apart = f", {found.num_erased:,} erased" * bool(found.num_erased)
+    console.print(f"{people} on record{apart}, {found.day.isoformat()}")
     console.print(table)
     console.print(_STAY)
 

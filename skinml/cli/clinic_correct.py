@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from skinml.cli.options import AsJson, AtFolder
+from skinml.cli.options import AsJson, AtFolder, Taxonomy
 from skinml.cli.patient_input import ask_patient
 from skinml.cli.screen import narrow_console
 from skinml.errors import ConfigError
@@ -22,18 +22,16 @@ def correct(
     picture: Annotated[
         str | None, typer.Option(help="The picture's number in the patient's copy; all without.")
     ] = None,
-    taxonomy: Annotated[
-        Path | None, typer.Option(help="Your own words, the YAML file of your imports.")
-    ] = None,
+    taxonomy: Taxonomy = None,
     folder: AtFolder = Path(),
     as_json: AsJson = False,
 ) -> None:
     """Correct what stands beside a patient's pictures; the register keeps the wrong one no more.
 
-    The patient's id is typed or piped in. Models that were trained stay as
+    The patient's number is typed or piped in. Models that were trained stay as
     they are; later runs read the right value.
 
-    Example: skinml clinic correct --field sex=female --folder ./north
+    Example: skinml clinic correct --field sex=female --folder north
     """
     from skinml.clinic.correction import correct_record
     from skinml.clinic.opening import open_at_screen

@@ -29,7 +29,7 @@ def evidence(
     of laws' articles and a runbook for a breach: each as text to edit and as a
     page to print. What only people can know is marked "To fill in".
 
-    Example: skinml clinic evidence --folder ./north --to ./evidence
+    Example: skinml clinic evidence --to evidence --folder north
     """
     from skinml.clinic.evidence import DOCUMENTS, write_evidence
     from skinml.clinic.opening import open_at_screen

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from skinml.cli.options import AsJson, AtFolder
+from skinml.cli.options import AsJson, AtFolder, Taxonomy
 from skinml.cli.progress import Bars
 from skinml.cli.screen import narrow_console, print_next
 from skinml.errors import EnvironmentProblem
@@ -41,9 +41,7 @@ def import_(
         Path | None,
         typer.Option("--terms", help="Which column of the list is what, and choices: YAML."),
     ] = None,
-    taxonomy: Annotated[
-        Path | None, typer.Option(help="Your own words for diagnoses and sites, YAML.")
-    ] = None,
+    taxonomy: Taxonomy = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Do everything but write; show what would be kept.")
     ] = False,
@@ -53,7 +51,7 @@ def import_(
 ) -> None:
     """Bring pictures and their list into the vault: only what is declared, made safe first.
 
-    Example: skinml clinic import ./camera --records list.csv --folder ./north
+    Example: skinml clinic import camera --records list.csv --folder north
     """
     from skinml.clinic.import_models import require_import_models
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,9 +13,9 @@ from rich.console import Console
 from rich.text import Text
 
 from skinml.cli.options import AsJson
-from skinml.cli.screen import narrow_console, print_next
+from skinml.cli.screen import asked, narrow_console, print_next
 from skinml.clinic.hints import placed
-from skinml.errors import ConfigError, EnvironmentProblem
+from skinml.errors import EnvironmentProblem
 
 if TYPE_CHECKING:
     from skinml.clinic.answers import Answers
@@ -42,14 +43,14 @@ def init(
 ) -> None:
     """Make a clinic's folder: ten questions, each with a usual answer, or a file of answers.
 
-    Example: skinml clinic init --folder ./clinic
+    Example: skinml clinic init --folder north
     """
     from skinml.clinic.answers import parse_answers, usual_answers
     from skinml.clinic.new_clinic import make_clinic, new_passphrase, require_new
 
     whole = require_new(folder)
     usual = usual_answers(whole, os.environ)
-    console = Console(stderr=True)
+    console = narrow_console(Console(stderr=True))
     chosen = parse_answers(_read(answers), usual) if answers else _asked(usual, console)
     source = new_passphrase(os.environ, lambda told: console.print(Text(told), style="bold"))
     made = make_clinic(whole, chosen, source)
@@ -104,20 +105,14 @@ def _asked(usual: Answers, console: Console) -> Answers:
     console.print("Press Enter for what stands in brackets. The rules can be changed later.")
     answers = usual
     for number, question in enumerate(QUESTIONS, start=1):
-        console.print(Text(f"\n{number} of {len(QUESTIONS)}  {question.ask}"), style="bold")
-        console.print(Text(f"   {question.reason}"))
-        while True:
-            text = typer.prompt("  ", default=typed(answers, question.name), err=True)
-            try:
-                answers = answered(answers, question.name, text)
-                break
-            except ConfigError as error:
-                console.print(Text(f"   {_complaint(error)}"), style="bold")
+        answers = asked(
+            f"{number} of {len(QUESTIONS)}  {question.ask}",
+            question.reason,
+            typed(answers, question.name),
+            partial(answered, answers, question.name),
+            console,
+        )
     return answers
-
-
-def _complaint(error: ConfigError) -> str:
-    return f"That does not do: {error.got}. {error.do}"
 
 
 def _read(file: Path) -> bytes:

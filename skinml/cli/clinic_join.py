@@ -12,7 +12,7 @@ import typer
 from rich.text import Text
 
 from skinml.cli.edge import printable
-from skinml.cli.options import AsJson, AtFolder
+from skinml.cli.options import AsJson, AtFolder, Manifest, Taxonomy
 from skinml.cli.screen import narrow_console, print_next
 from skinml.clinic.hints import placed
 
@@ -31,28 +31,24 @@ _WORDS = {
 Data = Annotated[
     Path | None, typer.Option("--data", help="The folder of the list and its images, or --folder.")
 ]
-Manifest = Annotated[str, typer.Option(help="The list's name.")]
-Taxonomy = Annotated[
-    Path | None, typer.Option(help="Your own words for diagnoses and sites, YAML.")
-]
 
 
 def join(
     invitation: Annotated[
         Path, typer.Option("--invitation", help="The file that the coordinator sent.")
     ],
-    folder: AtFolder = Path(),
     data: Data = None,
     manifest: Manifest = "manifest.csv",
     taxonomy: Taxonomy = None,
     again: Annotated[
         bool, typer.Option("--again", help="Leave the federation that the clinic belongs to.")
     ] = False,
+    folder: AtFolder = Path(),
     as_json: AsJson = False,
 ) -> None:
     """Join a federation: make a key that never leaves, and have its public half enrolled.
 
-    Example: skinml clinic join --invitation north.json --folder ./clinic
+    Example: skinml clinic join --invitation north.json --data images --folder north
     """
     from skinml.clinic.opening import open_at_screen
     from skinml.deployment.certificates import fingerprint
@@ -96,7 +92,6 @@ def join(
 
 
 def serve(
-    folder: AtFolder = Path(),
     data: Data = None,
     manifest: Manifest = "manifest.csv",
     taxonomy: Taxonomy = None,
@@ -106,10 +101,11 @@ def serve(
     unit: Annotated[
         Path | None, typer.Option("--unit", help="Write a systemd unit instead, and end.")
     ] = None,
+    folder: AtFolder = Path(),
 ) -> None:
     """Take part: dial out to the coordinator, and answer approved runs until Ctrl-C.
 
-    Example: skinml clinic serve --data ./images --folder ./clinic
+    Example: skinml clinic serve --data images --folder north
     """
     from skinml.clinic.opening import open_at_screen, secret_source
     from skinml.deployment.joining import point_to_data, require_membership

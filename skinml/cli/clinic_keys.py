@@ -25,7 +25,7 @@ def _group() -> None:
 def rotate(folder: AtFolder = Path(), as_json: AsJson = False) -> None:
     """Lock each patient's key anew; images and what was computed from them stay as they are.
 
-    Example: skinml clinic keys rotate --folder ./north
+    Example: skinml clinic keys rotate --folder north
     """
     from skinml.clinic.keys import rotate_patient_keys
     from skinml.clinic.opening import open_at_screen
@@ -50,7 +50,7 @@ def lock(
     The old passphrase is asked for first, then the new one; SKINML_NEW_PASSPHRASE_FILE may name a
     private file that holds the new one.
 
-    Example: skinml clinic keys lock passphrase --folder ./north
+    Example: skinml clinic keys lock passphrase --folder north
     """
     from skinml.clinic.keys import change_lock
     from skinml.clinic.opening import new_lock, new_secret, open_at_screen
@@ -65,15 +65,15 @@ def lock(
 
 def anchor(
     into: Annotated[Path, typer.Argument(help="The folder of the new anchors; another disk.")],
-    folder: AtFolder = Path(),
     lost: Annotated[
         bool, typer.Option("--lost", help="The old anchors are gone: take the folder as it is.")
     ] = False,
+    folder: AtFolder = Path(),
     as_json: AsJson = False,
 ) -> None:
     """Move what remembers the folder's last state to another place, or make it anew.
 
-    Example: skinml clinic anchor /media/stick/anchors --folder ./north
+    Example: skinml clinic anchor /media/stick/anchors --folder north
     """
     from skinml.clinic.anchoring import renew_anchors
     from skinml.clinic.opening import secret_source

@@ -35,19 +35,19 @@ Delta = Annotated[float | None, typer.Option(help="Read epsilon at this delta.")
 
 
 def ledger(
-    folder: AtFolder = Path(),
     at: At = None,
     delta: Delta = None,
     mark: Annotated[
         str | None, typer.Option(help="Where the ledger once ended, as this command printed it.")
     ] = None,
+    folder: AtFolder = Path(),
     as_json: AsJson = False,
 ) -> None:
     """Verify the clinic's privacy ledger and show what it adds up to; exit 5 where it was changed.
 
     Every epsilon is computed anew from the releases, so that parts do not sum to the total.
 
-    Example: skinml clinic ledger --folder ./north --at 2026-12-31
+    Example: skinml clinic ledger --at 2026-12-31 --folder north
     """
     from skinml.clinic.logs import parse_mark
     from skinml.clinic.opening import open_at_screen

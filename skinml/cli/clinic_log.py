@@ -43,16 +43,16 @@ def _group() -> None:
 
 @app.command()
 def show(
-    folder: AtFolder = Path(),
     last: Annotated[int, typer.Option(min=0, help="How many; 0: all of them.")] = 20,
     event: Annotated[
         str | None, typer.Option(help="Only this event, such as 'consent withdrawn'.")
     ] = None,
+    folder: AtFolder = Path(),
     as_json: AsJson = False,
 ) -> None:
     """Show who did what to the clinic's data, and when.
 
-    Example: skinml clinic log show --last 50 --event refusal --folder ./north
+    Example: skinml clinic log show --last 50 --event refusal --folder north
     """
     from skinml.clinic.logs import show_log
     from skinml.clinic.opening import open_at_screen
@@ -82,7 +82,7 @@ def verify(
 
     An exported log or a file is checked without the clinic's folder, its key or a network.
 
-    Example: skinml clinic log verify --folder ./north
+    Example: skinml clinic log verify --folder north
     """
     from skinml.clinic.logs import parse_mark, verify_copy, verify_own
     from skinml.clinic.opening import open_at_screen
@@ -110,7 +110,7 @@ def export(
 ) -> None:
     """Copy the log into a folder, signed, so that others can check it with the public key.
 
-    Example: skinml clinic log export ./for-the-auditor --folder ./north
+    Example: skinml clinic log export for-the-auditor --folder north
     """
     from skinml.clinic.logs import export_log
     from skinml.clinic.opening import open_at_screen

@@ -34,15 +34,15 @@ def _group() -> None:
 
 @app.command()
 def show(
-    folder: AtFolder = Path(),
     as_yaml: Annotated[
         bool, typer.Option("--yaml", help="Print the whole file, with comments, to be edited.")
     ] = False,
+    folder: AtFolder = Path(),
     as_json: AsJson = False,
 ) -> None:
     """Show what the policy allows.
 
-    Example: skinml clinic policy show --folder ./north
+    Example: skinml clinic policy show --folder north
     """
     from skinml.clinic.opening import open_at_screen
     from skinml.clinic.policies import show_policy
@@ -71,7 +71,7 @@ def compare(
 ) -> None:
     """Say where an experiment stays within the policy; exit code 3 where it does not.
 
-    Example: skinml clinic policy compare quickstart privacy.epsilon=1 --folder ./north
+    Example: skinml clinic policy compare quickstart privacy.epsilon=1 --folder north
     """
     if not as_json:  # what it needs takes seconds to load
         print("Comparing; nothing is read of any patient.", file=sys.stderr, flush=True)
@@ -90,13 +90,13 @@ def compare(
 @app.command()
 def change(
     file: Annotated[Path, typer.Argument(help="The new policy, YAML; '-' reads it from a pipe.")],
-    folder: AtFolder = Path(),
     yes: Annotated[bool, typer.Option("--yes", help="Change without asking.")] = False,
+    folder: AtFolder = Path(),
     as_json: AsJson = False,
 ) -> None:
     """Show what a new policy changes, ask, and put it in force.
 
-    Example: skinml clinic policy change new_policy.yaml --folder ./north
+    Example: skinml clinic policy change new_policy.yaml --folder north
     """
     from skinml.clinic.opening import open_at_screen
     from skinml.clinic.policies import apply_change, plan_change

@@ -38,14 +38,15 @@ def add(
     folder: AtFolder = Path(),
     as_json: AsJson = False,
 ) -> None:
-    """Write down that a patient has asked for something; the patient's id is typed or piped in.
+    """Write down that a patient has asked for something; the patient's number is typed or piped in.
 
-    Example: skinml clinic requests add --right access --folder ./north
+    Example: skinml clinic requests add --right access --folder north
     """
     from skinml.clinic.opening import open_at_screen
-    from skinml.clinic.requests import note_request
+    from skinml.clinic.requests import known_right, note_request
 
     opened, now = open_at_screen(folder), datetime.now().astimezone()
+    known_right(right)  # a slip is told before the patient is asked for
     patient = ask_patient()
     request = note_request(opened, patient, right, now=now, received=_day(received))
     if as_json:
@@ -66,7 +67,7 @@ def list_(
 ) -> None:
     """List requests, those that are due first in front.
 
-    Example: skinml clinic requests list --folder ./north
+    Example: skinml clinic requests list --folder north
     """
     from skinml.clinic.opening import open_at_screen
     from skinml.clinic.requests import log_requests, requests_of, whose
@@ -113,7 +114,7 @@ def close(
 ) -> None:
     """Write down that a request was answered by other means than a command of skinml.
 
-    Example: skinml clinic requests close 3 --folder ./north
+    Example: skinml clinic requests close 3 --folder north
     """
     from skinml.clinic.opening import open_at_screen
     from skinml.clinic.requests import close_request
@@ -142,10 +143,10 @@ def restrict(
 ) -> None:
     """Keep a patient's data and use them for nothing, until that is lifted.
 
-    The patient's id is typed or piped in. Consents stay as they are; a run
+    The patient's number is typed or piped in. Consents stay as they are; a run
     that is going on leaves the patient out from its next round.
 
-    Example: skinml clinic restrict --folder ./north
+    Example: skinml clinic restrict --folder north
     """
     from skinml.clinic.opening import open_at_screen
     from skinml.clinic.restriction import restrict_patient

@@ -31,7 +31,7 @@ def retention(
 
     What has come to its end is used by no run from its day on, removed or not.
 
-    Example: skinml clinic retention --folder ./north --apply
+    Example: skinml clinic retention --apply --folder north
     """
     from skinml.clinic.opening import open_at_screen
     from skinml.clinic.retention import apply_retention, retention_due
@@ -80,7 +80,7 @@ def certificate(
 ) -> None:
     """Check that a certificate of a removal is as the clinic signed it; exit 5 if not.
 
-    Example: skinml clinic certificate retention.json --folder ./north
+    Example: skinml clinic certificate retention.json --folder north
     """
     from skinml.clinic.certificates import verify_certificate
     from skinml.clinic.identity import read_identity

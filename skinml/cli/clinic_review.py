@@ -12,7 +12,6 @@ from skinml.cli.options import AtFolder
 
 
 def review(
-    folder: AtFolder = Path(),
     port: Annotated[
         int, typer.Option(min=0, max=65535, help="The port on this computer; 0: a free one.")
     ] = 0,
@@ -22,6 +21,7 @@ def review(
     no_browser: Annotated[
         bool, typer.Option("--no-browser", help="Print the address and open no browser.")
     ] = False,
+    folder: AtFolder = Path(),
 ) -> None:
     """Look at pictures and runs that wait for a person, in the browser of this computer.
 
@@ -29,7 +29,7 @@ def review(
     consents, and answer what a coordinator asks for. The page answers on
     127.0.0.1 only and ends with Ctrl-C, its Quit button, or when idle.
 
-    Example: skinml clinic review --folder ./north
+    Example: skinml clinic review --folder north
     """
     from skinml.clinic.opening import open_at_screen
 

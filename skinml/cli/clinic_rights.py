@@ -23,15 +23,15 @@ if TYPE_CHECKING:
 
 
 def contributions(
-    folder: AtFolder = Path(),
     delta: Annotated[float | None, typer.Option(help="Read epsilon at this delta.")] = None,
+    folder: AtFolder = Path(),
     as_json: AsJson = False,
 ) -> None:
     """Tell which models a patient's data are in, and what bounds what these can tell.
 
-    The patient's id is typed or piped in. It works after an erasure too.
+    The patient's number is typed or piped in. It works after an erasure too.
 
-    Example: skinml clinic contributions --folder ./north
+    Example: skinml clinic contributions --folder north
     """
     from skinml.clinic.contributions import plain_values, show_contributions
     from skinml.clinic.opening import open_at_screen
@@ -55,17 +55,19 @@ def erase(
 ) -> None:
     """Erase a patient: withdraw consent, destroy the key, and tell which models were trained.
 
-    The patient's id is typed or piped in. What was sealed under the key, in
+    The patient's number is typed or piped in. What was sealed under the key, in
     the vault, in caches and in files of runs, cannot be read any more. No
     model is changed. The clinic's own care records lie elsewhere and stay.
 
-    Example: skinml clinic erase --folder ./north
+    Example: skinml clinic erase --folder north
     """
     from skinml.clinic.contributions import plain_values
-    from skinml.clinic.erasure import erase_patient
+    from skinml.clinic.erasure import erase_patient, require_known
     from skinml.clinic.opening import open_at_screen
 
     opened, patient = open_at_screen(folder), ask_patient()
+    if not yes:
+        require_known(opened, patient, even_if_unknown=even_if_unknown)
     _confirm(yes)
     done = erase_patient(
         opened, patient, now=datetime.now().astimezone(), even_if_unknown=even_if_unknown
@@ -109,10 +111,10 @@ def access(
 ) -> None:
     """Write a patient's own copy: a page to read, the same for machines, and the pictures.
 
-    The patient's id is typed or piped in. The copy is not locked: hand it
+    The patient's number is typed or piped in. The copy is not locked: hand it
     over and delete it.
 
-    Example: skinml clinic access --folder ./north --to ./copy
+    Example: skinml clinic access --to copy --folder north
     """
     from skinml.clinic.access import write_copy
     from skinml.clinic.opening import open_at_screen
@@ -180,7 +182,7 @@ def _confirm(yes: bool) -> None:
         raise ConfigError(
             rule="--yes where nobody is at a terminal to be asked",
             got="no --yes; nothing was erased",
-            do="Check the id, and give --yes.",
+            do="Check the number, and give --yes.",
         )
     typer.confirm(
         "This cannot be undone. Erase this patient from the clinic's folder?", abort=True, err=True

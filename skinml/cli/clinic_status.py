@@ -36,7 +36,7 @@ def status(
 ) -> None:
     """Show on one screen how the clinic stands today, from its own files alone.
 
-    Example: skinml clinic status --folder ./clinic
+    Example: skinml clinic status --folder north
     """
     from skinml.clinic.opening import open_at_screen
     from skinml.clinic.status import status_of

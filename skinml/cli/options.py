@@ -10,3 +10,7 @@ import typer
 AtFolder = Annotated[Path, typer.Option("--folder", help="The clinic's folder.")]
 AtFederation = Annotated[Path, typer.Option("--folder", help="The federation's folder.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+Manifest = Annotated[str, typer.Option(help="The list's name.")]
+Taxonomy = Annotated[
+    Path | None, typer.Option(help="Your own words for diagnoses and sites, YAML.")
+]

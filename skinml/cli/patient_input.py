@@ -1,4 +1,4 @@
-"""How a patient's id comes in: typed or piped, and never as an argument, which others could see."""
+"""How a patient's number comes in: typed or piped, never an argument, which others could see."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _MOST_LETTERS = 1024
 
 
 class QuietCommand(TyperCommand):
-    """A command that does not repeat a superfluous argument: it could be a patient's id."""
+    """A command that does not repeat a superfluous argument: it could be a patient's number."""
 
     allow_extra_args = True
 
@@ -23,24 +23,24 @@ class QuietCommand(TyperCommand):
         """Run the command, or refuse what is left over."""
         if ctx.args:
             raise InputError(
-                rule="no further argument: a patient's id is typed or piped in",
+                rule="no further argument: a patient's number is typed or piped in",
                 got=f"{len(ctx.args)} more",
-                do="Start the command without, and give the id when it asks.",
+                do="Start the command without, and give the number when it asks.",
             )
         return super().invoke(ctx)
 
 
 def ask_patient() -> str:
-    """Ask for a patient's id, or read it from a pipe's first line.
+    """Ask for a patient's number, or read it from a pipe's first line.
 
     Returns:
-        The id: never log.
+        The number, as lists have it under patient_id: never log.
 
     Raises:
         DataError: If the pipe gives none.
     """
     if sys.stdin.isatty():
-        answer: str = typer.prompt("Patient's id", err=True)
+        answer: str = typer.prompt("Patient's number", err=True)
         return answer.strip()
     try:
         line = sys.stdin.readline(_MOST_LETTERS + 1).strip()
@@ -53,7 +53,7 @@ def ask_patient() -> str:
 
 def _no_id(got: str) -> DataError:
     return DataError(
-        rule="a patient's id on the first line of standard input",
+        rule="a patient's number on the first line of standard input",
         got=got,
-        do="Pipe the id in, or start the command in a terminal and type it.",
+        do="Pipe the number in, or start the command in a terminal and type it.",
     )

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TypeVar
 
+import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from skinml.cli.edge import lines_of
 from skinml.clinic.hints import placed
+from skinml.errors import ConfigError
 
 _WIDTH = 80
+_Answer = TypeVar("_Answer")
 
 
 def narrow_console(console: Console | None = None) -> Console:
@@ -59,6 +64,31 @@ def minute(at: str) -> str:
     '2026-03-01 09:30'
     """
     return at[:16].replace("T", " ")
+
+
+def asked(
+    heading: str, reason: str, usual: str | None, accept: Callable[[str], _Answer], console: Console
+) -> _Answer:
+    """Ask one question until the answer does.
+
+    Args:
+        heading: The question, with its number.
+        reason: Why it is asked, or what may be answered; a line.
+        usual: What Enter alone answers; None: nothing.
+        accept: Reads an answer; a ConfigError says what is wrong with it.
+        console: Standard error, so that standard output holds the result alone.
+
+    Returns:
+        What `accept` made of the answer.
+    """
+    console.print(Text(f"\n{heading}"), style="bold")
+    console.print(Text(f"   {reason}"))
+    while True:
+        try:
+            return accept(str(typer.prompt("  ", default=usual, err=True)).strip())
+        except ConfigError as error:
+            lines = lines_of(f"That does not do: {error.got}. {error.do}", console.width, "   ")
+            console.print(Text("\n".join(lines)), style="bold")
 
 
 def print_next(console: Console, command: str, folder: Path) -> None:

@@ -109,7 +109,7 @@ QUESTIONS = (
     Question(
         "epsilon",
         "How much privacy may be spent in a run, in a year, ever?",
-        "Three epsilons, rising; smaller is more private; 1 is strict, 10 is loose.",
+        "Three bounds on what a patient may lose (epsilon): 1 is strict, 10 is loose.",
     ),
     Question(
         "least_patients",
@@ -118,8 +118,8 @@ QUESTIONS = (
     ),
     Question(
         "least_clinics",
-        "How many clinics must be in a sum?",
-        "In a sum of two, each clinic can work out the other's part.",
+        "How many clinics must take part in a run?",
+        "A sum over clinics leaves; of two, each can work out the other's part.",
     ),
     Question(
         "unlock",

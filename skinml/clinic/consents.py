@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import ValidationError
 
-from skinml.clinic.erased import give_keys
+from skinml.clinic.erased import erased_names, give_keys
 from skinml.clinic.gate import require_role
 from skinml.clinic.requests import answered
 from skinml.durable import locked
@@ -37,7 +37,8 @@ from skinml.stewardship.pseudonyms import pseudonym
 from skinml.stewardship.purposes import DATA_KINDS, PURPOSES, Purpose
 
 if TYPE_CHECKING:
-    from skinml.clinic.folder import ClinicFolder
+    from skinml.clinic.erased import erased_names
+from skinml.clinic.folder import ClinicFolder
 
 WORDS: Mapping[str, tuple[str, ...]] = {
     "purposes": PURPOSES,
@@ -77,11 +78,13 @@ class ConsentTable:
     Attributes:
         day: The day asked about.
         num_patients: Patients on record.
+        num_erased: Those who were erased; no purpose counts them.
         purposes: For each purpose, patients by "covered" or the reason why not.
     """
 
     day: datetime.date
     num_patients: int
+    num_erased: int
     purposes: Mapping[str, Mapping[str, int]]
 
 
@@ -209,8 +212,8 @@ def withdraw_consent(
     if not folder.consents.state_of(patient).changes and not even_if_unknown:
         raise DataError(
             rule="a patient about whom something is on record",
-            got="an id that the register does not know; nothing was recorded",
-            do="Check the id; --even-if-unknown records the withdrawal in advance.",
+            got="a number that the register does not know; nothing was recorded",
+            do="Check the number; --even-if-unknown records the withdrawal in advance.",
         )
     known = cast(tuple[Purpose, ...], words)
     folder.consents.withdraw(patient, purposes=known, now=now, actor=actor)
@@ -263,12 +266,12 @@ def count_consents(folder: ClinicFolder, day: datetime.date) -> ConsentTable:
         PolicyError: If the user may not.
     """
     require_role(folder, "consent.count")
-    book = folder.consents.book()
+    book, erased = folder.consents.book(), erased_names(folder)
     purposes: dict[str, dict[str, int]] = {
         purpose: {reason or COVERED: number for reason, number in sorted(tally.items())}
-        for purpose, tally in book.tally(day).items()
+        for purpose, tally in book.tally(day, erased).items()
     }
-    return ConsentTable(day, book.num_patients, purposes)
+    return ConsentTable(day, book.num_patients, len(erased), purposes)
 
 
 def show_patient(folder: ClinicFolder, patient: str, *, now: datetime.datetime) -> PatientAnswer:
@@ -405,6 +408,26 @@ def _consent(form: Mapping[str, Any], today: datetime.date) -> Consent:
             details=wrong,
         )
     return consent
+
+
+def require_answer(form: Mapping[str, Any], name: str, *, today: datetime.date) -> None:
+    """Look at one answer of a form that is being filled in.
+
+    Args:
+        form: The fields so far, as for `add_consent`.
+        name: The field that was answered last.
+        today: The day.
+
+    Raises:
+        ConfigError: If that field is wrong, whatever the others still lack.
+    """
+    try:
+        _consent(form, today)
+    except ConfigError as error:
+        for line in error.details:
+            if line.startswith(f"{name}: "):
+                got = line.removeprefix(f"{name}: ")
+                raise ConfigError(rule=error.rule, got=got, do="Type it again.") from None
 
 
 def _said(name: str, text: str) -> str:

@@ -212,8 +212,8 @@ def unknown_patient() -> DataError:
     """Build the error of an id that a clinic knows nothing of; it never holds the id."""
     return DataError(
         rule="a patient of whom this clinic's folder knows something",
-        got="an id that neither consents, vault nor any run knows; nothing was done",
-        do="Check the id.",
+        got="a number that neither consents, vault nor any run knows; nothing was done",
+        do="Check the number; with --even-if-unknown a no is recorded in advance.",
     )
 
 

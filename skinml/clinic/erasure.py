@@ -81,9 +81,7 @@ def erase_patient(
     """
     actor = require_role(folder, "erase")
     finish_erasure(folder)
-    found = contributions_of(folder, patient)
-    if not (found.runs or found.erased or even_if_unknown or is_known(folder, patient)):
-        raise unknown_patient()
+    require_known(folder, patient, even_if_unknown=even_if_unknown)
     with alone_at(folder, ERASURE, _erase):
         asked = {
             "patient": patient,
@@ -95,6 +93,25 @@ def erase_patient(
         key, objects, heads = _erase(folder, asked)
     found = contributions_of(folder, patient)
     return Erased(key, objects, heads, found, certificate_path(folder, "erasure", now))
+
+
+def require_known(folder: ClinicFolder, patient: str, *, even_if_unknown: bool = False) -> None:
+    """Look whether there is somebody to erase, before anybody is asked whether to go on.
+
+    Args:
+        folder: The clinic's folder.
+        patient: The patient's id.
+        even_if_unknown: Whether somebody of whom nothing is known will do.
+
+    Raises:
+        DataError: If nothing is known of the patient; most likely the id is mistyped.
+        IntegrityError: If something in the folder was changed.
+        PolicyError: If the user may not erase.
+    """
+    require_role(folder, "erase")
+    found = contributions_of(folder, patient)
+    if not (found.runs or found.erased or even_if_unknown or is_known(folder, patient)):
+        raise unknown_patient()
 
 
 def finish_erasure(folder: ClinicFolder) -> bool:

@@ -108,7 +108,7 @@ def note_request(
     """
     actor = require_role(folder, "consent.change")
     today, came = day_of(now), received or first_day_of(now)
-    right = _known_right(right)
+    right = known_right(right)
     if came > today:
         raise ConfigError(
             rule="a request that came today or before",
@@ -126,7 +126,18 @@ def note_request(
     return request
 
 
-def _known_right(word: str) -> str:
+def known_right(word: str) -> str:
+    """Read what a patient asks for.
+
+    Args:
+        word: One of `RIGHTS`, or a law's word for it, such as rectification.
+
+    Returns:
+        One of `RIGHTS`.
+
+    Raises:
+        ConfigError: If it is neither.
+    """
     plain = word.strip().casefold()
     right = _OTHER_WORDS.get(plain, plain)
     if right not in RIGHTS:

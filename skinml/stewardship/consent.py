@@ -422,7 +422,7 @@ def _utc(now: datetime.datetime) -> datetime.datetime:
 def _require_id(patient: str) -> None:
     if not patient.strip() or not patient.isprintable():
         raise DataError(
-            rule="a patient's id of printable characters",
+            rule="a patient's number of printable characters",
             got="an empty one" if not patient.strip() else "one with control characters",
-            do="Give the id as it stands in the manifest's column patient_id.",
+            do="Give the number as it stands in the manifest's column patient_id.",
         )

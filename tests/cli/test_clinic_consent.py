@@ -295,7 +295,7 @@ def test_roles_bound_what_may_be_done(tmp_path: Path, roles: dict[str, str], may
 
 
 def test_in_a_terminal_what_is_missing_is_asked_for(folder: Path) -> None:
-    answers = [PATIENT, "care, research", "", "", "", "v7", "spoken", "guardian"]
+    answers = [PATIENT, "reserch", "care, research", "", "", "", "v7", "spoken", "guardian"]
     program = "from skinml.cli.clinic_consent import app; app()"
     ours, theirs = pty.openpty()
     command = [sys.executable, "-c", program, "add", "--folder", str(folder), "--json"]
@@ -305,6 +305,7 @@ def test_in_a_terminal_what_is_missing_is_asked_for(folder: Path) -> None:
     out, _ = running.communicate(timeout=60)
     os.close(ours)
     assert running.returncode == 0, questions
+    assert "must be of care, research" in " ".join(questions.split())  # at once, and asked again
     assert json.loads(out.splitlines()[-1])["purposes"]["research"] == "covered"
     (change,) = open_folder(folder).consents.state_of(PATIENT).changes
     assert isinstance(change.entry, Consent)

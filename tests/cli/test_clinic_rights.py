@@ -84,6 +84,9 @@ def test_an_erasure_says_what_is_gone_what_stays_and_that_no_model_was_changed(
     assert "No model was changed, and none will be" in text
     assert "Care records that the clinic keeps elsewhere" in text
     assert not open_folder(clinic.path).vault.objects(PATIENT)
+    counted = json.loads(desk("consent", "show", "--json", patient="").stdout)
+    assert counted["num_erased"] == 1
+    assert not any(tally.get("withdrawn") for tally in counted["purposes"].values())
     assert one_line(desk("erase", "--yes")).startswith("The patient has no key here")
 
 
