@@ -108,6 +108,7 @@ class RunConfig(BaseModel):
             require_public_images(self.privacy.recipe, self.training.head)
             require_gradients_by_class(self.privacy.recipe, self.training.head)
         _require_noise_in_counts(self.fairness.evaluation, self.privacy)
+        _require_no_promise_of_leaks(self.data, self.privacy)
         _require_tables_alone(self)
         _require_known_crossings(self.fairness, self.data.groups)
         require_fitting_mitigation(
@@ -149,6 +150,17 @@ def _require_noise_in_counts(evaluation: str, privacy: PrivacySettings) -> None:
             rule="fairness.evaluation=exact where privacy.trust is none, for nothing adds noise",
             got=f"fairness.evaluation={evaluation}",
             do="Set fairness.evaluation=exact, or choose another trust model.",
+        )
+
+
+def _require_no_promise_of_leaks(data: DataSettings, privacy: PrivacySettings) -> None:
+    """Refuse a promise to units that are in two splits, each of which is charged by itself."""
+    if data.leakage.shared_units == "report" and privacy.trust != "none":
+        raise ConfigError(
+            rule="data.leakage.shared_units=report only with privacy.trust=none: what is charged "
+            "counts on each patient or lesion in one split",
+            got=f"privacy.trust={privacy.trust}",
+            do="Set data.leakage.shared_units=leave_out, or privacy.trust=none for a comparison.",
         )
 
 

@@ -11,6 +11,8 @@ import typer
 from skinml.cli import data_tone
 from skinml.cli.options import AsJson
 
+_TONES_WIDTH = 13
+
 app = typer.Typer(
     no_args_is_help=True,
     help="Bring published datasets into skinml's layout, draw one, measure tones.",
@@ -43,6 +45,37 @@ def prepare(
         print(json.dumps({"manifest": str(path), "images": rows}), flush=True)
     else:
         print(f"{rows} images: {path}")
+
+
+@app.command("list")
+def list_known(as_json: AsJson = False) -> None:
+    """List the published datasets that skinml reads; it downloads none of them.
+
+    Example: skinml data list
+    """
+    from skinml.experiments.prepare import known_datasets
+
+    known = known_datasets()
+    if as_json:
+        print(json.dumps({"datasets": known}), flush=True)
+        return
+    from skinml.cli.screen import narrow_console, plain_table
+
+    console, columns = narrow_console(), ("name", "unit", "skin tone", "what, where and licence")
+    table = plain_table(*columns, words=columns)
+    table.columns[2].max_width = _TONES_WIDTH
+    for name, each in known.items():
+        beside = [other for other in each["experiments"] if other != name]
+        table.add_row(
+            name,
+            each["unit"],
+            each["tones"],
+            "\n".join(
+                (each["what"], each["where"], each["licence"], *(f"also: {x}" for x in beside), "")
+            ),
+        )
+    console.print(table)
+    console.print("skinml data prepare NAME FOLDER, then skinml run NAME data.root=FOLDER")
 
 
 @app.command()

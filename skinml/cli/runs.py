@@ -156,7 +156,8 @@ def _print_json(result: dict[str, Any]) -> None:
 
 def _show(record: RunRecord, result: dict[str, Any]) -> None:
     console = Console()
-    stamps = [] if record.guarantee.private else ["NOT PRIVATE"]
+    stamps = ["LEAKED TEST"] if record.data.get("leak") else []
+    stamps += [] if record.guarantee.private else ["NOT PRIVATE"]
     stamps += ["SIMULATED"] if record.guarantee.simulated else []
     stamps += [] if record.complete else ["INCOMPLETE"]
     console.print(f"[bold]{record.run}[/bold]  {'  '.join(stamps)}")

@@ -14,7 +14,7 @@ import pandas as pd
 
 from skinml.data.groups import age_bands, binned, require_one_scale
 from skinml.data.partitions import assign_clinics, patient_labels
-from skinml.data.splits import assign_splits, require_disjoint
+from skinml.data.splits import LEFT_OUT, divide
 from skinml.errors import ConfigError, DataError
 from skinml.records import (
     SPLITS,
@@ -164,12 +164,14 @@ def build_cohort(
         PolicyError: If no row may be used for the purpose.
 
     Guarantees:
-        A patient's split and made clinic do not depend on who else is in the manifest.
+        A patient's split and made clinic do not depend on who else is in the manifest. No patient
+        is in two splits, unless data.leakage.shared_units is report.
     """
     classes = labels or classes_of(settings, manifest.taxonomy)
     flow = [_stage("read from the manifest", manifest.frame)]
     frame = selected_rows(manifest.frame, settings, strict=split)
     flow.append(_stage("selected by data.where", frame, settings.where))
+    frame = frame.assign(split=divide(frame, settings) if split else SPLITS[-1])
     frame, admissions, private = admitted_rows(
         manifest, frame, settings, classes, seeds, purpose=purpose, day=day, doors=doors
     )
@@ -180,12 +182,10 @@ def build_cohort(
     flow.append(_stage("of the model's classes", frame, ", ".join(classes.names)))
     if frame.empty:
         raise _nothing_left(", ".join(classes.names))
-    frame["split"] = (
-        assign_splits(frame["patient_id"], settings.split_key, settings.fractions)
-        if split
-        else np.full(len(frame), "test")
-    )
-    require_disjoint(_text(frame["patient_id"]), _text(frame["split"]))
+    if (frame["split"] == LEFT_OUT).any():
+        frame = frame[frame["split"] != LEFT_OUT].reset_index(drop=True)
+        note = f"without training images of a {manifest.unit} that the published split tests"
+        flow.append(_stage("of one part only", frame, note))
     tone_scale = require_one_scale(frame, settings)
     images, views = _join_views(frame, settings.views)
     if settings.views:
@@ -479,10 +479,10 @@ def _table(
 
 
 def _digest(manifest: Manifest, settings: DataSettings, classes: Labels, purpose: Purpose) -> str:
-    choices = settings.model_dump(
-        mode="json",
-        include={"where", "views", "partition", "seed", "split_key", "fractions"},
-    )
+    chosen = {"where", "views", "partition", "seed", "split_key", "fractions"}
+    if settings.split == "published":
+        chosen |= {"split", "leakage"}
+    choices = settings.model_dump(mode="json", include=chosen)
     text = json.dumps(
         [manifest.digest, manifest.taxonomy.version, classes.names, choices, purpose],
         sort_keys=True,

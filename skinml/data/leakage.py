@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from skinml.data.look_alikes import near_duplicates
-from skinml.data.splits import require_disjoint
+from skinml.data.splits import count_shared, require_disjoint
 from skinml.errors import DataError, require_same_length
 from skinml.records import IntArray, StrArray
 
@@ -27,7 +27,7 @@ class LeakageReport:
 
     Attributes:
         num_images: Images looked at.
-        num_patients_shared: Patients in two splits; 0, since more is an error.
+        num_patients_shared: Patients in two splits; 0 unless the settings only report them.
         num_identical: Pairs of byte-identical files, all within one patient.
         num_near_duplicates: Pairs of look-alikes across two splits.
         max_distance: The distance up to which two hashes count as look-alikes.
@@ -64,12 +64,13 @@ def audit_leakage(
         What was found, where it is no error.
 
     Raises:
-        DataError: If a patient is in two splits, if byte-identical images belong to two patients,
-            or, unless the settings only report them, if near-duplicates cross splits.
+        DataError: If byte-identical images belong to two patients or, unless the settings only
+            report them, if a patient is in two splits or near-duplicates cross splits.
     """
     require_same_length(inspections=inspections, patients=patients, splits=splits)
     numbers = range(len(inspections)) if rows is None else rows
-    require_disjoint(patients, splits)
+    if settings.shared_units != "report":
+        require_disjoint(patients, splits)
     num_identical = _require_own_images(inspections, patients, numbers)
     pairs: IntArray = np.empty((0, 3), dtype=np.int64)
     if len(inspections) > 1:
@@ -86,7 +87,13 @@ def audit_leakage(
             do="Give both images one patient_id if they show one patient; otherwise lower "
             "data.leakage.max_distance or set data.leakage.near_duplicates to report.",
         )
-    return LeakageReport(len(inspections), 0, num_identical, len(pairs), settings.max_distance)
+    return LeakageReport(
+        num_images=len(inspections),
+        num_patients_shared=count_shared(patients, splits),
+        num_identical=num_identical,
+        num_near_duplicates=len(pairs),
+        max_distance=settings.max_distance,
+    )
 
 
 def _require_own_images(

@@ -19,6 +19,7 @@ from skinml.data.manifest_rules import (
     FIRST_ROW,
     FLAGS,
     OPTIONAL,
+    PUBLISHED_PARTS,
     REQUIRED,
     SERIES,
     SEXES,
@@ -287,6 +288,9 @@ def _translate(
                 "skin_tone_scale": scales,
                 "sex": [SEXES.get(sex.casefold(), "") for sex in columns["sex"]],
                 "series": [SERIES.get(place.casefold(), "") for place in columns["series"]],
+                "published_split": [
+                    PUBLISHED_PARTS.get(part.casefold(), "") for part in columns["published_split"]
+                ],
             }
         ).items()
     }

@@ -30,6 +30,7 @@ OPTIONAL = (
     "dataset",
     "licence",
     "kept_until",
+    "published_split",
 )
 FIRST_ROW = 2
 """Number of the first image's row as a spreadsheet shows it: the header is row 1."""
@@ -47,6 +48,9 @@ FLAGS = {
 }
 SERIES = {"before": "before", "after": "after"}
 """Places in a pair of photographs of a treatment's course."""
+
+PUBLISHED_PARTS = {"train": "train", "test": "test"}
+"""Parts that a publisher divided a dataset into."""
 
 _MOST_LINES = 20
 _MOST_YEARS = 120
@@ -136,6 +140,7 @@ _RULES = {
     "sex": pa.Column(str, _is_word(SEXES)),
     "malignant": pa.Column(str, _is_word(FLAGS)),
     "series": pa.Column(str, _is_word(SERIES)),
+    "published_split": pa.Column(str, _is_word(PUBLISHED_PARTS)),
     "kept_until": pa.Column(str, pa.Check(_is_day, error="be a day such as 2026-03-01, or empty")),
 }
 

@@ -71,6 +71,12 @@ class LeakageSettings(_Frozen):
         "error",
         description="What a near-duplicate across splits does: stop the run, or only be counted.",
     )
+    shared_units: Literal["error", "leave_out", "report"] = Field(
+        "error",
+        description="What a patient, lesion or image that a published split has in both parts "
+        "does: stop the run; be left out of training and validation; or only be counted, without "
+        "privacy and under a stamp.",
+    )
     # Chosen on 13,984 real images (HAM10000 and MILK10k, 98 million pairs). Pairs of different
     # patients are all chance look-alikes, small dark spots on plain skin: the closest at 26 bits,
     # 20 pairs up to 34, 318 up to 48. Copies of one picture that were recompressed (JPEG 50) or
@@ -99,6 +105,11 @@ class DataSettings(_Frozen):
         "patient", description="What patient_id stands for; every output says it. A sidecar wins."
     )
     seed: int = Field(0, ge=0, description="Seed of made clinics and synthetic data.")
+    split: Literal["hash", "published"] = Field(
+        "hash",
+        description="hash: by the keyed hash of each patient; published: the manifest's column "
+        "published_split says who is tested, and the hash who of the others validates.",
+    )
     split_key: str = Field(
         min_length=1, description="Public key of the hash that puts a patient into a split."
     )

@@ -13,7 +13,12 @@ from skinml.errors import DataError, require_same_length
 from skinml.records import SPLITS, FloatArray, StrArray
 
 if TYPE_CHECKING:
-    from skinml.data.settings import SplitFractions
+    import pandas as pd
+
+    from skinml.data.settings import DataSettings, SplitFractions
+
+LEFT_OUT = "left_out"
+"""Stands for a split in rows that no split may have."""
 
 
 def keyed_uniforms(patients: Iterable[str], key: str) -> FloatArray:
@@ -61,6 +66,85 @@ def assign_splits(
     return np.asarray(SPLITS, dtype=np.str_)[np.searchsorted(limits, uniforms, side="right")]
 
 
+def divide(frame: pd.DataFrame, settings: DataSettings) -> StrArray:
+    """Put rows into training, validation or test, in the way that the settings name.
+
+    A published split says who is tested; which of the others validate, the keyed hash says.
+
+    Args:
+        frame: (n) rows with `patient_id`, and with `published_split` where that is to be used.
+        settings: The way, its key and fractions, and what a unit in both published parts does.
+
+    Returns:
+        (n,) "train", "validation" or "test"; `LEFT_OUT` for a row outside of the published test
+        part whose unit is in it, where the settings leave those out.
+
+    Raises:
+        DataError: If a row has no published part, or a unit is in both and the settings refuse it.
+
+    Guarantees:
+        A row's split depends on its patient's own rows, the key and the fractions only. Unless
+        `data.leakage.shared_units` is report, no patient is in two splits.
+    """
+    patients = np.asarray(frame["patient_id"].astype(str), dtype=np.str_)
+    if settings.split == "hash":
+        return assign_splits(patients, settings.split_key, settings.fractions)
+    unknown = int(frame["published_split"].isna().sum())
+    if unknown:
+        raise DataError(
+            rule="a published_split, train or test, in each row (data.split=published)",
+            got=f"{unknown} rows without",
+            do="Prepare the manifest of a dataset that has one, or use data.split=hash.",
+        )
+    tested = np.asarray(frame["published_split"] == "test", dtype=bool)
+    in_both = np.isin(patients, np.intersect1d(patients[tested], patients[~tested]))
+    if in_both.any() and settings.leakage.shared_units == "error":
+        raise _in_both_parts(patients, tested, in_both)
+    shares = settings.fractions
+    limit = shares.train / (shares.train + shares.validation)
+    trained = keyed_uniforms(patients.tolist(), settings.split_key) < limit
+    splits = np.where(tested, "test", np.where(trained, "train", "validation")).astype(object)
+    if settings.leakage.shared_units == "leave_out":
+        splits[in_both & ~tested] = LEFT_OUT
+    return splits.astype(np.str_)
+
+
+def _in_both_parts(
+    patients: StrArray, tested: NDArray[np.bool_], in_both: NDArray[np.bool_]
+) -> DataError:
+    units, images = len(np.unique(patients[in_both])), int((tested & in_both).sum())
+    return DataError(
+        rule="each patient or lesion in one part of the published split",
+        got=f"{units} in both, with {images} of {int(tested.sum())} test images",
+        do="Use data.split=hash, or data.leakage.shared_units=leave_out, which tests on the "
+        "published part and trains without those; or, for figures that are too good, "
+        "data.leakage.shared_units=report with privacy.trust=none.",
+    )
+
+
+def count_shared(patients: NDArray[np.str_], splits: NDArray[np.str_]) -> int:
+    """Count patients who are in two splits or more.
+
+    Args:
+        patients: (n,) the id of each item's patient.
+        splits: (n,) the split of each item.
+
+    Returns:
+        Their number.
+
+    Raises:
+        DataError: If the lengths differ.
+
+    Example:
+        >>> count_shared(np.array(["a", "a", "b"]), np.array(["train", "test", "test"]))
+        1
+    """
+    require_same_length(patients=patients, splits=splits)
+    known, found = patients.tolist(), splits.tolist()
+    last = dict(zip(known, found, strict=True))
+    return len({p for p, split in zip(known, found, strict=True) if last[p] != split})
+
+
 def require_disjoint(patients: NDArray[np.str_], splits: NDArray[np.str_]) -> None:
     """Check that no patient is in two splits.
 
@@ -71,13 +155,10 @@ def require_disjoint(patients: NDArray[np.str_], splits: NDArray[np.str_]) -> No
     Raises:
         DataError: If a patient is in two splits, or the lengths differ.
     """
-    require_same_length(patients=patients, splits=splits)
-    known, found = patients.tolist(), splits.tolist()
-    last = dict(zip(known, found, strict=True))
-    shared = {p for p, split in zip(known, found, strict=True) if last[p] != split}
+    shared = count_shared(patients, splits)
     if shared:
         raise DataError(
             rule="each patient in one split",
-            got=f"{len(shared)} patients in two or more splits",
+            got=f"{shared} patients in two or more splits",
             do="Split by patient_id only, as skinml.data.splits.assign_splits does.",
         )

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from skinml.config import RunConfig, load_config
-from skinml.errors import require_one_of
+from skinml.errors import ConfigError, require_one_of
 from skinml.experiments.approval import drafted, expected_classes
 from skinml.experiments.audit_canaries import black_box, white_box
 from skinml.experiments.audit_inversion import invert_heads, invert_pictures
@@ -96,6 +96,16 @@ class _Work:
         self.missing += [each for each in results if isinstance(each, NotAudited)]
 
 
+def _require_own_splits(config: RunConfig) -> None:
+    """Refuse attacks on who trained where the same patients trained and tested."""
+    if config.data.leakage.shared_units == "report":
+        raise ConfigError(
+            rule="data.leakage.shared_units error or leave_out for an audit",
+            got="data.leakage.shared_units=report",
+            do="Audit it with data.leakage.shared_units=leave_out.",
+        )
+
+
 def audit(
     experiment: str,
     overrides: Sequence[str] = (),
@@ -128,6 +138,7 @@ def audit(
         require_one_of(TIERS, tier=tier)
     config = load_config(experiment, overrides)
     require_one_view(config)
+    _require_own_splits(config)
     began, clock = datetime.now(UTC), time.monotonic()
     name = new_run_id(config.name, began)
     work = _Work(config, name, charged(config), progress or Silence(), game, effort)

@@ -49,6 +49,7 @@ class Gathered:
         manifest_digest: SHA-256 of the manifest's content; where it holds a clinic's own patients
             a digest under a clinic's key, for a plain one lets others confirm a guess.
         digest: The same of the cohort, see `skinml.data.cohort.Cohort.digest`.
+        num_shared: Units in two splits, which data.leakage.shared_units=report lets pass.
     """
 
     cohort: Cohort
@@ -58,6 +59,7 @@ class Gathered:
     taxonomy_version: str
     manifest_digest: str
     digest: str
+    num_shared: int = 0
 
 
 def gather(
@@ -132,6 +134,7 @@ def gather(
         taxonomy_version=manifest.taxonomy.version,
         manifest_digest=public_digest(manifest.digest, key),
         digest=public_digest(cohort.digest, key),
+        num_shared=audit.num_patients_shared,
     )
 
 
@@ -211,11 +214,14 @@ def _with_audit(cohort: Cohort, audit: LeakageReport) -> tuple[CohortStage, ...]
     if cohort.private:
         return cohort.flow
     pairs = "1 pair" if audit.num_near_duplicates == 1 else f"{audit.num_near_duplicates} pairs"
+    leak = f"{audit.num_patients_shared} {cohort.unit}s in two splits, " * (
+        audit.num_patients_shared > 0
+    )
     stage = CohortStage(
         "audited for leakage",
         len(cohort.images),
         int(cohort.images["patient_id"].nunique()),
-        f"{pairs} of near-duplicates across splits, {audit.num_identical} of identical files "
+        f"{leak}{pairs} of near-duplicates across splits, {audit.num_identical} of identical files "
         "within a patient",
     )
     before = len(cohort.flow) - len(SPLITS)

@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 
 from skinml.clinic.folder import open_folder
 from skinml.config import RunConfig, parse_config
-from skinml.data.cohort import Cohort, build_cohort
+from skinml.data.cohort import Cohort, build_cohort, selected_rows
 from skinml.data.images import inspect_images, prepare_image
 from skinml.data.manifest import Manifest
 from skinml.data.sealed_images import ImageFile
 from skinml.data.settings import DataSettings, PartitionSettings
-from skinml.data.splits import assign_splits
+from skinml.data.splits import divide
 from skinml.errors import DataError, IntegrityError, PolicyError
 from skinml.experiments.answering import answer_tables
 from skinml.experiments.code_version import code_versions
@@ -129,7 +129,7 @@ def evaluate_run(
         cohort_flow=cohort.flow,
         cohort_table=cohort.table,
         data={
-            **read_record(folder).data,
+            **{k: v for k, v in read_record(folder).data.items() if own or k != "leak"},
             "name": f"{cohort.name} ({_OWN if own else _OTHER})",
             **({} if own else {"evaluated_on": _OTHER}),
             "unit": cohort.unit,
@@ -213,8 +213,10 @@ def _is_own(bundle: Bundle, manifest: Manifest, workspace: Workspace) -> bool:
 
 def _unseen(manifest: Manifest, settings: DataSettings) -> Manifest:
     """Keep the patients that the run kept for testing: it has learnt from the others."""
-    splits = assign_splits(manifest.frame["patient_id"], settings.split_key, settings.fractions)
-    return replace(manifest, frame=manifest.frame[splits == "test"].reset_index(drop=True))
+    frame = manifest.frame
+    if settings.split == "published":
+        frame = selected_rows(frame, settings, strict=False)  # other rows may be in no part
+    return replace(manifest, frame=frame[divide(frame, settings) == "test"].reset_index(drop=True))
 
 
 def _fitted(settings: DataSettings, manifest: Manifest) -> DataSettings:

@@ -324,4 +324,6 @@ def split_key_id(settings: DataSettings) -> str:
     """
     shares = settings.fractions
     way = f"{settings.split_key} {shares.train!r} {shares.validation!r} {shares.test!r}"
+    if settings.split == "published":
+        way += f" published {settings.leakage.shared_units}"
     return hashlib.sha256(f"skinml split {way}".encode()).hexdigest()[:16]

@@ -10,6 +10,7 @@ from importlib.metadata import version
 from typing import Any
 
 from skinml.config import RunConfig
+from skinml.data.settings import DataSettings
 from skinml.errors import IntegrityError
 from skinml.experiments.admissions import noised_counts
 from skinml.experiments.answering import answer_values
@@ -282,6 +283,32 @@ def threshold_source(config: RunConfig, threshold: ThresholdChoice) -> str:
     return f"{threshold.source}; from the validation patients' scores, released {how}"
 
 
+def split_words(settings: DataSettings, unit: str, num_shared: int) -> dict[str, str]:
+    """Say of a published split that it was used, and of one with units in both parts that it leaks.
+
+    Args:
+        settings: The data section.
+        unit: What a patient_id stands for.
+        num_shared: Units in two splits.
+
+    Returns:
+        Entries of a record's data; none where patients are split by the keyed hash.
+    """
+    if settings.split != "published":
+        return {}
+    left_out = settings.leakage.shared_units == "leave_out"
+    words = (
+        f"published, without training images of a {unit} that is tested"
+        if left_out
+        else "published"
+    )
+    if not num_shared:
+        return {"split": words}
+    units = unit if num_shared == 1 else f"{unit}s"
+    leak = f"{num_shared} {units} with images in training or validation and in testing"
+    return {"split": words, "leak": leak}
+
+
 def _data_words(
     config: RunConfig, gathered: Gathered, admissions: NoisedCounts | None
 ) -> dict[str, str]:
@@ -294,7 +321,7 @@ def _data_words(
         patients = f"about {about} admitted (noise with standard deviation {admissions.std:.1f})"
     # What else stands in that column is a clinic's own note.
     known = cohort.images["licence"][under_licence(cohort.images)]
-    return {
+    return split_words(config.data, cohort.unit, gathered.num_shared) | {
         "name": cohort.name + _DRAWN * (config.data.source == "synthetic"),
         "unit": cohort.unit,
         "digest": gathered.digest,

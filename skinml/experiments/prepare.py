@@ -3,11 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+from skinml.data.readers.catalogue import DATASETS
 from skinml.data.readers.prepare import prepare
 from skinml.data.synthetic.cohort import write_cohort
 from skinml.data.synthetic.settings import SyntheticSettings
 from skinml.errors import require_in_range
+
+
+def known_datasets() -> dict[str, dict[str, Any]]:
+    """List the published datasets that skinml reads.
+
+    Returns:
+        For each name that `prepare_dataset` takes: title, what it is, unit, tones, tone_scale,
+        licence, where it is published, and the experiments on it.
+    """
+    told = ("title", "what", "unit", "tones", "tone_scale", "licence", "where", "experiments")
+    return {
+        name: {field: getattr(each, field) for field in told} for name, each in DATASETS.items()
+    }
 
 
 def prepare_dataset(dataset: str, source: Path, target: Path) -> tuple[Path, int]:

@@ -282,13 +282,16 @@ def stamps(record: RunRecord) -> tuple[Stamp, ...]:
         record: What the run may show.
 
     Returns:
-        NOT PRIVATE, SIMULATED, INCOMPLETE and EXACT METRICS as they apply, in this order; of
-        figures from a predictions file FROM A FILE alone.
+        LEAKED TEST, NOT PRIVATE, SIMULATED, INCOMPLETE and EXACT METRICS as they apply, in this
+        order; of figures from a predictions file FROM A FILE alone.
     """
     found = []
     if record.kind == PREDICTIONS:
         text = "Its figures come from a table that somebody made with a model. How it was trained,"
         return (Stamp("FROM A FILE", f"{text} and on whom, this page cannot know."),)
+    if leak := record.data.get("leak"):
+        text = f"The published split that was used leaks: {leak}."
+        found.append(Stamp("LEAKED TEST", f"{text} The figures are too good."))
     if not record.guarantee.private:
         text = "Nothing limits what this model tells about the patients it was trained on."
         found.append(Stamp("NOT PRIVATE", f"{text} Use it for comparison only."))

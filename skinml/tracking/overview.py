@@ -207,6 +207,8 @@ def _answers(
 
 
 def _stamps(record: RunRecord) -> Iterator[str]:
+    if record.data.get("leak"):
+        yield "LEAKED TEST: figures are too good"
     if record.guarantee.simulated:
         yield "SIMULATED: one machine saw everything"
     if not record.guarantee.private:

@@ -6,7 +6,8 @@ import pandas as pd
 import pytest
 
 from skinml.data.manifest import read_manifest
-from skinml.data.readers.prepare import DATASETS, prepare
+from skinml.data.readers.catalogue import DATASETS
+from skinml.data.readers.prepare import prepare
 from skinml.errors import ConfigError, DataError, EnvironmentProblem
 
 UNITS = {

@@ -2,14 +2,22 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skinml.data.settings import SplitFractions
-from skinml.data.splits import assign_splits, keyed_uniforms, require_disjoint
+from skinml.data.settings import DataSettings, LeakageSettings, SplitFractions
+from skinml.data.splits import (
+    LEFT_OUT,
+    assign_splits,
+    divide,
+    keyed_uniforms,
+    require_disjoint,
+)
 from skinml.errors import DataError
 
 FRACTIONS = SplitFractions()
@@ -29,6 +37,27 @@ def test_removing_a_patient_moves_no_other(patients: list[str], key: str, which:
 def test_a_patient_is_in_one_split(patients: list[str]) -> None:
     doubled = np.asarray(patients + patients[::-1], dtype=object)
     require_disjoint(doubled, assign_splits(doubled.tolist(), "key", FRACTIONS))
+
+
+parted = st.lists(st.tuples(st.text(max_size=3), st.sampled_from(["train", "test"])), min_size=1)
+
+
+@given(parted, st.integers(0, 39))
+def test_a_published_split_tests_its_own_and_removing_a_patient_moves_no_other(
+    rows: list[tuple[str, str]], which: int
+) -> None:
+    leakage = LeakageSettings(shared_units="leave_out")
+    settings = DataSettings(
+        name="mine", root=Path(), split="published", split_key="key", leakage=leakage
+    )
+    frame = pd.DataFrame(rows, columns=["patient_id", "published_split"])
+    splits = divide(frame, settings)
+    assert ((splits == "test") == (frame["published_split"] == "test")).all()
+    kept = splits != LEFT_OUT
+    require_disjoint(frame["patient_id"].to_numpy(object)[kept], splits[kept])
+    stay = (frame["patient_id"] != rows[which % len(rows)][0]).to_numpy()
+    if stay.any():
+        assert divide(frame[stay], settings).tolist() == splits[stay].tolist()
 
 
 def test_uniforms_are_the_keyed_hash() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,14 +11,19 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from skinml.config import load_config
+from skinml.cli.main import main
+from skinml.config import RunConfig, load_config
 from skinml.data.images import inspect_images
 from skinml.data.leakage import audit_leakage
 from skinml.data.manifest import read_manifest
-from skinml.data.readers.prepare import DATASETS, prepare
+from skinml.data.readers.catalogue import DATASETS
+from skinml.data.readers.fed_isic2019 import CENTRES
+from skinml.data.readers.prepare import prepare
 from skinml.data.settings import ImageLimits, LeakageSettings
-from skinml.errors import DataError
-from skinml.experiments.cohorts import gather
+from skinml.errors import ConfigError, DataError
+from skinml.experiments.cohorts import Gathered, gather
+from skinml.experiments.learners import split_key_id
+from skinml.experiments.outcome import split_words
 from skinml.experiments.progress import Silence
 from skinml.experiments.workspace import Workspace
 
@@ -25,6 +31,7 @@ COUNT = 160
 ISIC = ["MEL", "NV", "BCC", "AK", "BKL", "DF", "VASC", "SCC", "UNK"]
 MILK = ["AKIEC", "BCC", "BEN_OTH", "BKL", "DF", "INF", "MAL_OTH", "MEL", "NV", "SCCKA", "VASC"]
 NUMBERS = range(COUNT)
+WHOLLY_TESTED = (1, 8, 11)
 
 
 def one_hot(key: str, keys: list[str], classes: list[str], chosen: list[str]) -> pd.DataFrame:
@@ -50,6 +57,18 @@ def isic2019(folder: Path) -> None:
     chosen = ["MEL" if n // 2 % 2 else "NV" for n in NUMBERS]
     truth = one_hot("image", images, ISIC, chosen)
     truth.to_csv(folder / "ISIC_2019_Training_GroundTruth.csv", index=False)
+
+
+def fed_isic2019(folder: Path) -> None:
+    """FLamby's file beside ISIC's: most lesions that are tested have another image in training."""
+    isic2019(folder)
+    truth = pd.read_csv(folder / "ISIC_2019_Training_GroundTruth.csv")
+    truth["target"] = [0 if n // 2 % 2 else 1 for n in NUMBERS]
+    truth["center"] = [n // 4 % 6 for n in NUMBERS]
+    truth["fold"] = ["test" if n % 5 == 0 or n // 2 in WHOLLY_TESTED else "train" for n in NUMBERS]
+    truth["fold2"] = truth["fold"] + "_" + truth["center"].astype(str)
+    # Six of ISIC's images are of no known centre and not in the file.
+    truth[:-6].sample(frac=1, random_state=0).to_csv(folder / "train_test_split", index=False)
 
 
 def milk10k(folder: Path) -> None:
@@ -103,9 +122,8 @@ def ddi(folder: Path) -> None:
     pd.DataFrame(table).to_csv(folder / "ddi_metadata.csv", index=False)
 
 
-LAYOUTS: dict[str, Callable[[Path], None]] = {
-    each.__name__: each for each in (ham10000, isic2019, milk10k, pad_ufes_20, fitzpatrick17k, ddi)
-}
+LAID_OUT = (ham10000, isic2019, fed_isic2019, milk10k, pad_ufes_20, fitzpatrick17k, ddi)
+LAYOUTS: dict[str, Callable[[Path], None]] = {each.__name__: each for each in LAID_OUT}
 
 
 @pytest.fixture
@@ -129,10 +147,36 @@ def laid_out(tmp_path: Path) -> Callable[[str], Path]:
 
 def test_every_reader_has_a_layout_and_an_experiment_of_its_name() -> None:
     assert set(LAYOUTS) == set(DATASETS)
-    for name in DATASETS:
-        config = load_config(name)
-        assert config.data.unit == DATASETS[name].unit
-        assert config.data.tone_scale == DATASETS[name].tone_scale
+    for name, dataset in DATASETS.items():
+        assert name in dataset.experiments
+        for experiment in dataset.experiments:
+            config = load_config(experiment)
+            assert config.data.name == experiment
+            assert config.data.unit == dataset.unit
+            assert config.data.tone_scale == dataset.tone_scale
+
+
+def test_the_page_has_the_table_of_known_datasets() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "datasets.md").read_text()
+    table = page.partition("| experiment |")[2].partition("\n\n")[0]
+    told = table.splitlines()[2:]
+    assert told == [
+        f"| {', '.join(f'`{name}`' for name in each.experiments)} | {each.what} | {each.unit} "
+        f"| {each.tones} | {each.licence} | {each.where} |"
+        for each in DATASETS.values()
+    ]
+
+
+def test_a_command_lists_them(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "list", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)["datasets"]
+    assert {name: each["licence"] for name, each in told.items()} == {
+        name: each.licence for name, each in DATASETS.items()
+    }
+    assert main(["data", "list"]) == 0
+    screen = capsys.readouterr().out
+    assert all(name in screen for each in DATASETS.values() for name in each.experiments)
+    assert max(map(len, screen.splitlines())) <= 80
 
 
 @pytest.mark.parametrize("name", DATASETS)
@@ -144,10 +188,126 @@ def test_an_experiment_takes_its_dataset_as_published(
     gathered = gather(config, Workspace(config.work_dir), "look", Silence())
     cohort = gathered.cohort
     assert cohort.unit == DATASETS[name].unit
-    assert len(gathered.folders) == config.data.partition.num_clinics
+    made = config.data.partition.num_clinics
+    assert len(gathered.folders) == (len(CENTRES) if name == "fed_isic2019" else made)
     assert (cohort.images.groupby("patient_id")["split"].nunique() == 1).all()
     if DATASETS[name].tone_scale:
         assert set(cohort.items["skin_tone"]) == set(config.data.bins["skin_tone"])
+
+
+def fed(laid_out: Callable[[str], Path], tmp_path: Path, *changes: str) -> RunConfig:
+    """Lay Fed-ISIC2019 out and load the experiment on its published split."""
+    words = [f"data.root={laid_out('fed_isic2019')}", f"work_dir={tmp_path / 'work'}"]
+    return load_config("fed_isic2019_published", [*words, *changes])
+
+
+def look(config: RunConfig) -> Gathered:
+    return gather(config, Workspace(config.work_dir), "look", Silence())
+
+
+def published(root: Path) -> tuple[pd.DataFrame, set[str], int]:
+    """The manifest, and by hand the lesions in both parts and how many test images show one."""
+    rows = pd.read_csv(root / "manifest.csv")
+    parts = rows.groupby("lesion_id")["published_split"]
+    shared = {lesion for lesion, part in parts if part.nunique() == 2}
+    tested = rows[rows["published_split"] == "test"]
+    return rows, shared, int(tested["lesion_id"].isin(shared).sum())
+
+
+def test_fed_isic2019_has_the_centres_and_the_parts_of_flamby(
+    laid_out: Callable[[str], Path],
+) -> None:
+    root = laid_out("fed_isic2019")
+    rows, shared, _ = published(root)
+    assert len(rows) == COUNT - 6
+    assert len(shared) > 20
+    split = pd.read_csv(root / "train_test_split").set_index("image")
+    beside = split.loc[[Path(image).stem for image in rows["image"]]]
+    assert rows["published_split"].tolist() == beside["fold"].tolist()
+    assert rows["clinic"].tolist() == [CENTRES[number] for number in beside["center"]]
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "said"),
+    [("center", "6", "centres 0 to 5"), ("fold", "left", "parts"), ("target", "3", "diagnoses")],
+)
+def test_a_changed_file_of_flamby_is_refused(
+    column: str, value: str, said: str, tmp_path: Path
+) -> None:
+    fed_isic2019(tmp_path)
+    split = pd.read_csv(tmp_path / "train_test_split", dtype=str)
+    split.loc[3, column] = value
+    split.to_csv(tmp_path / "train_test_split", index=False)
+    with pytest.raises(DataError, match=f"{said}.*1 images"):
+        prepare("fed_isic2019", tmp_path, tmp_path)
+
+
+def test_images_twice_or_unknown_to_isic_are_refused(tmp_path: Path) -> None:
+    fed_isic2019(tmp_path)
+    split = pd.read_csv(tmp_path / "train_test_split", dtype=str)
+    pd.concat([split, split[:2]]).to_csv(tmp_path / "train_test_split", index=False)
+    with pytest.raises(DataError, match="2 images listed again"):
+        prepare("fed_isic2019", tmp_path, tmp_path)
+    split.replace({"image": {split.loc[0, "image"]: "ISIC_9"}}).to_csv(
+        tmp_path / "train_test_split", index=False
+    )
+    with pytest.raises(DataError, match="1 images that are not in it"):
+        prepare("fed_isic2019", tmp_path, tmp_path)
+
+
+def test_a_lesion_in_both_published_parts_is_refused_with_the_count(
+    laid_out: Callable[[str], Path], tmp_path: Path
+) -> None:
+    config = fed(laid_out, tmp_path, "data.leakage.shared_units=error")
+    _, shared, images = published(tmp_path / "fed_isic2019")
+    with pytest.raises(DataError, match=f"{len(shared)} in both, with {images} of .* test images"):
+        look(config)
+
+
+def test_the_published_part_is_tested_whole_and_its_lesions_train_nothing(
+    laid_out: Callable[[str], Path], tmp_path: Path
+) -> None:
+    gathered = look(fed(laid_out, tmp_path))
+    rows, shared, _ = published(tmp_path / "fed_isic2019")
+    images = gathered.cohort.images
+    tested = set(rows["image"][rows["published_split"] == "test"])
+    assert set(images["image"][images["split"] == "test"]) == tested
+    assert not shared & set(images["lesion_id"][images["split"] != "test"])
+    assert len(images) == len(rows) - int(
+        (rows["lesion_id"].isin(shared) & (rows["published_split"] == "train")).sum()
+    )
+    assert {"train", "validation", "test"} == set(images["split"])
+    assert (images.groupby("patient_id")["split"].nunique() == 1).all()
+    assert sorted(gathered.folders) == sorted(CENTRES)
+    assert gathered.num_shared == 0
+
+
+def test_figures_of_a_leaking_split_come_without_a_promise_and_under_a_stamp(
+    laid_out: Callable[[str], Path], tmp_path: Path
+) -> None:
+    leaking = "data.leakage.shared_units=report"
+    with pytest.raises(ConfigError, match="trust=none"):
+        fed(laid_out, tmp_path, leaking)
+    root = f"data.root={tmp_path / 'fed_isic2019'}"
+    words = [root, f"work_dir={tmp_path / 'work'}", leaking, "privacy.trust=none"]
+    config = load_config("fed_isic2019_published", words)
+    gathered = look(config)
+    rows, shared, _ = published(tmp_path / "fed_isic2019")
+    assert len(gathered.cohort.images) == len(rows)
+    assert gathered.num_shared == len(shared)
+    assert any(f"{len(shared)} lesions in two splits" in s.note for s in gathered.cohort.flow)
+    told = split_words(config.data, gathered.cohort.unit, gathered.num_shared)
+    assert told["leak"].startswith(f"{len(shared)} lesions")
+    assert split_key_id(config.data) != split_key_id(load_config("fed_isic2019").data)
+
+
+def test_a_manifest_without_published_parts_has_no_published_split(
+    laid_out: Callable[[str], Path], tmp_path: Path
+) -> None:
+    words = [f"data.root={laid_out('isic2019')}", f"work_dir={tmp_path / 'work'}"]
+    config = load_config("isic2019", [*words, "data.split=published"])
+    with pytest.raises(DataError, match=f"{COUNT} rows without"):
+        look(config)
 
 
 def test_a_split_by_image_as_peers_publish_one_is_refused_with_what_it_leaks(

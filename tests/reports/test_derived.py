@@ -22,6 +22,8 @@ def test_stamps_follow_the_record(make_record, record):
     assert titles(make_record(guarantee=replace(plain, private=False, epsilon=None)))[0] == (
         "NOT PRIVATE"
     )
+    leaking = {**record.data, "leak": "3 lesions with images in training and in testing"}
+    assert titles(make_record(data=leaking))[0] == "LEAKED TEST"
     assert not titles(make_record(guarantee=plain, complete=True, evaluation_source="dp_counts"))
 
 

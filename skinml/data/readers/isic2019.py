@@ -9,7 +9,8 @@ import pandas as pd
 from skinml.data.readers.published import manifest_columns, one_hot, read_table, whole_years
 from skinml.errors import DataError
 
-_CLASSES = ("MEL", "NV", "BCC", "AK", "BKL", "DF", "VASC", "SCC", "UNK")
+CLASSES = ("MEL", "NV", "BCC", "AK", "BKL", "DF", "VASC", "SCC", "UNK")
+"""The diagnoses in the order of their numbers in the ground truth."""
 
 
 def read(source: Path) -> pd.DataFrame:
@@ -33,8 +34,8 @@ def read(source: Path) -> pd.DataFrame:
     """
     needed = ("image", "age_approx", "anatom_site_general", "lesion_id", "sex")
     table = read_table(source, "ISIC_2019_Training_Metadata.csv", needed)
-    truth = read_table(source, "ISIC_2019_Training_GroundTruth.csv", ("image", *_CLASSES))
-    diagnosis = dict(zip(truth["image"], one_hot(truth, _CLASSES), strict=True))
+    truth = read_table(source, "ISIC_2019_Training_GroundTruth.csv", ("image", *CLASSES))
+    diagnosis = dict(zip(truth["image"], one_hot(truth, CLASSES), strict=True))
     unlabelled = int((~table["image"].isin(diagnosis)).sum())
     if unlabelled:
         raise DataError(

@@ -5,54 +5,17 @@ from __future__ import annotations
 import difflib
 import os
 import tempfile
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import yaml
 
-from skinml.data.readers import ddi, fitzpatrick17k, ham10000, isic2019, milk10k, pad_ufes_20
+from skinml.data.readers.catalogue import DATASETS
 from skinml.data.taxonomy import load_taxonomy
 from skinml.errors import ConfigError, DataError, EnvironmentProblem
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from skinml.data.settings import Unit
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """A published dataset that skinml can read.
-
-    Attributes:
-        title: Its name in manifests and reports.
-        read: From the folder to rows in a manifest's columns.
-        unit: What patient_id stands for.
-        licence: Under which it was published.
-        tone_scale: The scale of its skin tones; None where it has none.
-    """
-
-    title: str
-    read: Callable[[Path], pd.DataFrame]
-    unit: Unit
-    licence: str
-    tone_scale: str | None = None
-
-
-DATASETS: Mapping[str, Dataset] = {
-    "ham10000": Dataset("HAM10000", ham10000.read, "lesion", "CC BY-NC 4.0"),
-    "milk10k": Dataset("MILK10k", milk10k.read, "lesion", "CC BY-NC 4.0", "milk"),
-    "pad_ufes_20": Dataset("PAD-UFES-20", pad_ufes_20.read, "patient", "CC BY 4.0", "fitzpatrick"),
-    "fitzpatrick17k": Dataset(
-        "Fitzpatrick17k", fitzpatrick17k.read, "image", "CC BY-NC-SA 3.0", "fitzpatrick"
-    ),
-    "ddi": Dataset(
-        "DDI", ddi.read, "image", "research only (Stanford University DDI agreement)", "fitzpatrick"
-    ),
-    "isic2019": Dataset("ISIC2019", isic2019.read, "lesion", "CC BY-NC 4.0"),
-}
 
 
 def prepare(dataset: str, source: Path, target: Path) -> Path:
@@ -62,7 +25,7 @@ def prepare(dataset: str, source: Path, target: Path) -> Path:
     below the target folder.
 
     Args:
-        dataset: One of `DATASETS`.
+        dataset: One of `skinml.data.readers.catalogue.DATASETS`.
         source: The folder of the published metadata.
         target: The folder to write `manifest.csv` and `manifest.yaml` into; it is made if needed.
 
