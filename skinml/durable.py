@@ -17,6 +17,7 @@ _PRIVATE_FILE, _SHARED_FILE = 0o600, 0o660
 _PRIVATE_FOLDER, _SHARED_FOLDER = 0o700, 0o2770
 _PATIENCE_S = 60.0  # no work under a lock takes as long
 _POLL_S = 0.005
+_ZEROS = 2**20  # at once: one write takes less than 2 GiB, and memory holds less still
 _TURN = threading.local()
 
 
@@ -226,7 +227,8 @@ def overwritten(path: Path) -> Iterator[None]:
         with suppress(OSError):  # an attempt that may fail; the old name leads nowhere anyway
             status = os.fstat(descriptor)
             if status.st_nlink == 0:
-                os.pwrite(descriptor, bytes(status.st_size), 0)
+                for start in range(0, status.st_size, _ZEROS):
+                    os.pwrite(descriptor, bytes(min(_ZEROS, status.st_size - start)), start)
                 sync(descriptor)
     finally:
         os.close(descriptor)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from skinml import durable
 from skinml.durable import locked, make_folder, read_whole, remove, write_whole
 from skinml.errors import EnvironmentProblem
 from tests.full_disk import full_disk
@@ -133,3 +134,17 @@ def test_a_lock_that_a_stopped_process_holds_is_told_and_not_waited_for_for_ever
         os.waitpid(child, 0)
     with locked(tmp_path / ".lock", "anchor", patience_s=0.1):
         pass
+
+
+@pytest.mark.parametrize("size", [0, 15, 16, 100])
+def test_an_old_content_is_overwritten_to_its_end_however_long_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    """One write takes less than 2 GiB; stores of prepared images are longer."""
+    monkeypatch.setattr(durable, "_ZEROS", 16)
+    path = tmp_path / "old"
+    path.write_bytes(b"x" * size)
+    with path.open("rb") as old:
+        with durable.overwritten(path):
+            path.unlink()
+        assert old.read() == bytes(size)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -26,7 +27,7 @@ from skinml.clinic.own_heads import PATTERN as OWN_HEADS
 from skinml.clinic.picture_lock import changing_pictures, discard_orphans, orphans
 from skinml.data.feature_store import retain_in
 from skinml.durable import remove, write_whole
-from skinml.errors import EnvironmentProblem
+from skinml.errors import EnvironmentProblem, IntegrityError
 from skinml.stewardship.days import day_of
 from skinml.stewardship.pictures import Picture
 from skinml.stewardship.policy import policy_digest
@@ -331,12 +332,14 @@ def _take_out(folder: ClinicFolder, stores: list[Path]) -> None:
     stores = [path for path in stores if path.exists()]
     if not stores:
         return
-    patients = {e.object: e.patient for e in folder.pictures.pictures().values() if e.object}
-    there = [
-        (hashlib.sha256(content).digest(), patients[each])
-        for each, content in folder.vault.find(patients)
-    ]
-    digests, owners = [digest for digest, _ in there], [owner for _, owner in there]
+    digests: list[bytes] = []
+    owners: list[str] = []
+    for picture in folder.pictures.pictures().values():
+        # A file that was damaged or lost is no obstacle: its rows go with those that are over.
+        with suppress(IntegrityError):
+            for _, content in folder.vault.find([picture.object] if picture.object else []):
+                digests.append(hashlib.sha256(content).digest())
+                owners.append(picture.patient)
     for path in stores:
         if not retain_in(path, folder.key, folder.patient_keys, digests, owners):
             remove(path, _WHAT)

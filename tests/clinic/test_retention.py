@@ -436,3 +436,23 @@ def test_rows_of_pictures_that_stay_are_not_computed_again(clinic: ClinicFolder)
     assert left.find_missing(digests, patients) == [0]
     assert np.array_equal(left.take(digests[1:], patients[1:]), rows[1:])
     assert len(left) == 2
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_damaged_picture_that_stays_is_no_obstacle(clinic: ClinicFolder, lost: bool) -> None:
+    """What is over goes all the same; the picture's row goes too, and the others stay."""
+    (stays,) = (p for p in clinic.pictures.pictures().values() if p.patient == OTHER)
+    names = {"middle": PATIENT, "new": OTHER}
+    digests = [hashlib.sha256(JPEG + name.encode()).digest() for name in names]
+    path = clinic.features / "real.store"
+    store = FeatureStore(path, clinic.key, clinic.patient_keys, "v")
+    store.append(digests, list(names.values()), np.eye(2, dtype=np.float32))
+    (place,) = (clinic.path / "vault" / "objects").rglob(str(stays.object))
+    damaged = place.read_bytes()[:-1]
+    place.unlink()
+    if not lost:
+        place.write_bytes(damaged)
+    apply_retention(clinic, now=NOW)
+    assert not retention_due(open_at_screen(clinic.path), now=NOW).pictures
+    left = FeatureStore(path, clinic.key, clinic.patient_keys, "v")
+    assert left.find_missing(digests, list(names.values())) == [1]
