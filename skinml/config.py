@@ -15,7 +15,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from skinml.data.settings import DataSettings
-from skinml.data.table_settings import StatisticsSettings
+from skinml.data.table_settings import EXPERIMENT, StatisticsSettings
 from skinml.errors import ConfigError
 from skinml.fairness.settings import FairnessSettings
 from skinml.federated.settings import FederationSettings
@@ -165,7 +165,16 @@ def _require_no_promise_of_leaks(data: DataSettings, privacy: PrivacySettings) -
 
 
 def _require_tables_alone(config: RunConfig) -> None:
-    """Refuse a share of the budget for what a run that only counts does not release."""
+    """Refuse counts under another name, and a share of the budget for what they do not release.
+
+    Policies name experiments: one that lets a training run without asking must let no count run.
+    """
+    if (config.name == EXPERIMENT) != (config.statistics is not None):
+        raise ConfigError(
+            rule=f"the name {EXPERIMENT} where patients are counted, and nowhere else",
+            got=f"name={config.name}, {'with' if config.statistics else 'without'} statistics",
+            do="Count patients with skinml federation statistics; call a training otherwise.",
+        )
     if config.statistics is not None and config.privacy.admissions_share:
         raise ConfigError(
             rule="privacy.admissions_share=0 where patients are counted: nothing else is released",

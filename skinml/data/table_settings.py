@@ -17,6 +17,8 @@ ATTRIBUTES = (
     "outcome",
 )
 """What patients can be counted by."""
+EXPERIMENT = "statistics"
+"""The name of the experiment that every run of statistics is, whatever its data are."""
 USUAL_TABLES = ("diagnosis", "skin_tone", "age_band", "treatment", "outcome")
 _CROSSED = ":"
 _REGION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")

@@ -13,7 +13,7 @@ from typing import Any
 
 from skinml.clinic.gate import logged_run
 from skinml.config import RunConfig, load_config
-from skinml.data.table_settings import USUAL_TABLES
+from skinml.data.table_settings import EXPERIMENT, USUAL_TABLES
 from skinml.durable import write_whole
 from skinml.experiments.approval import drafted, expected_classes
 from skinml.experiments.code_version import code_versions
@@ -43,8 +43,6 @@ from skinml.records import EVERY_SPLIT, FloatArray, Guarantee, Participation, la
 from skinml.reports.statistics_page import StatisticsRecord, write_statistics
 from skinml.training.learner import Learner
 
-NAME = "statistics"
-"""The name of the experiment that every run of statistics is, whatever its data are."""
 USUAL_EPSILON = 1.0
 _CONFIG = "config.json"
 _VERSIONS = ("skinml", "flwr", "dp-accounting")
@@ -119,7 +117,7 @@ def statistics_config(
         ConfigError: If a key or a value is unknown or impossible.
     """
     usual = [f"statistics.tables=[{','.join(USUAL_TABLES)}]", f"privacy.epsilon={USUAL_EPSILON:g}"]
-    fixed = [f"name={NAME}", "privacy.admissions_share=0", "fairness.evaluation=exact"]
+    fixed = [f"name={EXPERIMENT}", "privacy.admissions_share=0", "fairness.evaluation=exact"]
     if tables:
         fixed.append(f"statistics.tables=[{','.join(tables)}]")
     for name, members in (regions or {}).items():
@@ -179,7 +177,7 @@ def run_statistics(config: RunConfig, *, progress: Progress | None = None) -> Co
     """
     watcher, workspace = progress or Silence(), Workspace(config.work_dir)
     began, clock = datetime.now(UTC), time.monotonic()
-    name = new_run_id(NAME, began)
+    name = new_run_id(EXPERIMENT, began)
     with run_folder(workspace, name, lambda _: False) as draft:
         write_whole(draft / _CONFIG, (config.model_dump_json(indent=2) + "\n").encode(), "config")
         watcher.begin("listing patients", 1)

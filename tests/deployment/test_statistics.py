@@ -155,6 +155,19 @@ def test_a_policy_without_the_purpose_refuses_and_nothing_is_charged(
     assert not clinic.ledger.entries()
 
 
+def test_counts_do_not_pass_under_the_name_of_a_training_that_runs_without_asking(
+    lists: tuple[dict[str, Path], pd.DataFrame], tmp_path: Path
+) -> None:
+    """A coordinator who writes the proposal by hand."""
+    here = federation(tmp_path, lists[0], rule="approval: {without_asking: [quickstart]}\n")
+    clinic, own = here.clinics["north"], _proposal(here, ask(here))
+    config = json.loads(own.config) | {"name": "quickstart"}
+    said = {"experiment": "quickstart", "config": json.dumps(config)}
+    with pytest.raises(ConfigError, match="the name statistics where patients are counted"):
+        proposals.receive(clinic, own.model_copy(update=said))
+    assert not proposals.states(clinic)
+
+
 def test_counts_that_were_broken_off_go_on_and_are_charged_once_more_at_most(
     lists: tuple[dict[str, Path], pd.DataFrame], tmp_path: Path
 ) -> None:

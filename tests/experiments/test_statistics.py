@@ -14,6 +14,7 @@ from dp_accounting.pld import PLDAccountant
 
 from skinml.clinic.folder import open_folder
 from skinml.clinic.releases import read_contributions
+from skinml.config import load_config
 from skinml.errors import BudgetExceededError, ConfigError, PolicyError
 from skinml.experiments.statistics import Counted, preview, run_statistics, statistics_config
 from skinml.privacy.events import DiscreteGaussianEvent
@@ -229,3 +230,13 @@ def test_the_page_of_the_docs_tells_the_noise_that_is_planned() -> None:
                 "statistics", [f"privacy.epsilon={epsilon}"], tables=tables[:number]
             )
             assert round(preview(config, 6).half_width) == width
+
+
+@pytest.mark.parametrize(
+    ("experiment", "name"), [("statistics", "quickstart"), ("quickstart", "statistics")]
+)
+def test_no_training_and_no_counts_pass_under_the_name_of_the_other(
+    experiment: str, name: str
+) -> None:
+    with pytest.raises(ConfigError, match="the name statistics where patients are counted"):
+        load_config(experiment, [f"name={name}"])
