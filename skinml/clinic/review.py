@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
+from pathlib import Path
 from threading import RLock
 from typing import Literal
 
@@ -93,6 +94,11 @@ class Review:
     def clinic(self) -> str:
         """The clinic's name."""
         return self._folder.name
+
+    @property
+    def place(self) -> Path:
+        """The clinic's folder."""
+        return self._folder.path
 
     @property
     def last(self) -> Done | None:

@@ -18,6 +18,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.types import ASGIApp
 
+from skinml.clinic.hints import placed
 from skinml.clinic.pages import screen_of, script_of
 from skinml.clinic.review import Review, next_waiting, version_of, waiting
 from skinml.clinic.review_form import MOST_BYTES, Fields, fields_of, first, text_of_box, verdict_of
@@ -88,7 +89,7 @@ def make_app(desk: Desk) -> ASGIApp:
     _add_forms(app, desk)
     if desk.runs is not None:
         add_runs(app, desk.runs, partial(_shared_now, desk), partial(_form, desk=desk))
-    app.add_exception_handler(SkinmlError, _told)
+    app.add_exception_handler(SkinmlError, partial(_told, desk))
     app.add_exception_handler(HTTPException, _not_there)
     app.add_exception_handler(RequestValidationError, _not_there)
     return Guard(app, desk.door)
@@ -249,7 +250,8 @@ def _page_or_words(desk: Desk, number: str, error: DataError) -> str:
     """Show the picture again with what was wrong, where it is still there."""
     if number in desk.review.pictures():
         return _picture_page(desk, number, problem=error)
-    return screen_of("review_words", _words("Not done", str(error)))
+    words = placed(str(error), desk.review.place)
+    return screen_of("review_words", _words("Not done", words))
 
 
 def _shared(desk: Desk, pictures: Mapping[str, Picture]) -> dict[str, Any]:
@@ -278,12 +280,13 @@ def _words(title: str, words: str) -> dict[str, Any]:
     return {"title": title, "words": words}
 
 
-async def _told(request: Request, error: Exception) -> Response:
+async def _told(desk: Desk, request: Request, error: Exception) -> Response:
     del request
+    words = _words("Not done", placed(str(error), desk.review.place))
     status = 409 if isinstance(error, DataError | ConfigError) else 500
     if isinstance(error, RefusedError):
         status = 403
-    return HTMLResponse(screen_of("review_words", _words("Not done", str(error))), status)
+    return HTMLResponse(screen_of("review_words", words), status)
 
 
 async def _not_there(request: Request, error: Exception) -> Response:

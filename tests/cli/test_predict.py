@@ -12,6 +12,9 @@ import pytest
 from PIL import Image
 
 import skinml as package
+from skinml.config import parse_config
+from skinml.models.bundle import load_bundle, score
+from skinml.models.linear_head import item_features
 
 # The few validation patients of a small run hold seven of ten, without noise, all in one group.
 SETS = (
@@ -73,14 +76,17 @@ def test_an_answer_does_not_depend_on_the_images_beside_it(
 def test_the_chances_are_those_of_the_saved_model(
     predict: Callable[..., Any], asked: tuple[Path, str, list[Path]]
 ) -> None:
-    from skinml.experiments.evaluate import load_scorer
+    from skinml.experiments.evaluate import embedder
 
     folder = asked[0] / "runs" / asked[1] / "model"
-    (raw,) = load_scorer(folder)([asked[2][0].read_bytes()])
+    bundle = load_bundle(folder)
+    rows = embedder(parse_config(bundle.spec.config), bundle)([asked[2][0]])
+    (chances,), _ = score(bundle, item_features(rows[:, None]))
+    raw = dict(zip(bundle.spec.classes.names, map(float, chances), strict=True))
     spec = json.loads((folder / "bundle.json").read_text())["spec"]
     line = spec["calibration"]
-    score = np.clip(raw["malignant"], 1e-6, 1 - 1e-6)
-    odds = line["intercept"] + line["slope"] * np.log(score / (1 - score))
+    chance = np.clip(raw["malignant"], 1e-6, 1 - 1e-6)
+    odds = line["intercept"] + line["slope"] * np.log(chance / (1 - chance))
     shown = predict(asked[2][0], "--json").json["answers"][0]
     assert shown["probabilities"]["malignant"] == pytest.approx(1 / (1 + np.exp(-odds)), rel=1e-4)
     assert shown["alarm"] == (raw["malignant"] >= spec["threshold"])

@@ -154,9 +154,10 @@ def test_nobody_without_the_cookie_sees_or_answers_runs(page: Page) -> None:
     assert proposals.state(page.folder, RUN) == "pending"
 
 
-def test_an_unknown_run_is_told_in_words(client: Any) -> None:
+def test_an_unknown_run_is_told_in_words(page: Page, client: Any) -> None:
     answer = client.get("/runs/nobody-asked")
     assert answer.status_code == 409
+    assert f"skinml clinic approve --folder {page.folder.path}" in answer.text
     assert "a run that somebody asked this clinic for" in answer.text
 
 
