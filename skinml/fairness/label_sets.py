@@ -295,7 +295,7 @@ def label_sets(
         Jordan 2022, arXiv:2102.06202, for quantiles under differential privacy.
     """
     running = _running_counts(layout.share, max_clinics)
-    limits = [_limit(limit_bin(row, running, std, coverage)) for row in released]
+    limits = [_limit(limit_bin(row, running, std, coverage, max_clinics)) for row in released]
     width = 2 if layout.apart else 1
     cuts = {
         name: (limits[width * at], limits[width * at + width - 1])
@@ -310,7 +310,9 @@ def _limit(bin_: int) -> float | None:
     return None if bin_ == BINS - 1 else (bin_ + 1) / BINS
 
 
-def limit_bin(row: FloatArray, running: FloatArray, std: float, coverage: float) -> int:
+def limit_bin(
+    row: FloatArray, running: FloatArray, std: float, coverage: float, max_clinics: int = 1
+) -> int:
     """Find the last bin of the distance that a set takes in.
 
     With n patients, T(j) of them in bins above j, and the share a of misses, split conformal
@@ -323,11 +325,15 @@ def limit_bin(row: FloatArray, running: FloatArray, std: float, coverage: float)
     greatest. The margin m is the least for which this is at most a. A lower limit stands for n,
     below which the true n is with a probability that is taken off a beforehand.
 
+    Whoever may be at K clinics counts at each, and so does the new patient: K stands for the 1 in
+    D. With k <= K of the new patient's, D then is at least the rank among n + k less a (n + k).
+
     Args:
         row: (b,) what was released of the group.
         running: (b, b) from there to patients in the greatest 1, 2, ... b bins.
         std: Standard deviation of the noise in each number; 0 where there is none.
         coverage: 1 - a, above 0 and below 1.
+        max_clinics: At how many clinics a patient may be, K.
 
     Returns:
         The bin, counted from the least distance; b - 1, every distance, where nothing less holds.
@@ -342,7 +348,7 @@ def limit_bin(row: FloatArray, running: FloatArray, std: float, coverage: float)
     above = running @ row
     total = float(above[-1])
     # above[i] counts bins from the top down to b - 1 - i; of those above bin j there are b - 1 - j.
-    excess = above[:-1] + 1 - misses * (total + 1)
+    excess = above[:-1] + max_clinics - misses * (total + max_clinics)
     margin = 0.0
     if std:
         lengths = std * np.linalg.norm(running[:-1] - misses * running[-1], axis=1)

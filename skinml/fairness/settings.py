@@ -11,6 +11,7 @@ from skinml.fairness.criteria import Criterion
 
 CROSS = " x "
 """Between the attributes of a crossing, and between the names of its groups."""
+_LEAST_SHARE = 0.01  # less leaves nothing in whole numbers of what a patient at 100 clinics adds
 
 
 class PrimaryComparison(BaseModel):
@@ -37,7 +38,8 @@ class LabelSetSettings(BaseModel):
         ge=0,
         le=0.9,
         description="Part of the squared sensitivity of the release about validation patients that "
-        "is for label sets by group; the threshold's scores have the rest. 0: no label sets.",
+        "is for label sets by group; the threshold's scores have the rest. 0: no label sets; else "
+        "0.01 or more.",
     )
     coverage: float = Field(
         0.9,
@@ -54,6 +56,12 @@ class LabelSetSettings(BaseModel):
         False,
         description="Whether it is held for malignant and other truths apart, too: wider sets.",
     )
+
+    @model_validator(mode="after")
+    def _large_enough(self) -> LabelSetSettings:
+        if 0 < self.share < _LEAST_SHARE:
+            raise ValueError(f"share is 0, or {_LEAST_SHARE} or more")
+        return self
 
 
 class FairnessSettings(BaseModel):

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import expit
 
+from skinml.config import load_config
 from skinml.errors import ConfigError, DataError
 from skinml.fairness.label_sets import (
     BINS,
@@ -111,6 +112,24 @@ def test_small_and_noisy_groups_are_covered_too(num_patients, std):
         found = limit_bin(row + std * rng.normal(size=BINS), running, std, 0.9)
         missed.append(bins[-1] > found)
     assert np.mean(missed) < 0.1 + 3 * np.sqrt(0.09 / 1500)
+
+
+@pytest.mark.parametrize(("max_clinics", "num_patients"), [(3, 16), (10, 5), (10, 40)])
+def test_patients_at_several_clinics_are_covered_too(max_clinics, num_patients):
+    """Each counts at every clinic, and so the new one would; n alone says too much of them."""
+    rng, running = np.random.default_rng(8), running_factor()
+    missed = []
+    for _ in range(2000):
+        bins = rng.choice(BINS, size=num_patients + 1, replace=False)
+        row = running @ (max_clinics * np.bincount(BINS - 1 - bins[:-1], minlength=BINS))
+        missed.append(bins[-1] > limit_bin(row, running, 0.0, 0.9, max_clinics))
+    assert np.mean(missed) < 0.1 + 2 * np.sqrt(0.09 / 2000)
+
+
+@pytest.mark.parametrize("share", [1e-9, 0.009])
+def test_a_share_too_small_for_any_set_is_refused_before_anything_is_spent(share):
+    with pytest.raises(ConfigError, match=r"share is 0, or 0\.01 or more"):
+        load_config("quickstart", [f"fairness.label_sets.share={share}"])
 
 
 def test_without_noise_the_limit_is_that_of_split_conformal_prediction():
