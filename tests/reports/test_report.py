@@ -377,6 +377,17 @@ def test_a_partial_run_is_stamped_with_who_was_missing_and_a_whole_one_is_not(
     assert "Every clinic that was asked is in the sums of every round." in again
 
 
+def test_a_leaking_split_is_nowhere_called_kept_out(make_record, record):
+    leak = "31 lesions with images in training and in testing"
+    leaking, whole = (
+        render_html(make_record(data={**record.data, **more})) for more in ({"leak": leak}, {})
+    )
+    for false in ("were kept out of the training", "is in one split only"):
+        assert false in whole
+        assert false not in leaking
+    assert leaking.count(leak) >= 3
+
+
 def test_the_tone_scale_is_named(page, make_record, record, read_page):
     assert "Scale: MILK10k's classes, 0 very dark to 5 very light." in page.text
     unnamed = make_record(data={**record.data, "tone_scale": "none"}, groups=record.groups[:1])
