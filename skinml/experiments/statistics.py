@@ -266,9 +266,11 @@ def plan_digest(config: RunConfig) -> str:
         config: The run's config.
 
     Returns:
-        SHA-256 of the tables' cells and the settings of privacy and statistics, in hexadecimal.
+        SHA-256 of the tables' cells and the settings of data, privacy and statistics, but for
+        where the data are on this machine, in hexadecimal.
     """
-    asked = config.model_dump_json(include={"privacy", "statistics"})
+    counted = {"data", "privacy", "statistics"}
+    asked = config.model_dump_json(include=counted, exclude={"data": {"root"}})
     return sha256(f"{asked} {require_tables(config)!r}".encode()).hexdigest()
 
 

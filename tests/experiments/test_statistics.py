@@ -16,7 +16,13 @@ from skinml.clinic.folder import open_folder
 from skinml.clinic.releases import read_contributions
 from skinml.config import load_config
 from skinml.errors import BudgetExceededError, ConfigError, PolicyError
-from skinml.experiments.statistics import Counted, preview, run_statistics, statistics_config
+from skinml.experiments.statistics import (
+    Counted,
+    plan_digest,
+    preview,
+    run_statistics,
+    statistics_config,
+)
 from skinml.privacy.events import DiscreteGaussianEvent
 from skinml.records import EVERY_SPLIT
 from tests.experiments.counted_list import CLINICS, meant, write_list
@@ -240,3 +246,9 @@ def test_no_training_and_no_counts_pass_under_the_name_of_the_other(
 ) -> None:
     with pytest.raises(ConfigError, match="the name statistics where patients are counted"):
         load_config(experiment, [f"name={name}"])
+
+
+def test_another_selection_of_patients_is_another_plan() -> None:
+    said = (["data.root=here"], ["data.root=there"], ["data.where.sex=[female]"])
+    plans = [plan_digest(statistics_config("statistics", each)) for each in said]
+    assert plans[0] == plans[1] != plans[2]
