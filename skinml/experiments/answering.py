@@ -32,11 +32,8 @@ def answer_values(
     Returns:
         "label_sets" and "calibration" of a `BundleSpec`.
     """
-    layout, privacy = sets_layout(config), config.privacy
-    rule, release = noise_rule(privacy, num_clinics), validation_release(config)
-    alone = sqrt(num_present * rule.clinic**2 + rule.coordinator**2)
-    std = alone * release.noise_multiplier * release.sensitivity
-    most = privacy.max_clinics_per_patient
+    layout, most = sets_layout(config), config.privacy.max_clinics_per_patient
+    std = release_std(config, num_clinics=num_clinics, num_present=num_present)
     weight = threshold_units(layout.share if layout else 0.0, most) * GRID
     line = line_from_counts(scores[:2] / weight, score_edges(scores.shape[1]))
     found = None
@@ -47,6 +44,22 @@ def answer_values(
         "label_sets": found.values() if found else {},
         "calibration": {"intercept": line.intercept, "slope": line.slope} if line else {},
     }
+
+
+def release_std(config: RunConfig, *, num_clinics: int, num_present: int) -> float:
+    """Tell how much noise is in the sum of the release about validation patients.
+
+    Args:
+        config: The run's config.
+        num_clinics: Clinics in the run.
+        num_present: Clinics in the sum.
+
+    Returns:
+        Its standard deviation in each number; 0 where there is none.
+    """
+    rule, release = noise_rule(config.privacy, num_clinics), validation_release(config)
+    alone = sqrt(num_present * rule.clinic**2 + rule.coordinator**2)
+    return alone * release.noise_multiplier * release.sensitivity
 
 
 def answer_tables(spec: BundleSpec) -> AnswerTables:

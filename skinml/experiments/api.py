@@ -20,6 +20,7 @@ from skinml.experiments.result import read_record
 from skinml.experiments.run import Finished
 from skinml.experiments.run import resume as resume_run
 from skinml.experiments.run import run as run_experiment
+from skinml.experiments.set_coverage import sets_coverage
 from skinml.experiments.workspace import Workspace
 from skinml.fairness.model_answer import Answer
 from skinml.records import Predictions, RunRecord
@@ -120,6 +121,23 @@ class Result:
         """
         model = open_model(self.folder / "model")
         return [each.found for each in ask(model, [Path(each) for each in images], group=tone)]
+
+    def label_set_coverage(self) -> pd.DataFrame:
+        """Measure how often a simulation's label sets held the truth of its test patients.
+
+        A row a group and way, "by group" as the run's model has it and "one limit for all" beside
+        it: "share" covered, "low" and "high" of the coverage on average over validation patients,
+        noise and test patients, the numbers of "validation" and "test" patients, and "whole", the
+        share of sets that hold every label and so tell nothing.
+
+        Raises:
+            DataError: If the run has no label sets, or is none of this machine's simulations.
+            IntegrityError: If the model or a clinic's folder was changed.
+            PolicyError: If a real clinic's folder lies where a simulated one's should.
+        """
+        found = sets_coverage(self.record, self.folder, [Workspace(self.work_dir).clinics])
+        rows = [{"sets": way} | each.values() for way, made in found.items() for each in made]
+        return pd.DataFrame(rows)
 
     def report(self) -> Page:
         """Find the report.

@@ -1,4 +1,4 @@
-"""What the virtual clinics of a simulation keep sealed of a run's test patients."""
+"""What the virtual clinics of a simulation keep sealed of a run's test and validation patients."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ from skinml.stewardship.days import this_day
 
 
 def kept_predictions(
-    record: RunRecord, roots: Sequence[Path]
+    record: RunRecord, roots: Sequence[Path], split: str = "test"
 ) -> tuple[dict[str, Predictions], str]:
-    """Open what a simulation's virtual clinics keep of a run's test patients.
+    """Open what a simulation's virtual clinics keep of a run's test or validation patients.
 
     Args:
         record: The run's record.
         roots: Folders in which the clinics' folders may be.
+        split: "test" or "validation".
 
     Returns:
         The predictions by clinic, without those of patients who withdrew or were erased since; or
@@ -44,7 +45,7 @@ def kept_predictions(
         if folder is None:
             return {}, "the folders of its virtual clinics are not here"
         try:
-            said = read_predictions(folder, record.run, "test", record.classes)
+            said = read_predictions(folder, record.run, split, record.classes)
         except (OSError, EnvironmentProblem):
             return {}, f"{name} no longer keeps its predictions"
         parts[name] = _without_withdrawn(said, folder, record)

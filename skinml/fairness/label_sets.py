@@ -351,7 +351,7 @@ def limit_bin(
     excess = above[:-1] + max_clinics - misses * (total + max_clinics)
     margin = 0.0
     if std:
-        lengths = std * np.linalg.norm(running[:-1] - misses * running[-1], axis=1)
+        lengths = _noise_of_excess(running, std, misses)
         spread = std * float(np.linalg.norm(running[-1]))
         least = total - float(norm.isf(_SIZE_PART * (1 - coverage))) * spread
         if least <= 0:
@@ -361,6 +361,29 @@ def limit_bin(
     fits = excess + margin <= _ROUNDING
     taken = int(np.argmin(fits)) if not fits.all() else len(fits)
     return BINS - 1 - taken
+
+
+def rank_noise(layout: SetsLayout, std: float, coverage: float, max_clinics: int) -> float:
+    """Tell how far the noise moves the rank of a group's limit among its validation patients.
+
+    Args:
+        layout: The rows.
+        std: Standard deviation of the noise in each number of the released table.
+        coverage: What the sets are to hold, above 0 and below 1.
+        max_clinics: At how many clinics a patient may be.
+
+    Returns:
+        A standard deviation in patients, the greatest of all bins.
+    """
+    running = _running_counts(layout.share, max_clinics)
+    # Two limits, each for its part of the group, have noise that adds up.
+    rows = sqrt(2) if layout.apart else 1.0
+    return rows * float(_noise_of_excess(running, std, 1 - coverage).max())
+
+
+def _noise_of_excess(running: FloatArray, std: float, misses: float) -> FloatArray:
+    """(b - 1,) standard deviation of D in each bin but the last, see `limit_bin`."""
+    return np.asarray(std * np.linalg.norm(running[:-1] - misses * running[-1], axis=1))
 
 
 def _margin(shortest: float, longest: float, allowed: float) -> float:
