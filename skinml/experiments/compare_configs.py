@@ -10,7 +10,7 @@ from skinml.experiments.compare_runs import FinishedRun
 from skinml.tracking.allowlist import flatten
 
 # Where a run was and what it is called says nothing about what it did.
-_NOT_TOLD = ("seed", "work_dir", "tracking", "clinic")
+_NOT_TOLD = ("seed", "work_dir", "tracking", "clinic", "statistics")
 _EPSILON, _TRUST = "privacy.epsilon", "privacy.trust"
 _LONGEST_NAME = 120
 

@@ -9,11 +9,12 @@ import pytest
 
 from skinml.config import load_config
 from skinml.errors import ConfigError, InputError
-from skinml.experiments.compare_configs import sorted_by_config
+from skinml.experiments.compare_configs import sorted_by_config, told_config
 from skinml.experiments.compare_plan import arms_of, plan_runs, require_affordable, seeds_of
 from skinml.experiments.compare_runs import FinishedRun, find_broken_off, find_finished, in_common
 from skinml.experiments.workspace import Workspace
 from skinml.records import Labels, Predictions
+from skinml.tracking.allowlist import checked_params
 
 BINARY = Labels(("benign", "malignant"), (False, True))
 
@@ -142,3 +143,8 @@ def test_runs_are_one_arm_where_their_configs_differ_in_the_seed_alone(not_priva
     }
     # The same seed twice is not two seeds.
     assert names(run(1, 0), run(2, 0)) == {"run-1": 1, "run-2": 1}
+
+
+def test_what_a_comparison_tells_of_the_configs_may_be_tracked(not_private) -> None:
+    told = told_config(FinishedRun(not_private.folder, not_private.record))
+    assert checked_params(told)["privacy.trust"] == "none"
