@@ -332,6 +332,7 @@ def test_a_policy_cannot_be_changed_in_place(policy):
 def test_the_fields_of_a_policy_are_columns_of_a_manifest():
     assert set(KEPT_FIELDS) <= set(OPTIONAL)
     where_from = {"clinic", "dataset", "licence", "kept_until", "series", "skin_tone_scale"}
+    where_from |= {"published_split"}
     # An import has always kept these; no training reads them, only counts do.
     course = {"treatment", "outcome"}
     assert set(OPTIONAL) - set(KEPT_FIELDS) <= where_from | course
