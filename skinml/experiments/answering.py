@@ -35,7 +35,7 @@ def answer_values(
     layout, most = sets_layout(config), config.privacy.max_clinics_per_patient
     std = release_std(config, num_clinics=num_clinics, num_present=num_present)
     weight = threshold_units(layout.share if layout else 0.0, most) * GRID
-    line = line_from_counts(scores[:2] / weight, score_edges(scores.shape[1]))
+    line = line_from_counts(scores[:2] / weight, score_edges(scores.shape[1]), std / weight)
     found = None
     if layout is not None:
         coverage = config.fairness.label_sets.coverage

@@ -39,6 +39,7 @@ _STEEPEST = 100.0
 # Of a line from noised counts: one over the variance of the prior; and what is beyond belief.
 _PRIOR = np.array([4.0, 4.0])
 _FLATTEST = 0.1
+_MOST_NOISE = 0.25  # that noise moves either number by: half of what the prior gives or takes
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ def fit_line(scores: FloatArray, truth: BoolArray) -> Line | None:
     return Line(float(found[0] - found[1] * centre), float(found[1])) if flat else None
 
 
-def line_from_counts(counts: FloatArray, edges: FloatArray) -> Line | None:
+def line_from_counts(counts: FloatArray, edges: FloatArray, std: float = 0.0) -> Line | None:
     """Straighten scores by noised counts of patients, which costs no privacy beyond the counts.
 
     Maximum a posteriori logistic regression on the bins' middles. The counts enter the likelihood's
@@ -134,9 +135,11 @@ def line_from_counts(counts: FloatArray, edges: FloatArray) -> Line | None:
     Args:
         counts: (2, bins) patients, neither whole nor above 0 for certain; row 1 is malignant.
         edges: (bins + 1,) of the malignancy score, rising.
+        std: Standard deviation of the noise in each count, in patients.
 
     Returns:
-        The line; None where the noise is too much for any.
+        The line; None where the noise is too much for any: where it would move the intercept or the
+        slope by more than a quarter (standard deviation, by the delta method).
 
     >>> even = np.array([[8.0, 2.0], [2.0, 8.0]])
     >>> line_from_counts(1e6 * even, np.array([0.0, 0.4, 1.0])).slope > 1
@@ -155,7 +158,10 @@ def line_from_counts(counts: FloatArray, edges: FloatArray) -> Line | None:
         step = np.clip(np.linalg.solve(information, slope), -1, 1)
         found = found + step
         if np.abs(step).max() < _NEARLY:
+            noise = (design * (chances**2 + (1 - chances) ** 2)) @ design.T * std**2
+            moved = np.linalg.solve(information, np.linalg.solve(information, noise).T)
             sound = _FLATTEST < found[1] < 1 / _FLATTEST and abs(found[0]) < 1 / _FLATTEST
+            sound = sound and np.diag(moved).max() <= _MOST_NOISE**2
             return Line(float(found[0]), float(found[1])) if sound else None
     return None
 

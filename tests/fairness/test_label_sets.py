@@ -334,3 +334,18 @@ def test_noise_moves_the_line_little_and_no_patient_leaves_it_alone():
     assert 1.2 < np.median(slopes) < 2.4
     empty = line_from_counts(np.zeros((2, 64)), score_edges(64))
     assert (empty.intercept, empty.slope) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize(("num_patients", "std"), [(200, 3.0), (200, 10.0), (5000, 3.0)])
+def test_a_line_that_noise_would_draw_is_none(num_patients, std):
+    """Whatever line is found is near the true one: 0.5 + 0.6 times the log odds."""
+    rng, edges, lines = np.random.default_rng(9), score_edges(64), []
+    for _ in range(40):
+        odds = 1.5 * rng.normal(size=num_patients)
+        truth = rng.random(num_patients) < expit(0.5 + 0.6 * odds)
+        parts = [np.histogram(expit(odds[truth == bad]), edges)[0] for bad in (False, True)]
+        counts = np.stack(parts) + std * rng.normal(size=(2, 64))
+        lines.append(line_from_counts(counts, edges, std))
+    found = [line for line in lines if line is not None]
+    assert len(found) == (40 if num_patients == 5000 else 0)
+    assert all(abs(line.intercept - 0.5) < 0.2 and abs(line.slope - 0.6) < 0.2 for line in found)
