@@ -23,7 +23,7 @@ ONE_LIMIT = "one limit for all"
 
 
 def sets_coverage(
-    record: RunRecord, folder: Path, roots: Sequence[Path]
+    record: RunRecord, folder: Path, roots: Sequence[Path], level: float = 0.95
 ) -> dict[str, tuple[GroupCoverage, ...]]:
     """Measure how often a simulation's label sets held the truth of its test patients.
 
@@ -31,6 +31,7 @@ def sets_coverage(
         record: The run's record.
         folder: The run's folder.
         roots: Folders in which its clinics' folders may be.
+        level: How often each interval holds the mean coverage.
 
     Returns:
         The run's own sets under "by group", and under "one limit for all" what one limit, found
@@ -56,12 +57,14 @@ def sets_coverage(
     last, most = record.participation[-1], config.privacy.max_clinics_per_patient
     std = release_std(config, num_clinics=len(last.expected), num_present=len(last.took_part))
     own = measured_coverage(
-        sets, layout, validation, test, std=std, max_clinics=most, attribute=attribute
+        sets, layout, validation, test, std=std, max_clinics=most, attribute=attribute, level=level
     )
     alone = replace(layout, attribute=EVERYBODY, groups=(EVERYBODY,), apart=False)
     table = GRID * set_table(validation, alone, most)
     one = label_sets(table, alone, std=0.0, coverage=sets.coverage, max_clinics=most)
-    beside = measured_coverage(one, alone, validation, test, std=0.0, attribute=attribute)
+    beside = measured_coverage(
+        one, alone, validation, test, std=0.0, attribute=attribute, level=level
+    )
     return {BY_GROUP: own, ONE_LIMIT: beside}
 
 

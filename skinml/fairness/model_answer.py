@@ -132,7 +132,7 @@ def answer(
         if not chosen:
             reasons.append(NOTHING_FITS)
         elif 2 * len(chosen) > len(names):
-            reasons.append(f"{TOO_MANY}: {', '.join(chosen)}")
+            reasons.append(f"{TOO_MANY}: {', '.join(chosen)}".replace("_", " "))
             reasons += [TOO_FEW] if None in limits else []
     malignant = np.asarray(tables.classes.malignant)
     score = float(found[malignant].sum())

@@ -152,6 +152,7 @@ def measured_coverage(
     std: float,
     max_clinics: int = 1,
     attribute: str | None = None,
+    level: float = 0.95,
 ) -> tuple[GroupCoverage, ...]:
     """Measure how often the sets hold the truth of test patients, group by group.
 
@@ -164,6 +165,7 @@ def measured_coverage(
         max_clinics: At how many clinics a patient may be.
         attribute: What to part patients by where the sets are for everybody: limits of the whole
             are then held to what they do in each group, which they do not promise.
+        level: How often each interval holds the mean coverage.
 
     Returns:
         The groups in which there are patients of both splits.
@@ -184,7 +186,7 @@ def measured_coverage(
             continue
         share = float(np.average(covered[mine], weights=equal_weights(test.patients[mine], _UNITS)))
         low, high = mean_coverage_interval(
-            share * sizes[0], *sizes, noise=noise, coverage=sets.coverage
+            share * sizes[0], *sizes, noise=noise, level=level, coverage=sets.coverage
         )
         found.append(
             GroupCoverage(
