@@ -103,17 +103,18 @@ def _notes(error: BaseException) -> tuple[str, ...]:
     return tuple(getattr(error, "__notes__", ()))
 
 
-def usage_error(message: str) -> InputError:
+def usage_error(message: str, command: str = "skinml") -> InputError:
     """Turn a complaint about arguments into an error of ours.
 
     Args:
         message: What the argument parser said.
+        command: The command whose arguments they are.
 
     Returns:
         The error, exit code 2.
     """
     text = " ".join(message.split()).rstrip(".")
-    return InputError(rule="valid arguments", got=text, do="See `skinml --help`.")
+    return InputError(rule="valid arguments", got=text, do=f"See `{command} --help`.")
 
 
 def printable(text: str) -> str:

@@ -91,7 +91,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         click.echo(help_text.format_message(), err=True)
         return EXIT_USAGE
     except click.ClickException as complaint:
-        return report_error(usage_error(complaint.format_message()), as_json=as_json)
+        asked = getattr(complaint, "ctx", None)
+        command = "skinml" if asked is None else asked.command_path
+        return report_error(usage_error(complaint.format_message(), command), as_json=as_json)
     # The process edge: foreseen errors become one line, defects show their traceback.
     except Exception as error:  # noqa: BLE001
         return report_error(error, as_json=as_json, folder=_clinic_folder(words))

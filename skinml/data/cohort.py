@@ -461,7 +461,8 @@ def _table(
     named = items.assign(label=np.asarray(classes.names)[items["label"]])
     cells = []
     for attribute in dict.fromkeys(("clinic", "label", *settings.groups)):
-        for group, rows in named.groupby(attribute):
+        of_group = sorted(named.groupby(attribute), key=lambda each: each[0] == UNKNOWN_GROUP)
+        for group, rows in of_group:
             parts = {split: rows[rows["split"] == split] for split in splits}
             cells.append(
                 CohortCell(

@@ -280,7 +280,10 @@ def threshold_source(config: RunConfig, threshold: ThresholdChoice) -> str:
         Words for the report.
     """
     how = "with noise" if config.privacy.private else "without noise"
-    return f"{threshold.source}; from the validation patients' scores, released {how}"
+    why = ""
+    if threshold.fallback and config.privacy.private:
+        why = ". Where patients are few noise alone can do that; alarms may then be all or none"
+    return f"{threshold.source}; from the validation patients' scores, released {how}{why}"
 
 
 def split_words(settings: DataSettings, unit: str, num_shared: int) -> dict[str, str]:

@@ -126,12 +126,12 @@ def choose_threshold(counts: FloatArray | IntArray, edges: FloatArray) -> Thresh
     totals = counts.sum(axis=1)
     if (totals <= 0).any():
         return ThresholdChoice(
-            FALLBACK, "0.5: the counts hold no patient of one of the two truths", fallback=True
+            FALLBACK, "0.5, for the counts leave no patient of one of the two truths", fallback=True
         )
     gain = _share_above(counts[1]) - _share_above(counts[0])
     best = float(gain.max())
     if best <= 1e-12:
-        return ThresholdChoice(FALLBACK, "0.5: no edge is better than chance", fallback=True)
+        return ThresholdChoice(FALLBACK, "0.5, for no other was better than chance", fallback=True)
     good = gain >= best - 1e-12
     first = int(np.argmax(good))
     run = int(np.argmin(good[first:])) or len(good) - first

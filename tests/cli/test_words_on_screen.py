@@ -14,6 +14,7 @@ from dataclasses import replace
 import pytest
 
 from skinml.cli.edge import lines_of
+from skinml.cli.main import main
 from skinml.cli.runs import noise_note
 from skinml.records import GroupResult
 
@@ -59,3 +60,18 @@ def test_noise_in_counts_is_explained_where_there_is_some() -> None:
     noised = replace(exact, count_std=5.0)
     assert noise_note([exact]) == ""
     assert "19 in 20 are within 14 of the truth" in noise_note([exact, noised])
+
+
+@pytest.mark.parametrize(
+    ("words", "command"),
+    [
+        (("run", "--nope"), "skinml run --help"),
+        (("clinic", "status", "--nope"), "skinml clinic status --help"),
+        (("nope",), "skinml --help"),
+    ],
+)
+def test_a_word_that_no_command_knows_points_at_the_help_of_the_command_that_was_asked(
+    words: tuple[str, ...], command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == 2
+    assert f"See `{command}`." in capsys.readouterr().err
