@@ -70,6 +70,14 @@ def test_every_image_is_an_item_with_its_groups(many: Folder) -> None:
     assert made.tone_scale == "milk"
 
 
+def test_the_table_has_the_unknown_last(many: Folder) -> None:
+    many.rows["anatomical_site"] = ["upper_extremity", "", "back"] * 20
+    many.write(many.rows)
+    sites = [cell.group for cell in cohort(many).table if cell.attribute == "anatomical_site"]
+    assert "unknown" in sites[2:]
+    assert sites.index("unknown") == len(sites) - 1 > sites.index("upper_extremity")
+
+
 def test_flow_ends_in_the_splits_and_loses_nobody_silently(many: Folder) -> None:
     made = cohort(many, where={"clinic": ["north"]})
     images = [stage.num_images for stage in made.flow]
