@@ -86,7 +86,7 @@ def divide(frame: pd.DataFrame, settings: DataSettings) -> StrArray:
         A row's split depends on its patient's own rows, the key and the fractions only. Unless
         `data.leakage.shared_units` is report, no patient is in two splits.
     """
-    patients = np.asarray(frame["patient_id"].astype(str), dtype=np.str_)
+    patients = frame["patient_id"].astype(str).tolist()
     if settings.split == "hash":
         return assign_splits(patients, settings.split_key, settings.fractions)
     unknown = int(frame["published_split"].isna().sum())
@@ -97,22 +97,22 @@ def divide(frame: pd.DataFrame, settings: DataSettings) -> StrArray:
             do="Prepare the manifest of a dataset that has one, or use data.split=hash.",
         )
     tested = np.asarray(frame["published_split"] == "test", dtype=bool)
-    in_both = np.isin(patients, np.intersect1d(patients[tested], patients[~tested]))
+    parts = [{patients[row] for row in np.flatnonzero(part)} for part in (tested, ~tested)]
+    shared = parts[0] & parts[1]
+    in_both = np.array([patient in shared for patient in patients], dtype=bool)
     if in_both.any() and settings.leakage.shared_units == "error":
-        raise _in_both_parts(patients, tested, in_both)
+        raise _in_both_parts(len(shared), tested, in_both)
     shares = settings.fractions
     limit = shares.train / (shares.train + shares.validation)
-    trained = keyed_uniforms(patients.tolist(), settings.split_key) < limit
+    trained = keyed_uniforms(patients, settings.split_key) < limit
     splits = np.where(tested, "test", np.where(trained, "train", "validation")).astype(object)
     if settings.leakage.shared_units == "leave_out":
         splits[in_both & ~tested] = LEFT_OUT
     return splits.astype(np.str_)
 
 
-def _in_both_parts(
-    patients: StrArray, tested: NDArray[np.bool_], in_both: NDArray[np.bool_]
-) -> DataError:
-    units, images = len(np.unique(patients[in_both])), int((tested & in_both).sum())
+def _in_both_parts(units: int, tested: NDArray[np.bool_], in_both: NDArray[np.bool_]) -> DataError:
+    images = int((tested & in_both).sum())
     return DataError(
         rule="each patient or lesion in one part of the published split",
         got=f"{units} in both, with {images} of {int(tested.sum())} test images",
