@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Callable
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from skinml.cli.options import AsJson, AtFederation
+from skinml.cli.options import AsJson, AskedClinics, AtFederation, Hours
+
+if TYPE_CHECKING:
+    from skinml.deployment.federation_folder import FederationFolder
 
 
 def submit(
@@ -23,13 +27,8 @@ def submit(
         list[str] | None, typer.Argument(help="Changes such as privacy.epsilon=1.")
     ] = None,
     folder: AtFederation = Path(),
-    clinic: Annotated[
-        list[str] | None,
-        typer.Option("--clinic", help="A clinic to be asked; may be repeated. Default: all."),
-    ] = None,
-    hours: Annotated[
-        float, typer.Option("--hours", min=0.01, max=2160, help="How long clinics may take.")
-    ] = 168.0,
+    clinic: AskedClinics = None,
+    hours: Hours = 168.0,
     as_json: AsJson = False,
 ) -> None:
     """Ask the clinics for a run; it begins when each of them has said yes or no.
@@ -37,28 +36,31 @@ def submit(
     Example: skinml federation submit derm_malignancy privacy.epsilon=1 --folder network
     """
     from skinml.deployment import submission
+
+    def ask(opened: FederationFolder) -> str:
+        return submission.submit(
+            opened, experiment, overrides or (), clinics=clinic or (), within=timedelta(hours=hours)
+        )
+
+    ask_clinics(folder, ask, as_json=as_json)
+
+
+def ask_clinics(folder: Path, ask: Callable[[FederationFolder], str], *, as_json: bool) -> None:
+    """Hand a run in, start its coordinator, and say how to see what clinics answer.
+
+    Args:
+        folder: The federation's folder.
+        ask: Writes the run down and gives its id.
+        as_json: Print one JSON object.
+    """
     from skinml.deployment.federation_folder import open_federation
     from skinml.deployment.flower_runs import start_run
     from skinml.deployment.superlink import control
 
     opened = open_federation(folder)
     with control(opened) as client:
-        run = submission.submit(
-            opened, experiment, overrides or (), clinics=clinic or (), within=timedelta(hours=hours)
-        )
+        run = ask(opened)
         flower = start_run(client, run)
-    tell_submitted(run, flower, folder, as_json=as_json)
-
-
-def tell_submitted(run: str, flower: int, folder: Path, *, as_json: bool) -> None:
-    """Say that clinics are asked, and how to see what they answer.
-
-    Args:
-        run: The run's id.
-        flower: Flower's number of it.
-        folder: The federation's folder.
-        as_json: Print one JSON object.
-    """
     if as_json:
         print(json.dumps({"run": run, "flower_run": flower}), flush=True)
         return

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from skinml.cli.completion import experiment_names
 from skinml.cli.edge import printable
-from skinml.cli.options import AsJson
+from skinml.cli.options import AsJson, AskedClinics, Hours
 from skinml.cli.progress import Bars
 from skinml.errors import InputError
 
@@ -56,13 +56,8 @@ def statistics(
         Path | None,
         typer.Option("--folder", help="A federation's folder: ask its real clinics."),
     ] = None,
-    clinic: Annotated[
-        list[str] | None,
-        typer.Option("--clinic", help="A clinic to be asked; may be repeated. Default: all."),
-    ] = None,
-    hours: Annotated[
-        float, typer.Option("--hours", min=0.01, max=2160, help="How long clinics may take.")
-    ] = 168.0,
+    clinic: AskedClinics = None,
+    hours: Hours = 168.0,
     as_json: AsJson = False,
 ) -> None:
     """Count patients over clinics by diagnosis, tone, age, treatment and outcome, with noise.
@@ -96,17 +91,15 @@ def _submit(
     folder: Path, config: RunConfig, clinics: Sequence[str], hours: float, *, as_json: bool
 ) -> None:
     """Ask the clinics of a federation; they answer on their own machines."""
-    from skinml.cli.federation_runs import tell_submitted
-    from skinml.deployment.federation_folder import open_federation
-    from skinml.deployment.flower_runs import start_run
+    from skinml.cli.federation_runs import ask_clinics
     from skinml.deployment.submission import hand_in
-    from skinml.deployment.superlink import control
 
-    opened = open_federation(folder)
-    with control(opened) as client:
-        run = hand_in(opened, config, clinics=clinics, within=timedelta(hours=hours))
-        flower = start_run(client, run)
-    tell_submitted(run, flower, folder, as_json=as_json)
+    within = timedelta(hours=hours)
+    ask_clinics(
+        folder,
+        lambda opened: hand_in(opened, config, clinics=clinics, within=within),
+        as_json=as_json,
+    )
 
 
 def _listed(words: str | None) -> tuple[str, ...]:

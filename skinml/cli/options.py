@@ -14,3 +14,10 @@ Manifest = Annotated[str, typer.Option(help="The list's name.")]
 Taxonomy = Annotated[
     Path | None, typer.Option(help="Your own words for diagnoses and sites, YAML.")
 ]
+AskedClinics = Annotated[
+    list[str] | None,
+    typer.Option("--clinic", help="A clinic to be asked; may be repeated. Default: all."),
+]
+Hours = Annotated[
+    float, typer.Option("--hours", min=0.01, max=2160, help="How long clinics may take.")
+]

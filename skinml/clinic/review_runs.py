@@ -84,7 +84,6 @@ class RunsBoard:
         federation: Its federation's name; "" where it has joined none.
         served: Whether a process takes part now.
         allowances: What is spent; None where the user may not read the ledger.
-        delta: Delta that epsilon is read at.
         asked: Runs that were asked for, those that wait in front.
         done: The last runs; None where the user may not read the ledger.
         may_answer: Whether the user may answer.
@@ -94,7 +93,6 @@ class RunsBoard:
     federation: str
     served: bool
     allowances: tuple[Allowance, ...] | None
-    delta: float
     asked: tuple[AskedRun, ...]
     done: tuple[DoneRun, ...] | None
     may_answer: bool
@@ -194,7 +192,7 @@ def _meters(board: RunsBoard) -> list[dict[str, Any]]:
     return [
         {
             "span": each.span,
-            "spent": f"{each.spent:.3g}" if isfinite(each.spent) else "unbounded",
+            "spent": _epsilon(each.spent),
             "ceiling": None if each.ceiling is None else f"{each.ceiling:g}",
             "left": None if each.left is None else f"{each.left:.2f}",
             "share": None
@@ -203,3 +201,7 @@ def _meters(board: RunsBoard) -> list[dict[str, Any]]:
         }
         for each in board.allowances or ()
     ]
+
+
+def _epsilon(value: float) -> str:
+    return f"{value:.3g}" if isfinite(value) else "unbounded"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from skinml.clinic.folder import ClinicFolder
 from skinml.clinic.review_runs import Allowance, AskedRun, DoneRun, RunCard, RunsBoard
-from skinml.clinic.statements import usual_delta
-from skinml.clinic.status import status_of
+from skinml.clinic.status import Status, status_of
 from skinml.deployment.card import card_of
 from skinml.deployment.card_words import different_terms, sections_of, standing_of, terms_within
 from skinml.deployment.joining import find_membership
@@ -65,17 +65,14 @@ class ClinicRuns:
         """
         folder, user = self._folder, os_user()
         status, member = status_of(folder, now), find_membership(folder)
-        reads = allowed(folder.policy.roles, user, "log.read")
-        entries = folder.ledger.entries() if reads else ()
-        delta = usual_delta(folder)
+        entries = () if status.spent is None else folder.ledger.entries()
         return RunsBoard(
             status=status,
             federation="" if member is None else member.federation,
             served=member is not None and is_served(folder),
-            allowances=self._allowances(entries, delta, now) if reads else None,
-            delta=delta,
+            allowances=_allowances(status, entries, now),
             asked=_asked(all_proposed(folder, now=now), now),
-            done=_done(entries, delta) if reads else None,
+            done=None if status.spent is None else _done(entries, status.spent.delta),
             may_answer=allowed(folder.policy.roles, user, "run.approve"),
         )
 
@@ -126,25 +123,24 @@ class ClinicRuns:
         """
         answer(self._folder, run, yes, expected=seen)
 
-    def _allowances(
-        self, entries: tuple[Entry, ...], delta: float, now: datetime
-    ) -> tuple[Allowance, ...]:
-        limits = self._folder.policy.privacy
-        latest = tuple(each for each in entries if each.binding.run == entries[-1].binding.run)
-        spans = (
-            ("the latest run", latest, limits.max_epsilon_per_run, False),
-            ("this year", entries_of_year(entries, now), limits.max_epsilon_per_year, True),
-            ("ever", entries, limits.max_epsilon_for_life, True),
-        )
-        return tuple(
-            Allowance(
-                span=span,
-                spent=spent(held, delta),
-                ceiling=ceiling,
-                left=epsilon_left(held, ceiling, delta) if adds_up and ceiling else None,
-            )
-            for span, held, ceiling, adds_up in spans
-        )
+
+def _allowances(
+    status: Status, entries: tuple[Entry, ...], now: datetime
+) -> tuple[Allowance, ...] | None:
+    """Hold what is spent against the policy; None where the user may not read the ledger."""
+    told, limits = status.spent, status.policy.privacy
+    if told is None:
+        return None
+
+    def left(held: Sequence[Entry], ceiling: float | None) -> float | None:
+        return epsilon_left(held, ceiling, told.delta) if ceiling else None
+
+    year, life = limits.max_epsilon_per_year, limits.max_epsilon_for_life
+    return (
+        Allowance("the latest run", told.run, limits.max_epsilon_per_run, None),
+        Allowance("this year", told.year, year, left(entries_of_year(entries, now), year)),
+        Allowance("ever", told.life, life, left(entries, life)),
+    )
 
 
 def _asked(found: tuple[Proposed, ...], now: datetime) -> tuple[AskedRun, ...]:

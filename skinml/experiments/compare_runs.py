@@ -13,12 +13,12 @@ import numpy as np
 from skinml.config import RunConfig, parse_config
 from skinml.errors import DataError, EnvironmentProblem
 from skinml.experiments.code_version import SOURCE, source_digest
-from skinml.experiments.kept_predictions import taken
 from skinml.experiments.progress import Progress
 from skinml.experiments.result import RECORD_FILE, read_record
 from skinml.experiments.resuming import resumable
 from skinml.experiments.run import resume, run_config
 from skinml.experiments.workspace import Workspace, in_work, run_of
+from skinml.fairness.cells import taken
 from skinml.records import Predictions, RunRecord, StrArray
 
 CONFIG_FILE = "config.json"

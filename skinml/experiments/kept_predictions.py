@@ -12,7 +12,8 @@ from skinml.clinic.virtual import find_virtual_among
 from skinml.config import parse_config
 from skinml.errors import ConfigError, EnvironmentProblem
 from skinml.experiments.samples import read_predictions
-from skinml.records import BoolArray, IntArray, Predictions, RunRecord
+from skinml.fairness.cells import taken
+from skinml.records import Predictions, RunRecord
 from skinml.stewardship.days import this_day
 
 
@@ -62,23 +63,3 @@ def _without_withdrawn(said: Predictions, folder: ClinicFolder, record: RunRecor
         purpose = "research"
     told = folder.consents.verdicts(said.patients.tolist(), purpose, this_day())
     return taken(said, np.asarray(told != "withdrawn", dtype=bool))
-
-
-def taken(predictions: Predictions, rows: BoolArray | IntArray) -> Predictions:
-    """Keep some items, or put them in another order.
-
-    Args:
-        predictions: The predictions.
-        rows: (n,) mask of the items, or their positions.
-
-    Returns:
-        The items in their order, or in that of the positions.
-    """
-    return Predictions(
-        classes=predictions.classes,
-        labels=predictions.labels[rows],
-        probabilities=predictions.probabilities[rows],
-        decisions=predictions.decisions[rows],
-        patients=predictions.patients[rows],
-        groups={name: values[rows] for name, values in predictions.groups.items()},
-    )

@@ -223,3 +223,23 @@ def cells_by_group(
 
 def _is_unknown(name: str) -> bool:
     return UNKNOWN_GROUP in name.split(CROSS)
+
+
+def taken(predictions: Predictions, rows: BoolArray | IntArray) -> Predictions:
+    """Keep some items, or put them in another order.
+
+    Args:
+        predictions: The predictions.
+        rows: (n,) mask of the items, or their positions.
+
+    Returns:
+        The items in their order, or in that of the positions.
+    """
+    return Predictions(
+        classes=predictions.classes,
+        labels=predictions.labels[rows],
+        probabilities=predictions.probabilities[rows],
+        decisions=predictions.decisions[rows],
+        patients=predictions.patients[rows],
+        groups={name: values[rows] for name, values in predictions.groups.items()},
+    )

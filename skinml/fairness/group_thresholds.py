@@ -9,7 +9,7 @@ and used when the model is, which may be neither possible nor allowed.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, floor
 
 import numpy as np
@@ -17,6 +17,7 @@ from scipy.special import expit
 
 from skinml.errors import require_in_range
 from skinml.fairness.calibration import score_logits
+from skinml.fairness.cells import taken
 from skinml.fairness.comparisons import paired_difference
 from skinml.fairness.groups import evaluate_groups
 from skinml.fairness.settings import FairnessSettings
@@ -90,13 +91,7 @@ def part_of_group(predictions: Predictions, attribute: str, group: str) -> Predi
     """
     values = predictions.groups[attribute]
     rows = np.arange(len(values)) if group == EVERYBODY else np.flatnonzero(values == group)
-    return Predictions(
-        classes=predictions.classes,
-        labels=predictions.labels[rows],
-        probabilities=predictions.probabilities[rows],
-        decisions=predictions.decisions[rows],
-        patients=predictions.patients[rows],
-    )
+    return replace(taken(predictions, rows), groups={})
 
 
 def as_malignant(predictions: Predictions, scores: FloatArray, alarms: BoolArray) -> Predictions:

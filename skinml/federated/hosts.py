@@ -21,9 +21,9 @@ from typing import Any
 from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
-from flwr.supercore.run import Run
 
 from skinml.durable import turns
+from skinml.federated.outer_grid import OuterGrid
 
 _HOSTED = "hosted"
 _ERROR = "error"
@@ -96,7 +96,7 @@ class HostApp(ClientApp):
         return reply.content
 
 
-class HostGrid(Grid):
+class HostGrid(OuterGrid):
     """Shows a node for each clinic, and reaches them through the hosts that play them.
 
     Args:
@@ -106,29 +106,12 @@ class HostGrid(Grid):
     """
 
     def __init__(self, nodes: Grid, clinics: int, num_hosts: int) -> None:
-        self.nodes = nodes
+        super().__init__(nodes)
         self._clinics, self._num_hosts = clinics, num_hosts
         self._ids = itertools.count(1)
         self._asked: dict[str, tuple[str, Message]] = {}  # by a clinic's message: the host's
         self._out: dict[str, list[str]] = {}  # by a host's message: the clinics'
         self._ready: dict[str, Message] = {}
-
-    @property
-    def run(self) -> Run:
-        """Flower's run."""
-        return self.nodes.run
-
-    def set_run(self, run: Run) -> None:
-        """Set Flower's run.
-
-        Args:
-            run: The run.
-        """
-        self.nodes.set_run(run)
-
-    def create_message(self, *args: Any, **kwargs: Any) -> Message:
-        """Refuse the deprecated way to make a message."""
-        raise AttributeError("make a Message directly")
 
     def get_node_ids(self) -> Iterable[int]:
         """Name the clinics' nodes.
@@ -187,17 +170,6 @@ class HostGrid(Grid):
         for each in found:
             del self._asked[each]
         return [self._ready.pop(each) for each in found]
-
-    def send_and_receive(
-        self, messages: Iterable[Message], *, timeout: float | None = None
-    ) -> Iterable[Message]:
-        """Refuse to wait for replies.
-
-        Args:
-            messages: What to send.
-            timeout: Not used.
-        """
-        raise AttributeError("push messages, then pull their replies")
 
     def _hosts(self) -> list[int]:
         return sorted(self.nodes.get_node_ids())[: self._num_hosts]

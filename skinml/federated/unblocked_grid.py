@@ -11,11 +11,11 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from queue import SimpleQueue
-from typing import Any
 
 from flwr.app import Message
 from flwr.serverapp import Grid
-from flwr.supercore.run import Run
+
+from skinml.federated.outer_grid import OuterGrid
 
 MOST_SLOW = 3
 PATIENCE_S = 1.0
@@ -23,7 +23,7 @@ _KEEP_S = 900.0
 _log = logging.getLogger("skinml.coordinator")
 
 
-class UnblockedGrid(Grid):
+class UnblockedGrid(OuterGrid):
     """Hands on to another grid and fetches replies in a thread of its own.
 
     Args:
@@ -41,35 +41,11 @@ class UnblockedGrid(Grid):
     def __init__(
         self, grid: Grid, *, patience_s: float = PATIENCE_S, most_slow: int = MOST_SLOW
     ) -> None:
-        self._grid, self._patience_s, self._most_slow = grid, patience_s, most_slow
+        super().__init__(grid)
+        self._patience_s, self._most_slow = patience_s, most_slow
         self._nodes: dict[str, int] = {}
         self._slow: dict[str, _Fetch] = {}
         self._worker = _Worker()
-
-    @property
-    def run(self) -> Run:
-        """Flower's run."""
-        return self._grid.run
-
-    def set_run(self, run: Run) -> None:
-        """Set Flower's run.
-
-        Args:
-            run: The run.
-        """
-        self._grid.set_run(run)
-
-    def create_message(self, *args: Any, **kwargs: Any) -> Message:
-        """Refuse the deprecated way to make a message."""
-        raise AttributeError("make a Message directly")
-
-    def get_node_ids(self) -> Iterable[int]:
-        """Name the nodes.
-
-        Returns:
-            Their ids.
-        """
-        return self._grid.get_node_ids()
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Send messages.
@@ -81,7 +57,7 @@ class UnblockedGrid(Grid):
             An id for each message.
         """
         sent = list(messages)
-        ids = list(self._grid.push_messages(sent))
+        ids = list(self.nodes.push_messages(sent))
         self._nodes |= {
             key: each.metadata.dst_node_id for key, each in zip(ids, sent, strict=True) if key
         }
@@ -108,17 +84,6 @@ class UnblockedGrid(Grid):
                 found += fetch.outcome()
         return found
 
-    def send_and_receive(
-        self, messages: Iterable[Message], *, timeout: float | None = None
-    ) -> Iterable[Message]:
-        """Refuse to wait for replies.
-
-        Args:
-            messages: What to send.
-            timeout: Not used.
-        """
-        raise AttributeError("push messages, then pull their replies")
-
     def close(self) -> None:
         """End the thread; what is still on its way is given up."""
         self._worker.end()
@@ -129,7 +94,7 @@ class UnblockedGrid(Grid):
         mine = [each for each in self._slow.values() if each.node == node]
         if sum(not each.done.is_set() for each in mine) >= self._most_slow:
             return None
-        fetch = _Fetch(node, lambda: list(self._grid.pull_messages([key])))
+        fetch = _Fetch(node, lambda: list(self.nodes.pull_messages([key])))
         self._worker.give(fetch)
         if not fetch.done.wait(self._patience_s):
             _log.warning("an answer was announced and is not there yet; the others are asked on")
