@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from math import sqrt
 from typing import Any
+
+from numpy.typing import NDArray
 
 from skinml.config import RunConfig
 from skinml.experiments.learners import validation_release
 from skinml.experiments.released import sets_layout
 from skinml.fairness.label_sets import label_sets, read_label_sets, threshold_units
-from skinml.fairness.model_answer import AnswerTables
+from skinml.fairness.model_answer import Answer, AnswerTables, answer
 from skinml.fairness.recalibration import Line, line_from_counts
 from skinml.fairness.thresholds import score_edges
-from skinml.models.bundle import BundleSpec
+from skinml.models.bundle import Bundle, BundleSpec, head_of, score
+from skinml.models.likeness import LEAST, likeness
 from skinml.privacy.quantise import GRID
 from skinml.privacy.trust import noise_rule
 from skinml.records import FloatArray
@@ -81,3 +85,46 @@ def answer_tables(spec: BundleSpec) -> AnswerTables:
         line=Line(line["intercept"], line["slope"]) if line else None,
         sets=read_label_sets(spec.label_sets),
     )
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What a saved model makes of one item.
+
+    Attributes:
+        found: The answer.
+        likeness: How like the training images, 1 is usual; None where the model keeps nothing to
+            tell it by.
+        decision: The label that the model decides for.
+    """
+
+    found: Answer
+    likeness: float | None
+    decision: str
+
+
+def answer_item(
+    bundle: Bundle, tables: AnswerTables, inputs: NDArray[Any], group: str | None
+) -> Answered:
+    """Answer about one item; where that can be told, look if it is like the training images.
+
+    Args:
+        bundle: The saved model.
+        tables: What its answers are made by.
+        inputs: (1, ...) the item, as `models.bundle.score` takes it.
+        group: Whose it is; None where nobody knows.
+
+    Returns:
+        What the model makes of it.
+
+    Raises:
+        ConfigError: If the label sets know no such group.
+        DataError: If the inputs do not fit the model.
+    """
+    like = None
+    if bundle.spec.kind == "linear_head":
+        told = likeness(head_of(bundle), inputs)
+        like = None if told is None else float(told[0])
+    (row,), (decision,) = score(bundle, inputs, batch_size=1)
+    unlike = None if like is None else like < LEAST
+    return Answered(answer(row, group, tables, unlike=unlike), like, bundle.spec.labels[decision])

@@ -24,7 +24,7 @@ from skinml.data.sealed_images import ImageFile
 from skinml.data.settings import DataSettings, PartitionSettings
 from skinml.data.splits import divide
 from skinml.errors import DataError, IntegrityError, PolicyError
-from skinml.experiments.answering import answer_tables
+from skinml.experiments.answering import Answered, answer_item, answer_tables
 from skinml.experiments.code_version import code_versions
 from skinml.experiments.cohorts import open_manifest, public_digest
 from skinml.experiments.compared import comparison_settings
@@ -39,7 +39,6 @@ from skinml.experiments.result import (
     result_json,
 )
 from skinml.experiments.workspace import EVALUATIONS, Workspace
-from skinml.fairness.model_answer import Answer, answer
 from skinml.models.backbones import load_backbone
 from skinml.models.bundle import Bundle, load_bundle, score
 from skinml.models.linear_head import item_features
@@ -304,7 +303,8 @@ def load_scorer(folder: Path) -> Scorer:
     Returns:
         From files' bytes, and whose group each is where somebody knows, to the answer about each:
         the classes' calibrated probabilities by name, "decision", "label_set", "cannot_tell",
-        "reasons", "alarm" and "who_decides", see `fairness.model_answer.Answer`.
+        "reasons", "alarm", "likeness_checked" and "who_decides", see
+        `fairness.model_answer.Answer`.
 
     Raises:
         DataError: If the model needs several views of a lesion at once.
@@ -329,20 +329,20 @@ def load_scorer(folder: Path) -> Scorer:
                 path.write_bytes(content)
             rows = embed(paths)
         inputs = item_features(rows[:, None]) if bundle.spec.kind == "linear_head" else rows
-        probabilities, decisions = score(bundle, inputs)
         return [
-            _served(answer(row, group, tables), bundle.spec.labels[decision])
-            for row, decision, group in zip(probabilities, decisions, groups, strict=True)
+            _served(answer_item(bundle, tables, inputs[at : at + 1], group))
+            for at, group in enumerate(groups)
         ]
 
     return scorer
 
 
-def _served(found: Answer, decision: str) -> dict[str, Any]:
-    told = found.values()
+def _served(said: Answered) -> dict[str, Any]:
+    told = said.found.values()
     return {
         **told.pop("probabilities"),
-        "decision": decision,
+        "decision": said.decision,
         **{name: told[name] for name in ("label_set", "cannot_tell", "reasons", "alarm")},
+        "likeness_checked": told["likeness_checked"],
         "who_decides": told["who_decides"],
     }

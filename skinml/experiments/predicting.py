@@ -13,12 +13,11 @@ from numpy.typing import NDArray
 from skinml.config import parse_config
 from skinml.durable import write_whole
 from skinml.errors import ConfigError, DataError, EnvironmentProblem
-from skinml.experiments.answering import answer_tables
+from skinml.experiments.answering import answer_item, answer_tables
 from skinml.experiments.evaluate import embedder
 from skinml.experiments.workspace import Workspace
-from skinml.fairness.model_answer import CLINICIAN, Answer, AnswerTables, answer
-from skinml.models.bundle import Bundle, head_of, load_bundle, score
-from skinml.models.likeness import LEAST, likeness
+from skinml.fairness.model_answer import CLINICIAN, NOT_CHECKED, Answer, AnswerTables
+from skinml.models.bundle import Bundle, load_bundle
 from skinml.models.linear_head import item_features
 from skinml.reports.predict_page import answers_html, headline, set_words, title_of, words_of
 
@@ -125,17 +124,12 @@ def ask(model: Model, images: Sequence[Path], *, group: str | None = None) -> tu
             do="Give the image files one after the other in this order.",
         )
     _require_group(model, group)
-    head = head_of(model.bundle) if model.bundle.spec.kind == "linear_head" else None
     made = []
     for start in range(0, len(images), width):
         numbers = tuple(range(start + 1, start + width + 1))
         inputs = _looked(model, images[start : start + width], numbers)
-        like = None if head is None else likeness(head, inputs)
-        found = None if like is None else float(like[0])
-        probabilities, _ = score(model.bundle, inputs, batch_size=1)
-        unlike = found is not None and found < LEAST
-        said = answer(probabilities[0], group, model.tables, unlike=unlike)
-        made.append(Asked(numbers, said, found))
+        said = answer_item(model.bundle, model.tables, inputs, group)
+        made.append(Asked(numbers, said.found, said.likeness))
     return tuple(made)
 
 
@@ -143,15 +137,23 @@ def _require_group(model: Model, group: str | None) -> None:
     if group is None or group in model.groups:
         return
     sets = model.tables.sets
-    what = sets.attribute if sets is not None and model.groups else "group"
+    if sets is None:
+        raise ConfigError(
+            rule="no group, for this model has no label sets that a group could choose from",
+            got=f"group={group}",
+            do="Leave the group out; or train with fairness.label_sets.share, such as 0.5.",
+        )
+    if not model.groups:
+        raise ConfigError(
+            rule="no group, for this model's label sets are one for everybody",
+            got=f"group={group}",
+            do="Leave the group out.",
+        )
+    what = words_of(sets.attribute)
     raise ConfigError(
-        rule=f"a {what} among {', '.join(model.groups)}"
-        if model.groups
-        else "no group, for the model's label sets are for everybody",
-        got=f"{what}={group}",
-        do="Name one of them, or leave it out where it is not known."
-        if model.groups
-        else "Leave it out.",
+        rule=f"a {what} among {', '.join(model.groups)}",
+        got=f"{what} {group}",
+        do="Name one of them, or leave it out where it is not known.",
     )
 
 
@@ -185,6 +187,11 @@ class Prediction:
     model: Model
     asked: tuple[Asked, ...]
 
+    @property
+    def checked(self) -> bool:
+        """Whether images unlike those of the training would be called so."""
+        return all(each.found.likeness_checked for each in self.asked)
+
     def values(self) -> dict[str, Any]:
         """Write the answers as the object of `--json`.
 
@@ -196,6 +203,7 @@ class Prediction:
             "run": self.run,
             "answers": [each.values() for each in self.asked],
             "calibrated": line is not None,
+            "likeness_checked": self.checked,
             "label_sets": None
             if sets is None
             else {
@@ -210,13 +218,16 @@ class Prediction:
         """Write the answers for a screen.
 
         Returns:
-            Lines; first that a clinician decides, at the end what the sets hold.
+            Lines; first that a clinician decides, and if so that other pictures are not found; at
+            the end what the sets hold.
         """
-        lines = [line for each in self.asked for line in _words(each)]
-        return [CLINICIAN, "", *lines, set_words(self.model.tables)]
+        by_group = bool(self.model.groups)
+        lines = [line for each in self.asked for line in _words(each, by_group)]
+        unchecked = [] if self.checked else [NOT_CHECKED]
+        return [CLINICIAN, *unchecked, "", *lines, set_words(self.model.tables)]
 
 
-def _words(each: Asked) -> list[str]:
+def _words(each: Asked, by_group: bool) -> list[str]:
     found = each.found
     chances = sorted(found.probabilities.items(), key=lambda item: -item[1])
     whose = found.group or "not given, the widest set of all groups"
@@ -224,7 +235,7 @@ def _words(each: Asked) -> list[str]:
         f"{title_of(each.images)}: {headline(found)}",
         *(f"  why: {reason}" for reason in found.reasons),
         "  chances: " + ", ".join(f"{words_of(name)} {100 * p:.0f}%" for name, p in chances),
-        *([f"  group: {whose}"] if found.label_set is not None else []),
+        *([f"  group: {whose}"] if by_group else []),
         "",
     ]
 

@@ -19,6 +19,11 @@ CLINICIAN = (
     "A clinician decides. This is not a diagnosis: it is what a research model makes of a picture, "
     "and it may be wrong."
 )
+NOT_CHECKED = (
+    "Not checked: whether an image is unlike those that this model was trained on, for it keeps no "
+    "mean of its training images. A picture of anything else gets an answer too: look at each "
+    "picture first."
+)
 UNLIKE = "the image is unlike the images that the model was trained on"
 NOTHING_FITS = "no label fits the image as well as true labels usually do"
 TOO_MANY = "too many labels fit"
@@ -57,6 +62,7 @@ class Answer:
         alarm: Whether the malignancy score reaches the run's threshold; None without a threshold.
         group: The group whose limits were used; None: the widest of all.
         coverage: Share of patients of each group whose true label is in the set; None without.
+        likeness_checked: Whether it was looked at if the image is unlike the training images.
     """
 
     probabilities: dict[str, float]
@@ -66,6 +72,7 @@ class Answer:
     alarm: bool | None
     group: str | None
     coverage: float | None
+    likeness_checked: bool
 
     def values(self) -> dict[str, Any]:
         """Write the answer as plain values.
@@ -81,12 +88,17 @@ class Answer:
             "alarm": self.alarm,
             "group": self.group,
             "coverage": self.coverage,
+            "likeness_checked": self.likeness_checked,
             "who_decides": CLINICIAN,
         }
 
 
 def answer(
-    probabilities: FloatArray, group: str | None, tables: AnswerTables, *, unlike: bool = False
+    probabilities: FloatArray,
+    group: str | None,
+    tables: AnswerTables,
+    *,
+    unlike: bool | None = None,
 ) -> Answer:
     """Answer about one image.
 
@@ -97,7 +109,7 @@ def answer(
         probabilities: (k,) of the model, as it gives them.
         group: Whose image it is, a group of `tables.sets.attribute`; None where nobody knows.
         tables: What the saved model holds.
-        unlike: Whether the image is unlike the training images.
+        unlike: Whether the image is unlike the training images; None where nobody looked.
 
     Returns:
         The answer.
@@ -144,6 +156,7 @@ def answer(
         alarm=None if tables.threshold is None else score >= tables.threshold,
         group=group if tables.sets is not None else None,
         coverage=None if tables.sets is None else tables.sets.coverage,
+        likeness_checked=unlike is not None,
     )
 
 

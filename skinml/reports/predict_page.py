@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from skinml.fairness.label_sets import EVERYBODY
-from skinml.fairness.model_answer import CLINICIAN, Answer, AnswerTables
+from skinml.fairness.model_answer import CLINICIAN, NOT_CHECKED, Answer, AnswerTables
 from skinml.reports.templating import filled_in
 
 Told = tuple[tuple[int, ...], Answer, float | None]
@@ -31,7 +31,11 @@ def answers_html(
         {
             "run": run,
             "clinician": CLINICIAN,
+            "not_checked": ""
+            if all(found.likeness_checked for _, found, _ in asked)
+            else NOT_CHECKED,
             "asked": [_shown(*each) for each in asked],
+            "by_group": tables.sets is not None and len(tables.sets.cuts) > 1,
             "promise": set_words(tables),
             "calibrated": tables.line is not None,
             "threshold": tables.threshold,

@@ -27,7 +27,7 @@ class BundleModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc] # mlflow is 
         load_scorer: Makes a scorer from the bundle's folder. A scorer takes the bytes of image
             files and the group of each, None where nobody knows it, and returns for each a mapping
             of class names to probabilities, with "decision", "label_set", "cannot_tell",
-            "reasons", "alarm" and "who_decides".
+            "reasons", "alarm", "likeness_checked" and "who_decides".
     """
 
     def __init__(self, load_scorer: Callable[[Path], Scorer]) -> None:
@@ -115,7 +115,8 @@ def signature(classes: Labels) -> ModelSignature:
     Returns:
         A signature: column `image` in, and `group` where somebody knows it; out a probability for
         each class, the decision, the label set, whether the model cannot tell and why, whether it
-        raises an alarm, and the words that a clinician decides.
+        raises an alarm, whether pictures of something else would be found, and the words that a
+        clinician decides.
     """
     words = Array(DataType.string)
     outputs = [
@@ -125,6 +126,7 @@ def signature(classes: Labels) -> ModelSignature:
         ColSpec("boolean", "cannot_tell"),
         ColSpec(words, "reasons"),
         ColSpec("boolean", "alarm", required=False),
+        ColSpec("boolean", "likeness_checked"),
         ColSpec("string", "who_decides"),
     ]
     return ModelSignature(

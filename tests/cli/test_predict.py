@@ -12,9 +12,13 @@ import pytest
 from PIL import Image
 
 import skinml as package
-from skinml.config import parse_config
-from skinml.models.bundle import load_bundle, score
+from skinml.config import load_config, parse_config
+from skinml.data.images import PREPARATION
+from skinml.fairness.label_sets import LabelSets
+from skinml.fairness.model_answer import CLINICIAN, NOT_CHECKED
+from skinml.models.bundle import Bundle, BundleSpec, load_bundle, save_bundle, score
 from skinml.models.linear_head import item_features
+from skinml.models.networks import build_network, network_arrays
 
 # The few validation patients of a small run hold seven of ten, without noise, all in one group.
 SETS = (
@@ -107,6 +111,59 @@ def test_a_picture_of_something_else_is_called_unlike(
     assert "unlike" in answer["reasons"][0]
 
 
+def test_a_served_model_calls_a_picture_of_something_else_unlike_too(
+    predict: Callable[..., Any], asked: tuple[Path, str, list[Path]], tmp_path: Path
+) -> None:
+    from skinml.experiments.evaluate import load_scorer
+
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 256, (80, 80, 3), dtype=np.uint8)).save(tmp_path / "noise.png")
+    files = [asked[2][0], tmp_path / "noise.png"]
+    scored = load_scorer(asked[0] / "runs" / asked[1] / "model")
+    served = scored([path.read_bytes() for path in files], [None, None])
+    told = predict(*files, "--json").json
+    assert told["likeness_checked"]
+    for mine, theirs in zip(served, told["answers"], strict=True):
+        assert mine["reasons"] == theirs["reasons"]
+        assert mine["likeness_checked"]
+    assert "unlike" in served[1]["reasons"][0]
+
+
+def test_a_network_says_first_that_it_does_not_find_other_pictures(
+    skinml: Callable[..., Any], asked: tuple[Path, str, list[Path]], tmp_path: Path
+) -> None:
+    config = load_config("quickstart_end_to_end")
+    weights = network_arrays(
+        build_network("small_cnn", 2, np.random.Generator(np.random.Philox(0)))
+    )
+    model = Bundle(
+        BundleSpec(
+            kind="network",
+            labels=("benign", "malignant"),
+            malignant=(False, True),
+            network="small_cnn",
+            image_size=64,
+            views=("any",),
+            preprocessing=PREPARATION,
+            taxonomy_version="1",
+            label_sets=LabelSets("everybody", 0.9, {"everybody": (0.9, 0.9)}).values(),
+            config=config.model_dump(mode="json"),
+        ),
+        weights,
+    )
+    run, page = tmp_path / "run", tmp_path / "page.html"
+    save_bundle(run / "model", model)
+    shown = skinml("predict", run, asked[2][0], "--page", page)
+    assert shown.code == 0, shown.told
+    assert " ".join(shown.out.split("Image 1")[0].split()) == f"{CLINICIAN} {NOT_CHECKED}"
+    text = page.read_text()
+    assert "OTHER PICTURES ARE NOT FOUND" in text
+    assert "or where the image is unlike" not in text
+    told = skinml("predict", run, asked[2][0], "--json").json
+    assert told["likeness_checked"] is told["answers"][0]["likeness_checked"] is False
+    assert told["answers"][0]["likeness"] is None
+
+
 def test_the_screen_and_the_page_say_the_same_and_name_no_file(
     predict: Callable[..., Any], asked: tuple[Path, str, list[Path]], tmp_path: Path
 ) -> None:
@@ -142,6 +199,11 @@ def test_a_run_without_counts_for_sets_cannot_tell(
     assert each["cannot_tell"]
     assert each["label_set"] is None
     assert "fairness.label_sets.share" in " ".join(each["reasons"])
+    named = ("--tone", "4-6", "--work-dir", centralised[0])
+    refused = skinml("predict", centralised[1].json["run"], asked[2][0], *named)
+    assert refused.code == 2
+    assert "this model has no label sets" in refused.err
+    assert "fairness.label_sets.share" in refused.err
 
 
 @pytest.mark.parametrize(
@@ -149,7 +211,7 @@ def test_a_run_without_counts_for_sets_cannot_tell(
     [
         (["nowhere.png"], 2, "image 1: no such file"),
         (["{text}"], 2, "image 1: no image in"),
-        (["{image}", "--tone", "green"], 2, "Leave it out."),
+        (["{image}", "--tone", "green"], 2, "label sets are one for everybody"),
         (["{image}", "--page", "{text}/below/x.html"], 6, "Make the folder first"),
     ],
 )

@@ -75,4 +75,5 @@ def test_a_served_model_answers_with_probabilities_a_label_set_and_that_it_canno
     assert one["decision"] in ("benign", "malignant")
     assert one["cannot_tell"] is bool(one["reasons"])
     assert set(one["label_set"] or ()) <= {"benign", "malignant"}
+    assert one["likeness_checked"] is True
     assert "clinician decides" in one["who_decides"]
