@@ -63,8 +63,7 @@ class Samples:
         inputs: (n, ...) features (n, d) or images (n, height, width, 3) of uint8.
         labels: (n,) index into the classes.
         patients: (n,) the id of each item's patient.
-        groups: For each attribute, such as "skin_tone", (n,) the item's group; "unknown" where
-            the clinic does not know it.
+        groups: For each attribute, such as "skin_tone", (n,) the item's group, or "unknown".
     """
 
     inputs: NDArray[Any]
@@ -355,8 +354,7 @@ class Guarantee:
         advantage: By how much the best guess whether a patient took part in this run can beat a
             coin: it is right with chance (1 + advantage) / 2; None without a guarantee.
         total_advantage: The same for all runs in the ledgers.
-        recognised: Greatest share of a run's patients that a test recognises which suspects one
-            in a hundred of those who took no part; None without a guarantee.
+        recognised: Share of patients, at most, found by a test that suspects 1% of others; or None.
         replace_one_epsilon: That of data that differ in whose records one patient's are, or None.
         num_clinics: Clinics of the run, k; 0 where it was not recorded.
         tolerated_dropouts: Clinics that may drop out of a sum under "distributed".
@@ -467,6 +465,7 @@ class RunRecord:
         curves: Calibration and decision curves as `skinml.fairness.curves` writes them.
         released_counts: (groups, 2, bins) the noised sum behind figures of "dp_counts".
         mitigation: What could be done after training, as `skinml.fairness.after_training` has it.
+        label_sets: Their coverage as `skinml.fairness.set_coverage` has it; None: there are none.
     """
 
     run: str
@@ -498,3 +497,4 @@ class RunRecord:
     curves: tuple[Mapping[str, Any], ...] = ()
     released_counts: tuple[tuple[tuple[float, ...], ...], ...] | None = None
     mitigation: Mapping[str, Any] | None = None
+    label_sets: Mapping[str, Any] | None = None

@@ -38,6 +38,7 @@ from skinml.experiments.result import (
     read_record,
     result_json,
 )
+from skinml.experiments.set_coverage import coverage_elsewhere
 from skinml.experiments.workspace import EVALUATIONS, Workspace
 from skinml.models.backbones import load_backbone
 from skinml.models.bundle import Bundle, load_bundle, score
@@ -118,8 +119,9 @@ def evaluate_run(
         settings=comparison_settings(config.fairness, settings),
         seeds=Seeds(config.seed),
     )
+    ran = read_record(folder)
     record = replace(
-        read_record(folder),
+        ran,
         started=began.isoformat(timespec="seconds"),
         evaluation_source="exact",
         overall=figures.overall,
@@ -128,7 +130,7 @@ def evaluate_run(
         cohort_flow=cohort.flow,
         cohort_table=cohort.table,
         data={
-            **{k: v for k, v in read_record(folder).data.items() if own or k != "leak"},
+            **{k: v for k, v in ran.data.items() if own or k != "leak"},
             "name": f"{cohort.name} ({_OWN if own else _OTHER})",
             **({} if own else {"evaluated_on": _OTHER}),
             "unit": cohort.unit,
@@ -144,6 +146,7 @@ def evaluate_run(
         curves=figures.curves,
         released_counts=None,
         mitigation=None,
+        label_sets=coverage_elsewhere(config, ran, bundle.spec.label_sets, predictions),
     )
     place = folder / EVALUATIONS / f"{began:%Y%m%d-%H%M%S-%f}"
     files = write_report(record, place)

@@ -30,6 +30,7 @@ from skinml.experiments.released import (
 )
 from skinml.experiments.rounds import Trained
 from skinml.experiments.samples import read_predictions
+from skinml.experiments.set_coverage import coverage_values
 from skinml.experiments.yardsticks import pooled, yardsticks
 from skinml.fairness.thresholds import ThresholdChoice
 from skinml.models.bundle import Bundle
@@ -153,6 +154,39 @@ def run_record(
             cohort.labels,
             outcome.threshold.value,
         ),
+        label_sets=_coverage(config, gathered, outcome),
+    )
+
+
+def _coverage(config: RunConfig, gathered: Gathered, outcome: Outcome) -> Mapping[str, Any] | None:
+    """Measure how often the run's label sets held the truth."""
+    return coverage_values(
+        config,
+        outcome.run,
+        gathered.folders,
+        outcome.participation[-1],
+        gathered.cohort.labels,
+        answers_of(config, outcome)["label_sets"],
+        private=gathered.cohort.private,
+    )
+
+
+def answers_of(config: RunConfig, outcome: Outcome) -> dict[str, Any]:
+    """Read what the released validation scores give to the saved model's answers.
+
+    Args:
+        config: The run's config.
+        outcome: What the rounds left behind.
+
+    Returns:
+        "label_sets" and "calibration" of its spec.
+    """
+    last = outcome.participation[-1]
+    return answer_values(
+        config,
+        outcome.trained.scores,
+        num_clinics=len(last.expected),
+        num_present=len(last.took_part),
     )
 
 
@@ -205,12 +239,7 @@ def run_bundle(config: RunConfig, origin: Origin, outcome: Outcome, record: RunR
             "taxonomy_version": origin.taxonomy_version,
             "threshold": record.threshold,
             "threshold_source": record.threshold_source,
-            **answer_values(
-                config,
-                outcome.trained.scores,
-                num_clinics=len(outcome.participation[-1].expected),
-                num_present=len(outcome.participation[-1].took_part),
-            ),
+            **answers_of(config, outcome),
             "guarantee": {
                 "private": promised.private,
                 "trust": promised.trust,

@@ -15,13 +15,20 @@ from skinml.experiments.admissions import noised_counts
 from skinml.experiments.code_version import code_versions
 from skinml.experiments.guarantee import guarantee_told
 from skinml.experiments.mitigation import mitigation_values
-from skinml.experiments.outcome import VERSIONS, Origin, Outcome, threshold_source
+from skinml.experiments.outcome import (
+    VERSIONS,
+    Origin,
+    Outcome,
+    answers_of,
+    threshold_source,
+)
 from skinml.experiments.released import (
     counts_release,
     plain_counts,
     released_gaps,
     released_results,
 )
+from skinml.experiments.set_coverage import coverage_values
 from skinml.models.backbones import load_backbone
 from skinml.records import Labels, RunRecord, last_attempts
 from skinml.training.features import features_version, images_version
@@ -134,6 +141,15 @@ def published_record(
         released_counts=plain_counts(total),
         mitigation=mitigation_values(
             config, outcome.run, {}, present, classes, outcome.threshold.value
+        ),
+        label_sets=coverage_values(
+            config,
+            outcome.run,
+            {},
+            outcome.participation[-1],
+            classes,
+            answers_of(config, outcome)["label_sets"],
+            private=True,
         ),
     )
 

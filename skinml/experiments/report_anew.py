@@ -25,9 +25,11 @@ from skinml.experiments.predictions_file import PredictionsSettings
 from skinml.experiments.predictions_report import predictions_record
 from skinml.experiments.released import DP_COUNTS, counts_release, released_gaps, released_results
 from skinml.experiments.samples import read_predictions
+from skinml.experiments.set_coverage import coverage_values
 from skinml.experiments.table_batches import digest_of
 from skinml.experiments.workspace import home_of
 from skinml.experiments.yardsticks import pooled
+from skinml.fairness.set_coverage import SetsCoverage, sets_coverage_from
 from skinml.fairness.settings import FairnessSettings
 from skinml.models.bundle import load_bundle
 from skinml.privacy.ledger import Entry
@@ -40,6 +42,7 @@ from skinml.training.learner import Learner
 ANEW = "figures computed anew"
 PRIVACY = "privacy figures computed anew"
 MITIGATION = "mitigation after training computed anew"
+SETS = "coverage of label sets computed anew"
 OWN_HEADS = "the clinics' own heads computed anew"
 ATTENDANCE = "who took part"
 SETTINGS = "settings and threshold, against the model's own"
@@ -127,6 +130,7 @@ def checks_of_run(record: RunRecord, told: Told, folder: Path, clinics: Path) ->
         yield Check(_from_predictions(ANEW), NOT_CHECKED, _NO_FOLDERS)
     else:
         yield from _from_clinics(config, record, told, folders)
+        yield from _label_sets(config, record, told, folders, home)
     if not counted:
         yield Check(IMAGES, NOT_CHECKED, "they need the images, or what no clinic keeps")
     yield Check(SCORES, NOT_CHECKED, "these left the clinics as a noised sum that nobody keeps")
@@ -241,6 +245,51 @@ def _from_clinics(
         heads = personal_heads(config, record.run, folders, present, record.classes)
         anew = _plain(replace(record, personal_heads=heads))
         yield compare(OWN_HEADS, told["personal_heads"], anew["personal_heads"])
+
+
+def _label_sets(
+    config: RunConfig,
+    record: RunRecord,
+    told: Told,
+    folders: Mapping[str, ClinicFolder],
+    home: Path,
+) -> Iterator[Check]:
+    """Compute how often label sets held the truth from the model and the sealed predictions."""
+    said = sets_coverage_from(record.label_sets) if record.label_sets is not None else None
+    if said is None or said.left_out or not record.participation:
+        return
+    if not (home / "model").is_dir():
+        yield Check(SETS, NOT_CHECKED, "the model is not here")
+        return
+    try:
+        values = coverage_values(
+            config,
+            record.run,
+            folders,
+            record.participation[-1],
+            record.classes,
+            load_bundle(home / "model").spec.label_sets,
+            private=False,
+        )
+    except (OSError, EnvironmentProblem):
+        yield Check(SETS, NOT_CHECKED, "a clinic no longer keeps this run's predictions")
+        return
+    if values is not None and _fewer(said, sets_coverage_from(values)):
+        yield Check(SETS, NOT_CHECKED, "patients were erased since")
+        return
+    anew = _plain(replace(record, label_sets=values))
+    yield compare(SETS, told["label_sets"], anew["label_sets"])
+
+
+def _fewer(said: SetsCoverage, found: SetsCoverage) -> bool:
+    """Whether predictions of fewer patients are there than a report counts, and of no more."""
+    before, now = (
+        {each.group: (each.validation, each.test) for each in (*m.by_group, *m.one_limit)}
+        for m in (said, found)
+    )
+    sizes = [(before.get(name, (0, 0)), now.get(name, (0, 0))) for name in {*before, *now}]
+    pairs = [pair for one, other in sizes for pair in zip(one, other, strict=True)]
+    return all(a >= b for a, b in pairs) and any(a > b for a, b in pairs)
 
 
 def _kept_predictions(

@@ -50,6 +50,7 @@ def result_json(
         "overall": _group(record.overall),
         "groups": groups,
         "gaps": None if record.gaps is None else dict(record.gaps),
+        "label_sets": None if record.label_sets is None else dict(record.label_sets),
         "threshold": {"value": record.threshold, "source": record.threshold_source},
         "yardsticks": {
             each.name: {name: _estimate(value) for name, value in each.estimates.items()}

@@ -8,18 +8,20 @@ the coverage of this one limit, which is promised nothing.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import ceil, floor
 from typing import Any
 
 import numpy as np
+from pydantic import TypeAdapter
 from scipy.optimize import brentq
 from scipy.stats import betabinom
 
 from skinml.errors import require_in_range, require_positive
 from skinml.fairness.count_tables import equal_weights
 from skinml.fairness.intervals import Interval
-from skinml.fairness.label_sets import EVERYBODY, LabelSets, SetsLayout, rank_noise
+from skinml.fairness.label_sets import EVERYBODY, LabelSets
 from skinml.records import UNKNOWN_GROUP, BoolArray, FloatArray, Predictions, StrArray
 
 _UNITS = 2**14
@@ -57,6 +59,48 @@ class GroupCoverage:
             The fields by name.
         """
         return dict(vars(self))
+
+
+@dataclass(frozen=True)
+class SetsCoverage:
+    """What a report tells of how often a run's label sets held the truth of test patients.
+
+    Attributes:
+        attribute: What patients are parted by; "everybody" where they are not.
+        coverage: What the sets are to hold, on average.
+        level: How often each interval holds the coverage on average.
+        left_out: Why nothing was measured; empty where something was.
+        by_group: What the model's own sets did, group by group.
+        one_limit: What one limit for all, found exactly from the same validation patients, did in
+            the same groups; empty where those are not at hand.
+    """
+
+    attribute: str
+    coverage: float
+    level: float
+    left_out: str = ""
+    by_group: tuple[GroupCoverage, ...] = ()
+    one_limit: tuple[GroupCoverage, ...] = ()
+
+    def values(self) -> dict[str, Any]:
+        """Give plain values for JSON."""
+        found: dict[str, Any] = _ADAPTER.dump_python(self, mode="json")
+        return found
+
+
+_ADAPTER = TypeAdapter(SetsCoverage)
+
+
+def sets_coverage_from(values: Mapping[str, Any]) -> SetsCoverage:
+    """Read what `SetsCoverage.values` wrote.
+
+    Args:
+        values: The plain values.
+
+    Returns:
+        What was measured.
+    """
+    return _ADAPTER.validate_python(values)
 
 
 def mean_coverage_interval(
@@ -143,57 +187,77 @@ def truth_covered(sets: LabelSets, predictions: Predictions) -> BoolArray:
     return np.asarray(far < limits)
 
 
+def validation_sizes(sets: LabelSets, validation: Predictions, by: str) -> dict[str, int]:
+    """Count the validation patients that each group's limit comes from.
+
+    Args:
+        sets: The sets.
+        validation: The validation patients that they come from.
+        by: What patients are parted by; where the sets are for everybody, all of them are behind
+            each group's limit.
+
+    Returns:
+        Patients by group; empty where their groups are not told.
+    """
+    there = _parted(validation, by)
+    if there is None:
+        return {}
+    all_ = len(np.unique(validation.patients))
+    return {
+        str(group): len(np.unique(validation.patients[there == group]))
+        if by == sets.attribute
+        else all_
+        for group in np.unique(there)
+    }
+
+
 def measured_coverage(
     sets: LabelSets,
-    layout: SetsLayout,
-    validation: Predictions,
+    sizes: Mapping[str, int],
     test: Predictions,
     *,
-    std: float,
-    max_clinics: int = 1,
-    attribute: str | None = None,
+    noise: float,
+    by: str,
     level: float = 0.95,
 ) -> tuple[GroupCoverage, ...]:
     """Measure how often the sets hold the truth of test patients, group by group.
 
     Args:
         sets: The sets.
-        layout: The rows that they come from.
-        validation: The validation patients that they come from, to count them.
+        sizes: The validation patients behind each group's limit, from `validation_sizes`.
         test: Test patients, exactly.
-        std: Standard deviation of the noise in each number that the sets come from.
-        max_clinics: At how many clinics a patient may be.
-        attribute: What to part patients by where the sets are for everybody: limits of the whole
-            are then held to what they do in each group, which they do not promise.
+        noise: Standard deviation in patients of a limit's rank, from `label_sets.rank_noise`.
+        by: What to part patients by. Limits for everybody are then held to what they do in each
+            group, which they do not promise.
         level: How often each interval holds the mean coverage.
 
     Returns:
         The groups in which there are patients of both splits.
     """
-    noise = rank_noise(layout, std, sets.coverage, max_clinics)
-    by = attribute or sets.attribute
-    here, there = test.groups.get(by), validation.groups.get(by)
-    if here is None or there is None:
+    here = _parted(test, by)
+    if here is None:
         return ()
     covered, whole = truth_covered(sets, test), _holds_all(sets, test)
-    everybody = np.ones(len(validation), dtype=bool)
     found = []
-    for group in np.unique(here):
-        mine = here == group
-        own = there == group if by == sets.attribute else everybody
-        sizes = len(np.unique(test.patients[mine])), len(np.unique(validation.patients[own]))
-        if 0 in sizes:
+    for name in map(str, np.unique(here)):
+        mine = here == name
+        behind, tested = sizes.get(name, 0), len(np.unique(test.patients[mine]))
+        if behind == 0:
             continue
         share = float(np.average(covered[mine], weights=equal_weights(test.patients[mine], _UNITS)))
         low, high = mean_coverage_interval(
-            share * sizes[0], *sizes, noise=noise, level=level, coverage=sets.coverage
+            share * tested, tested, behind, noise=noise, level=level, coverage=sets.coverage
         )
-        found.append(
-            GroupCoverage(
-                str(group), share, low, high, sizes[1], sizes[0], float(whole[mine].mean())
-            )
-        )
+        made = GroupCoverage(name, share, low, high, behind, tested, float(whole[mine].mean()))
+        found.append(made)
     return tuple(found)
+
+
+def _parted(predictions: Predictions, by: str) -> StrArray | None:
+    """(n,) the group of each image; None where nobody tells."""
+    if by == EVERYBODY:
+        return np.full(len(predictions), EVERYBODY)
+    return predictions.groups.get(by)
 
 
 def _groups(sets: LabelSets, predictions: Predictions) -> StrArray:

@@ -16,6 +16,7 @@ from skinml.reports import numbers, view
 from skinml.reports.admissions import admission_tables
 from skinml.reports.derived import Derived, derive
 from skinml.reports.document import record_to_json
+from skinml.reports.label_sets import sets_part
 from skinml.reports.mitigation import mitigation_part
 from skinml.reports.participation import (
     attendance_table,
@@ -189,6 +190,7 @@ def _context(record: RunRecord, derived: Derived) -> dict[str, Any]:
         "words": _meanings(record, shown),
         "yardsticks": view.yardstick_table(record),
         "personal_heads": personal_table(record),
+        "label_sets": sets_part(record, people),
         "mitigation": mitigation_part(record),
         "flow": view.flow_table(record, people),
         "cohort": [*admission_tables(record, people), *view.cohort_tables(record, people)],

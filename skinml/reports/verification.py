@@ -191,11 +191,12 @@ def _leaves(value: Any) -> Iterator[Any]:
 def _forms(number: float, places: set[int]) -> Iterator[str]:
     yield f"{number:.2g}"
     yield f"{number:.4g}"
-    if number >= 1e15:
-        return
-    exact = Decimal(repr(number))
     for decimals in places:
         yield f"{number:.{decimals}f}"
+    if number >= 1e15:
+        return  # more digits than a float has: nothing is left to round
+    exact = Decimal(repr(number))
+    for decimals in places:
         for way in (ROUND_CEILING, ROUND_FLOOR):
             yield str(exact.quantize(Decimal(1).scaleb(-decimals), rounding=way))
 

@@ -191,6 +191,27 @@ def test_python_answers_as_the_command_does(
     assert found.values() == {name: told[name] for name in found.values()}
 
 
+def test_the_report_has_the_sets_coverage_and_verify_computes_it_anew(
+    skinml: Callable[..., Any], asked: tuple[Path, str, list[Path]], tmp_path: Path
+) -> None:
+    place, run, _ = asked
+    folder = place / "runs" / run
+    told = json.loads((folder / "result.json").read_text())["label_sets"]
+    found = package.open_run(run, work_dir=place).label_set_coverage()
+    own = found[found["sets"] == "by group"].drop(columns="sets")
+    assert own.to_dict("records") == told["by_group"] != []
+    verified = skinml("report", "verify", run, "--work-dir", place, "--json")
+    assert verified.code == 0, verified.told
+    checks = {each["what"]: each["outcome"] for each in verified.json["checks"]}
+    assert checks["coverage of label sets computed anew"] == "agrees"
+    assert checks["each number of the page is in report.json"] == "agrees"
+    (cohort,) = (place / "cohorts").iterdir()
+    done = skinml("evaluate", run, "--data", cohort, "--work-dir", place, "--json")
+    again = done.json["label_sets"]
+    assert again["by_group"] == told["by_group"]  # its own test patients
+    assert again["one_limit"] == []
+
+
 def test_a_run_without_counts_for_sets_cannot_tell(
     skinml: Callable[..., Any], centralised: tuple[Path, Any], asked: tuple[Path, str, list[Path]]
 ) -> None:

@@ -18,7 +18,12 @@ from skinml.fairness.label_sets import (
     rank_noise,
     set_table,
 )
-from skinml.fairness.set_coverage import mean_coverage_interval, measured_coverage, truth_covered
+from skinml.fairness.set_coverage import (
+    mean_coverage_interval,
+    measured_coverage,
+    truth_covered,
+    validation_sizes,
+)
 from skinml.privacy.quantise import GRID
 from tests.fairness.conftest import BINARY, binary_predictions
 
@@ -107,7 +112,9 @@ def test_groups_are_measured_with_their_own_numbers_of_patients():
     sets = label_sets(
         GRID * set_table(validation, BY_TONE, 1), BY_TONE, std=0.0, coverage=0.9, max_clinics=1
     )
-    found = {each.group: each for each in measured_coverage(sets, BY_TONE, validation, test, std=0)}
+    sizes = validation_sizes(sets, validation, "skin_tone")
+    made = measured_coverage(sets, sizes, test, noise=0.0, by="skin_tone")
+    found = {each.group: each for each in made}
     for tone in ("light", "dark"):
         there, here = (part.groups["skin_tone"] == tone for part in (validation, test))
         each = found[tone]
@@ -117,6 +124,9 @@ def test_groups_are_measured_with_their_own_numbers_of_patients():
     one = label_sets(
         GRID * set_table(validation, ALONE, 1), ALONE, std=0.0, coverage=0.9, max_clinics=1
     )
-    beside = measured_coverage(one, ALONE, validation, test, std=0, attribute="skin_tone")
+    sizes = validation_sizes(one, validation, "skin_tone")
+    beside = measured_coverage(one, sizes, test, noise=0.0, by="skin_tone")
     assert {each.validation for each in beside} == {300}
-    assert measured_coverage(one, ALONE, validation, test, std=0) == ()
+    sizes = validation_sizes(one, validation, EVERYBODY)
+    (each,) = measured_coverage(one, sizes, test, noise=0.0, by=EVERYBODY)
+    assert (each.group, each.validation) == (EVERYBODY, 300)
