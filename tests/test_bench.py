@@ -68,10 +68,14 @@ def test_sides_take_turns_and_the_first_turn_is_not_timed():
     assert len(mine) == len(other) == 2
 
 
-def test_the_head_is_measured_and_computes_what_its_peers_do(tmp_path):
+# CI runs all parts by scripts/bench --smoke.
+@pytest.mark.parametrize(
+    ("part", "num_rows"), [("fairness", 1), pytest.param("head", 4, marks=pytest.mark.slow)]
+)
+def test_a_part_is_measured_and_computes_what_its_peers_do(tmp_path, part, num_rows):
     place = tmp_path / "rows.json"
     ran = subprocess.run(
-        [sys.executable, "scripts/bench_run.py", "--smoke", "--only", "head", "--json", place],
+        [sys.executable, "scripts/bench_run.py", "--smoke", "--only", part, "--json", place],
         cwd=ROOT,
         env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -82,7 +86,7 @@ def test_the_head_is_measured_and_computes_what_its_peers_do(tmp_path):
     found = json.loads(place.read_text())
     assert found["size"] == "smoke"
     assert {"processor", "cores", "packages"} <= set(found["machine"])
-    assert len(found["rows"]) == 4
+    assert len(found["rows"]) == num_rows
     for each in found["rows"]:
         assert set(each) == FIELDS | {"part"}
         assert each["met"] is None

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from threading import Event, Thread, current_thread
 from typing import TypeVar
 
@@ -27,6 +28,8 @@ QUIET_ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DEDUP_LOGS": "0",
 }
+# Read by what computes as soon as a worker process loads it.
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 def simulate(
@@ -54,7 +57,7 @@ def simulate(
 
     Guarantees:
         When it returns or raises, Ctrl-C included, its worker processes have been told to end and
-        Ray is shut down.
+        Ray is shut down. A worker computes in one thread, whatever the environment says of threads.
     """
     for name, value in QUIET_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -77,7 +80,7 @@ def simulate(
     level = logging.getLogger("flwr").level
     logging.getLogger("flwr").setLevel(logging.CRITICAL)
     try:
-        with warnings.catch_warnings():
+        with _one_thread_a_worker(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # third-party deprecations on every start of Ray
             run_simulation(
                 server_app=server,
@@ -101,3 +104,21 @@ def simulate(
         ray.shutdown()
         logging.getLogger("flwr").setLevel(level)
     return outcome[0]
+
+
+@contextmanager
+def _one_thread_a_worker() -> Iterator[None]:
+    """Have processes that are started meanwhile compute in one thread each.
+
+    There is a worker a core. With two threads each, all wait for each other at the end of every
+    layer: DP-SGD of a small network then takes about seven times the processor time.
+    """
+    before = {name: os.environ.pop(name, None) for name in _THREADS}
+    os.environ.update(dict.fromkeys(_THREADS, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value

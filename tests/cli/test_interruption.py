@@ -198,21 +198,30 @@ def _attendance(place: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 def test_a_clinic_whose_process_is_killed_ends_the_run_as_incomplete(
-    skinml: Callable[..., Any], clinics_place: Path, small: tuple[str, ...]
+    skinml: Callable[..., Any],
+    clinics_place: Path,
+    small: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """Its process computed in one thread, for there is one a core, whatever the user has set."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
     me = psutil.Process()
     before = {child.pid for child in me.children(recursive=True)}
+    threads = []
 
     def kill() -> None:
         _wait_until(lambda: _in_rounds(clinics_place), 120)
         for child in me.children(recursive=True):
             if child.pid not in before and child.name().startswith("ray::"):
+                if "ClientApp" in child.name():  # Ray has helpers beside the workers
+                    threads.append(child.environ().get("OMP_NUM_THREADS"))
                 child.kill()
 
     killer = threading.Thread(target=kill)
     killer.start()
     outcome = skinml("run", "quickstart", *small, LONG, f"work_dir={clinics_place}")
     killer.join()
+    assert (set(threads), os.environ["OMP_NUM_THREADS"]) == ({"1"}, "7")
     assert outcome.code == 4, outcome.told
     first, *details = outcome.err.splitlines()
     assert first.startswith("error: expected every clinic to take part")
