@@ -55,7 +55,7 @@ def import_(
     """
     from skinml.clinic.import_models import require_import_models
 
-    require_import_models()  # before torch is loaded, which takes seconds
+    require_import_models()  # before the folder is opened, which may ask for a passphrase
     from skinml.clinic.importing import ImportRequest, import_pictures
     from skinml.clinic.importing_terms import ImportTerms, read_terms
     from skinml.clinic.opening import open_at_screen

@@ -287,7 +287,7 @@ def _pictures(
     known: Mapping[str, Inspection],
     progress: Progress,
 ) -> list[Finding]:
-    from skinml.data.images import inspect_images  # brings torch along
+    from skinml.data.images import inspect_images  # brings SciPy along
 
     rows = frame["row"].tolist()
     progress.begin("reading images", len(frame))

@@ -19,15 +19,15 @@ from typing import TYPE_CHECKING, TypeVar
 
 import imagehash
 import numpy as np
-import torch
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
-from torchvision.transforms import v2
 
 from skinml.data.manifest_rules import FIRST_ROW
 from skinml.data.sealed_images import SealedImage
 from skinml.errors import DataError, require_positive, require_same_length
 
 if TYPE_CHECKING:
+    import torch
+
     from skinml.data.sealed_images import ImageFile, ImageFolder
     from skinml.data.settings import ImageLimits
 
@@ -99,6 +99,8 @@ def decode_image(path: ImageFile, limits: ImageLimits) -> torch.Tensor:
         No more than `max_bytes` are read, and no pixel is decoded of an image whose header asks
         for more than `max_pixels`.
     """
+    from torchvision.transforms import v2  # brings torch along, which a clinic's import never needs
+
     image = _open(_read_bytes(path, limits), limits, _to_rgb)
     tensor: torch.Tensor = v2.functional.pil_to_tensor(image)
     return tensor
@@ -153,6 +155,8 @@ def prepare_image(path: ImageFile, limits: ImageLimits, size: int) -> torch.Tens
     """
     require_positive(size=size)
     image = _open(_read_bytes(path, limits), limits, _to_rgb, at_least=_LEAST_DETAIL * size)
+    from torchvision.transforms import v2
+
     return resize_square(v2.functional.pil_to_tensor(image), size)
 
 
@@ -174,6 +178,8 @@ def resize_square(image: torch.Tensor, size: int) -> torch.Tensor:
     """
     require_positive(size=size)
     # Cut before resizing: a strip of 16 x 3,000,000 pixels would grow beyond any memory.
+    from torchvision.transforms import v2
+
     middle = v2.functional.center_crop(image, [min(image.shape[-2:])] * 2)
     square: torch.Tensor = v2.functional.resize(
         middle, [size, size], interpolation=v2.InterpolationMode.BILINEAR, antialias=True

@@ -127,7 +127,7 @@ def asked(folder: ClinicFolder, proposal: RunProposal) -> tuple[Draft, Terms]:
         ConfigError: If the config's sections do not fit together.
         IntegrityError: If the clinic's ledger was changed.
     """
-    from skinml.experiments.approval import drafted, expected_classes, propose  # brings torch along
+    from skinml.experiments.approval import drafted, expected_classes, propose  # takes long to load
 
     config = config_of(proposal)
     classes = expected_classes(config)

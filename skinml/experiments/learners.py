@@ -17,7 +17,6 @@ from skinml.federated.settings import StrategySettings
 from skinml.federated.strategy_rules import LOSS_DRIVEN, require_enough_clinics
 from skinml.federated.validation_scores import SCORE_BINS
 from skinml.models.bundle import Bundle, BundleSpec, score
-from skinml.models.networks import build_network
 from skinml.privacy.mechanism import Mechanism
 from skinml.privacy.plan import (
     Release,
@@ -33,9 +32,7 @@ from skinml.training.evaluate import evaluate
 from skinml.training.group_weights import GroupBalance, balance_of
 from skinml.training.head import HeadLearner
 from skinml.training.learner import Learner
-from skinml.training.loss_weights import loss_weighted_head, loss_weighted_network
 from skinml.training.mitigation_rules import GROUP_METHODS
-from skinml.training.network import NetworkLearner
 from skinml.training.recipes import RECIPES
 from skinml.training.server_optimisers import ServerOptimiser
 from skinml.training.tally import TallyLearner
@@ -83,6 +80,8 @@ def build_learner(
             config.mitigation.losses_share,
         )
         if _by_loss(config):
+            from skinml.training.loss_weights import loss_weighted_head
+
             return loss_weighted_head(recipe, head, config.privacy, classes, strategy.q)
         return recipe
     name = config.model.network
@@ -93,6 +92,10 @@ def build_learner(
             do="Choose small_cnn or resnet18_groupnorm.",
         )
 
+    # Torch and Opacus take seconds to load, and a head's plan needs neither.
+    from skinml.models.networks import build_network
+    from skinml.training.network import NetworkLearner
+
     def build() -> Any:
         return build_network(name, len(classes.names), Seeds(config.seed).stream("weights"))
 
@@ -100,6 +103,8 @@ def build_learner(
     network = config.training.network
     steps = NetworkLearner(network, config.privacy, build, optimiser, pull, balance)
     if _by_loss(config):
+        from skinml.training.loss_weights import loss_weighted_network
+
         return loss_weighted_network(steps, network, config.privacy, build, strategy.q)
     return steps
 

@@ -10,6 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from skinml.clinic.folder import create_folder
+from skinml.stewardship.policy import parse_policy
+from tests.clinic.hostile_pictures import jpeg, skin
+from tests.policy_text import policy_text
+
 HEAVY = ("torch", "torchvision", "mlflow", "flwr", "ray", "opacus", "sklearn", "matplotlib")
 
 # One process loads the command line; each command is then tried in a copy of it.
@@ -67,11 +72,25 @@ WRONG = [
 ]
 
 
+# A clinic's own work that no network has a part in; the second import finds all unchanged.
+DESK = [
+    ["clinic", "policy", "compare", "quickstart", "--clinics", "6", "--folder", "north"],
+    ["clinic", "import", "camera", "--records", "list.csv", "--folder", "north"],
+    ["clinic", "import", "camera", "--records", "list.csv", "--folder", "north", "--json"],
+]
+
+
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, ...], tuple[int, str]]:
+    place = tmp_path_factory.mktemp("empty")
+    policy, anchors = parse_policy(policy_text().encode()), place / "anchors"
+    create_folder(place / "north", name="north", policy=policy, anchors=anchors, virtual=True)
+    (place / "camera").mkdir()
+    (place / "camera" / "1.jpg").write_bytes(jpeg(skin(1)))
+    (place / "list.csv").write_text("patient_id,image,diagnosis\nada,1.jpg,nevus\n")
     done = subprocess.run(
-        [sys.executable, "-c", TRIED, json.dumps(HEAVY), json.dumps(WRONG)],
-        cwd=tmp_path_factory.mktemp("empty"),
+        [sys.executable, "-c", TRIED, json.dumps(HEAVY), json.dumps([*WRONG, *DESK])],
+        cwd=place,
         env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
         capture_output=True,
         text=True,
@@ -100,3 +119,11 @@ def test_a_wrong_name_or_place_is_told_before_anything_heavy_is_loaded(
     assert {words: outcomes[tuple(words)] for words in map(tuple, WRONG)} == {
         tuple(words): (2, "") for words in WRONG
     }
+
+
+def test_the_desk_compares_and_imports_without_torch(
+    outcomes: dict[tuple[str, ...], tuple[int, str]],
+) -> None:
+    found = [outcomes[tuple(words)] for words in DESK]
+    assert [code for code, _ in found] == [0, 0, 0]
+    assert [loaded for _, loaded in found if "torch" in loaded] == []
