@@ -142,6 +142,8 @@ def _tell_preview(found: Preview, *, as_json: bool) -> None:
 
 
 def _show(counted: Counted) -> None:
+    from skinml.records import UNKNOWN_GROUP
+
     record, console = counted.record, _console()
     promise, people = record.guarantee, record.people
     if promise.private and promise.epsilon is not None:
@@ -168,7 +170,8 @@ def _show(counted: Counted) -> None:
             if count.value is None or count.low is None or count.high is None:
                 continue
             between = f"{count.low:.0f} to {count.high:.0f}"
-            name = printable(cell.groups[0].replace("_", " "))
+            group = "not known" if cell.groups[0] == UNKNOWN_GROUP else cell.groups[0]
+            name = printable(group.replace("_", " "))
             table.add_row(Text(name), f"{count.value:.0f}", between)
         console.print(table)
         if each.num_suppressed:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _WIDTH = 80
 _RELEASES = (
     "noise: standard deviation over what one patient can change",
-    "budget: part of the split's mu squared; each split is charged by itself",
+    "budget: part of what its split may spend; each split is charged by itself",
     "noise in sum: standard deviation in the sum of all clinics",
 )
 _ROOMS = ("left: greatest epsilon of one more run, composed and not subtracted",)

@@ -16,7 +16,7 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
-from skinml.config import RunConfig, load_config
+from skinml.config import RunConfig, load_config, require_trained
 from skinml.errors import ConfigError, require_one_of
 from skinml.experiments.approval import drafted, expected_classes
 from skinml.experiments.audit_canaries import black_box, white_box
@@ -137,6 +137,7 @@ def audit(
     for tier in tiers:
         require_one_of(TIERS, tier=tier)
     config = load_config(experiment, overrides)
+    require_trained(config)
     require_one_view(config)
     _require_own_splits(config)
     began, clock = datetime.now(UTC), time.monotonic()

@@ -270,10 +270,17 @@ def _compared(
     )
     folder = workspace.root / COMPARISONS / name
     files = write_comparison(record, folder)
-    tracked = track_comparison(config.tracking, workspace.root, record, files)
-    document = Compared(record, files, tracked)
-    (folder / "result.json").write_text(json.dumps(document.result, indent=1, allow_nan=False))
-    return document
+    # Whole on the disk before it is tracked: a store that fails loses nothing.
+    _write_result(Compared(record, files, None), folder)
+    tracked = Compared(
+        record, files, track_comparison(config.tracking, workspace.root, record, files)
+    )
+    _write_result(tracked, folder)
+    return tracked
+
+
+def _write_result(found: Compared, folder: Path) -> None:
+    (folder / "result.json").write_text(json.dumps(found.result, indent=1, allow_nan=False))
 
 
 def _require_same_question(every: Sequence[FinishedRun]) -> None:

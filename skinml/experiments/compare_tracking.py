@@ -8,6 +8,7 @@ from pathlib import Path
 from skinml.fairness.arm_means import SeedMean
 from skinml.reports.compare_page import ComparisonFiles
 from skinml.reports.compare_record import ComparisonRecord
+from skinml.reports.numbers import epsilon
 from skinml.tracking.comparison import EVERYBODY, ArmMetric, log_comparison
 from skinml.tracking.overview import TONES, estimate_words, several_note
 from skinml.tracking.settings import TrackingSettings
@@ -63,7 +64,7 @@ def _note(record: ComparisonRecord) -> str:
         (
             arm.name,
             f"{len(arm.runs)}",
-            "no promise" if arm.epsilon is None else f"{arm.epsilon:.2f}",
+            "no promise" if arm.epsilon is None else epsilon(arm.epsilon),
             *(shown.get((arm.name, *at), "-") for at in ((EVERYBODY, EVERYBODY), *tones)),
         )
         for arm in record.arms

@@ -33,6 +33,7 @@ from skinml.experiments.result import read_mlflow_run, read_record
 from skinml.experiments.samples import require_one_view
 from skinml.experiments.workspace import Workspace, new_run_id
 from skinml.records import Estimate, GroupResult, RunRecord
+from skinml.reports.numbers import epsilon
 from skinml.tracking.comparison import EVERYBODY, ArmMetric, log_comparison
 from skinml.tracking.overview import estimate_words, several_note
 
@@ -326,7 +327,7 @@ def _note(found: Swept, config: RunConfig) -> str:
     rows = [
         (
             line.changes,
-            "no promise" if line.epsilon is None else f"{line.epsilon:.2f}",
+            "no promise" if line.epsilon is None else epsilon(line.epsilon),
             estimate_words(line.auroc),
             line.worst_group or "-",
             estimate_words(line.worst),

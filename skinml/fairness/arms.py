@@ -38,7 +38,7 @@ from skinml.fairness.gaps import Reference
 from skinml.fairness.groups import replicate_cells
 from skinml.fairness.settings import FairnessSettings
 from skinml.fairness.sides import badness
-from skinml.fairness.verdicts import holm, p_of_difference, p_of_margin, verdict
+from skinml.fairness.verdicts import few_words, holm, p_of_difference, p_of_margin, verdict
 from skinml.records import UNKNOWN_GROUP, Predictions
 
 BESIDE = ("balanced_accuracy",)
@@ -348,9 +348,7 @@ def _change(
     mean = seed_mean(draws, settings, of_difference=True)
     if draws.value is None:
         return Change(*names, mean, one_seed=draws.one_seed, reason=draws.reason), draws
-    few = f"{draws.support:.0f} effective patients behind one figure, "
-    few += f"fewer than {settings.min_events}"
-    margin = settings.margin_of(names[-1])
+    margin, least = settings.margin_of(names[-1]), settings.min_events
     found = Change(
         *names,
         mean,
@@ -358,7 +356,7 @@ def _change(
         p_value=p_of_difference(limits),
         margin_p=None if margin is None else p_of_margin(limits, margin),
         one_seed=draws.one_seed,
-        reason=few if draws.support < settings.min_events else "",
+        reason=few_words(draws.support, least) if draws.support < least else "",
     )
     return found, draws
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from math import inf
 
 import numpy as np
 
@@ -203,7 +205,7 @@ def cells_by_group(
 
     Returns:
         One cell a group, attributes behind one another; within an attribute the groups are in
-        the order of their names, unknown last.
+        the order of the numbers that their names begin with, then of the names; unknown last.
 
     Raises:
         ConfigError: If a crossing names an attribute that the predictions do not carry.
@@ -211,9 +213,7 @@ def cells_by_group(
     cells = []
     for attribute, values in columns_of(predictions, settings):
         names, group_of = np.unique(values, return_inverse=True)
-        order = sorted(
-            range(len(names)), key=lambda at: (_is_unknown(str(names[at])), str(names[at]))
-        )
+        order = sorted(range(len(names)), key=lambda at: _place(str(names[at])))
         cells += [
             part_of(everybody, attribute, str(names[at]), np.flatnonzero(group_of == at))
             for at in order
@@ -221,8 +221,11 @@ def cells_by_group(
     return tuple(cells)
 
 
-def _is_unknown(name: str) -> bool:
-    return UNKNOWN_GROUP in name.split(CROSS)
+def _place(name: str) -> tuple[bool, float, str]:
+    """Put 2 before 10, words behind numbers, and what nobody knows last."""
+    number = re.match(r"\d+", name)
+    unknown = UNKNOWN_GROUP in name.split(CROSS)
+    return unknown, int(number[0]) if number else inf, name
 
 
 def taken(predictions: Predictions, rows: BoolArray | IntArray) -> Predictions:

@@ -29,6 +29,7 @@ from skinml.fairness.sides import (
 )
 from skinml.fairness.verdicts import (
     alpha_of_pair,
+    few_words,
     p_of_difference,
     p_of_margin,
     p_of_pairs,
@@ -241,7 +242,7 @@ def _too_few(sides: Sequence[Side], settings: FairnessSettings) -> str:
     short = min(side.support for side in sides)
     if short >= settings.min_events:
         return ""
-    return f"{short:.0f} effective patients behind one figure, fewer than {settings.min_events}"
+    return few_words(short, settings.min_events)
 
 
 def _margin_of_all(sides: Sequence[Side], margin: float, floor: float) -> float | None:

@@ -199,3 +199,19 @@ def verdict(
     if p_value <= alpha:
         return SHOWN, inside
     return (RULED_OUT if inside else CANNOT_TELL), False
+
+
+def few_words(support: float, least: int) -> str:
+    """Say that too few patients stand behind a figure for an answer.
+
+    Args:
+        support: Kish's effective number of them: so many with one image each would tell as much.
+        least: How many are asked for.
+
+    Returns:
+        Words for a reader.
+
+    >>> few_words(20.3, 30)
+    'one figure rests on what 20 patients would tell, fewer than 30'
+    """
+    return f"one figure rests on what {support:.0f} patients would tell, fewer than {least}"

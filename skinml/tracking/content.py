@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from decimal import ROUND_CEILING, Decimal
 from math import isfinite
 
 from skinml.records import Estimate, GroupResult, Participation, RunRecord, last_attempts
@@ -12,6 +13,23 @@ from skinml.tracking.allowlist import (
     checked_tags,
     checked_word,
 )
+
+
+def shown_epsilon(value: float | None) -> float | None:
+    """Round an epsilon up to two decimals, as the report shows it: 2.99996 reads 3.
+
+    Args:
+        value: The epsilon; None without a guarantee.
+
+    Returns:
+        Never less than it, but for the last digits of a float; None where there is none.
+
+    >>> shown_epsilon(2.99996), shown_epsilon(1.2301), shown_epsilon(None)
+    (3.0, 1.24, None)
+    """
+    if value is None or not isfinite(value):
+        return None
+    return float(Decimal(repr(round(value, 9))).quantize(Decimal("0.01"), rounding=ROUND_CEILING))
 
 
 def final_metrics(record: RunRecord, attributes: tuple[str, ...]) -> dict[str, float]:
@@ -70,8 +88,8 @@ def clinic_metrics(record: RunRecord) -> dict[str, dict[str, float]]:
         spend = record.guarantee.clinics.get(clinic)
         rounds = [each for each in entries if clinic in each.expected]
         values: dict[str, float | None] = {
-            "epsilon": spend.epsilon if spend else None,
-            "total_epsilon": spend.total_epsilon if spend else None,
+            "epsilon": shown_epsilon(spend.epsilon) if spend else None,
+            "total_epsilon": shown_epsilon(spend.total_epsilon) if spend else None,
             "num_events": float(spend.num_events) if spend else None,
             "rounds_taken_part": float(sum(clinic in each.took_part for each in rounds)),
             "rounds_expected": float(len(rounds)),
@@ -187,15 +205,15 @@ def _participation(record: RunRecord) -> dict[str, float | None]:
 def _spends(record: RunRecord) -> dict[str, float | None]:
     guarantee = record.guarantee
     found = {
-        "epsilon": guarantee.epsilon,
-        "total_epsilon": guarantee.total_epsilon,
-        "epsilon_across_clinics": guarantee.epsilon_across_clinics,
+        "epsilon": shown_epsilon(guarantee.epsilon),
+        "total_epsilon": shown_epsilon(guarantee.total_epsilon),
+        "epsilon_across_clinics": shown_epsilon(guarantee.epsilon_across_clinics),
         "delta": guarantee.delta if guarantee.private else None,
     }
     for clinic, spend in guarantee.clinics.items():
         name = checked_word("a clinic's name", clinic)
-        found[f"epsilon.{name}"] = spend.epsilon
-        found[f"total_epsilon.{name}"] = spend.total_epsilon
+        found[f"epsilon.{name}"] = shown_epsilon(spend.epsilon)
+        found[f"total_epsilon.{name}"] = shown_epsilon(spend.total_epsilon)
     return found
 
 

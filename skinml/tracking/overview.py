@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from skinml.records import Estimate, GroupResult, RunRecord, last_attempts
 from skinml.tracking.allowlist import checked_attribute, checked_tags
+from skinml.tracking.content import shown_epsilon
 
 NOTE = "mlflow.note.content"
 GATE, GATE_REASON = "skinml.gate", "skinml.gate_reason"
@@ -243,7 +244,8 @@ def _promise(record: RunRecord) -> str:
 
 
 def _epsilon(value: float | None) -> str:
-    return "unbounded" if value is None else f"{value:.2f}"
+    shown = shown_epsilon(value)
+    return "unbounded" if shown is None else f"{shown:.2f}"
 
 
 def _criteria(record: RunRecord) -> bool:

@@ -99,3 +99,10 @@ def test_a_flag_is_exit_code_five(
     assert left.value.exit_code == 5
     shown = capsys.readouterr().out
     assert ('"flagged": true' if as_json else "FLAGGED: a finding contradicts") in shown
+
+
+def test_counts_of_patients_have_no_model_to_be_attacked(skinml: Invoke, tmp_path: Path) -> None:
+    outcome = skinml("privacy", "audit", "statistics", f"work_dir={tmp_path}")
+    assert outcome.code == 2
+    assert "skinml federation statistics" in outcome.err
+    assert list(tmp_path.iterdir()) == []

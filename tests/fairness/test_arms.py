@@ -212,7 +212,7 @@ def test_few_malignant_patients_get_an_interval_and_no_answer(make):
     found = compared([arm("a", models[:1]), arm("b", models[1:])])
     asked = change(found, "gap", "0-2")
     assert asked.verdict == CANNOT_TELL
-    assert asked.reason == "20 effective patients behind one figure, fewer than 30"
+    assert asked.reason == "one figure rests on what 20 patients would tell, fewer than 30"
     assert asked.mean.estimate.low is not None
     assert change(found, "group", "4-5").verdict != CANNOT_TELL
 

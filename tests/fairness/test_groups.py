@@ -18,6 +18,7 @@ from sklearn.metrics import (
 )
 
 from skinml.errors import DataError
+from skinml.fairness.cells import cells_by_group, overall_cell
 from skinml.fairness.groups import evaluate_groups, point_metrics
 from skinml.fairness.settings import FairnessSettings
 
@@ -271,3 +272,11 @@ def test_nothing_warns_on_a_hard_case(make):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         evaluate(make.binary([0.0, 1.0, 1.0, 0.0, 0.5], [0, 1, 0, 1, 1]))
+
+
+def test_tones_without_bins_stand_in_the_order_of_their_scale(make):
+    predictions = make.clustered(np.random.default_rng(0), 40)
+    tones = np.array(["10", "2", "1", "unknown"])[np.arange(len(predictions)) % 4]
+    found = dataclasses.replace(predictions, groups={"skin_tone": tones})
+    cells = cells_by_group(found, overall_cell(found, threshold=0.5), QUICK)
+    assert [each.group for each in cells] == ["1", "2", "10", "unknown"]

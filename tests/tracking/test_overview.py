@@ -12,6 +12,7 @@ import pytest
 
 from skinml.errors import DataError, EnvironmentProblem, PolicyError
 from skinml.records import GroupResult
+from skinml.tracking.content import final_metrics
 from skinml.tracking.overview import GATE, NOTE, VIEW, experiment_tags, overview_tags, several_note
 from skinml.tracking.page import serve_page
 from skinml.tracking.quiet import quiet
@@ -37,6 +38,17 @@ def test_the_note_answers_what_ran_on_what_at_which_epsilon_and_how_by_tone(make
     assert "no criteria were fixed" in first[4]
     assert "| harbour | 2.90 | 4.10 | 2 of 2 |" in tags[NOTE]
     assert tags["skinml.by_tone"].startswith("0-2: 0.90")
+
+
+def test_an_epsilon_is_never_shown_smaller_than_it_is_nor_with_more_digits_than_on_the_page(
+    make_record,
+):
+    record = make_record()
+    spent = replace(record.guarantee, epsilon=2.99996, total_epsilon=4.1301)
+    found = replace(record, guarantee=spent)
+    assert "epsilon 3.00 at delta" in overview_tags(found, GROUP_ATTRIBUTES)["skinml.promise"]
+    told = final_metrics(found, GROUP_ATTRIBUTES)
+    assert (told["epsilon"], told["total_epsilon"]) == (3.0, 4.14)
 
 
 def test_without_tones_and_without_a_promise_the_note_says_so(make_record):
