@@ -179,6 +179,8 @@ def _show(counted: Counted) -> None:
             console.print(f"not shown: {hidden} below {record.least_count}")
     console.print()
     for kind, path in counted.result["artifacts"].items():
+        if kind == "mlflow_run":
+            continue
         Console(soft_wrap=True, highlight=False).print(f"{kind + ':':<6} {Path(path).resolve()}")
 
 

@@ -34,6 +34,7 @@ from skinml.experiments.statistics_rows import (
     require_tables,
     samples_of,
 )
+from skinml.experiments.statistics_tracking import track_statistics
 from skinml.experiments.workspace import Workspace, new_run_id, run_folder, run_of
 from skinml.fairness.statistics_tables import estimated_tables, half_width
 from skinml.federated.roll_call import Record
@@ -200,8 +201,10 @@ def run_statistics(config: RunConfig, *, progress: Progress | None = None) -> Co
             unit=listed.unit,
             data=listed.name,
         )
+    # Whole on the disk by now: a store that fails from here on loses nothing.
     final = workspace.runs / name
-    return Counted(found, statistics_json(found, final), final)
+    tracked = track_statistics(config.tracking, workspace.root, found, final)
+    return Counted(found, statistics_json(found, final, tracked), final)
 
 
 def write_counts(

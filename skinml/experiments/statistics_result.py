@@ -13,12 +13,15 @@ from skinml.reports.statistics_page import CSV, JSON, PAGE, StatisticsRecord
 FORMAT = "skinml-statistics-1"
 
 
-def statistics_json(record: StatisticsRecord, folder: Path | None = None) -> dict[str, Any]:
+def statistics_json(
+    record: StatisticsRecord, folder: Path | None = None, mlflow_run: str | None = None
+) -> dict[str, Any]:
     """Write statistics as plain values.
 
     Args:
         record: What may be shown.
         folder: Where page, CSV and JSON are; None leaves their paths out.
+        mlflow_run: MLflow's id of them; None where tracking is off.
 
     Returns:
         The object of `--json`; a count that is not shown is None, never 0.
@@ -43,7 +46,10 @@ def statistics_json(record: StatisticsRecord, folder: Path | None = None) -> dic
     }
     if folder is not None:
         names = {"page": PAGE, "csv": CSV, "json": JSON}
-        values["artifacts"] = {kind: str(folder / name) for kind, name in names.items()}
+        values["artifacts"] = {
+            **{kind: str(folder / name) for kind, name in names.items()},
+            "mlflow_run": mlflow_run,
+        }
     return values
 
 

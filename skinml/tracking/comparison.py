@@ -107,9 +107,9 @@ def log_comparison(
     runs: Sequence[str],
     files: Sequence[Path],
     note: str,
-    kind: Literal["compare", "sweep"] = KIND,
+    kind: Literal["compare", "sweep", "statistics"] = KIND,
 ) -> str | None:
-    """Write a comparison, or a sweep, as a parent run.
+    """Write a comparison or a sweep as a parent run, or counts of patients as one alone.
 
     Args:
         settings: Where the store is, and whether anything is written.

@@ -23,12 +23,15 @@ from skinml.experiments.statistics import (
     run_statistics,
     statistics_config,
 )
+from skinml.experiments.statistics_tracking import track_statistics
 from skinml.privacy.events import DiscreteGaussianEvent
 from skinml.records import EVERY_SPLIT
+from skinml.tracking.mlflow_tracker import opened_store
+from skinml.tracking.settings import TrackingSettings
 from tests.experiments.counted_list import CLINICS, meant, write_list
 
 TABLES = ("diagnosis", "skin_tone", "age_band", "outcome", "diagnosis:treatment")
-AT_ONE_PLACE = ("federation=centralised",)
+AT_ONE_PLACE = ("federation=centralised", "tracking.enabled=false")
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +49,7 @@ def counted(
     place = tmp_path_factory.mktemp("counted")
     config = statistics_config(
         "statistics",
-        [f"data.root={listed[0]}", f"work_dir={place}"],
+        [f"data.root={listed[0]}", f"work_dir={place}", "tracking.enabled=false"],
         tables=TABLES,
     )
     return run_statistics(config), place
@@ -252,3 +255,19 @@ def test_another_selection_of_patients_is_another_plan() -> None:
     said = (["data.root=here"], ["data.root=there"], ["data.where.sex=[female]"])
     plans = [plan_digest(statistics_config("statistics", each)) for each in said]
     assert plans[0] == plans[1] != plans[2]
+
+
+def test_the_store_has_a_note_and_the_page_and_no_count_as_a_metric(counted, tmp_path) -> None:
+    found, _ = counted
+    settings = TrackingSettings()
+    run = track_statistics(settings, tmp_path, found.record, found.folder)
+    with opened_store(settings, tmp_path) as (client, _):
+        kept = client.get_run(run)
+        files = {each.path for each in client.list_artifacts(run, "statistics")}
+    assert kept.data.metrics == {}
+    assert files == {f"statistics/statistics.{kind}" for kind in ("html", "csv", "json")}
+    note = kept.data.tags["mlflow.note.content"]
+    assert "epsilon 1.00" in note
+    assert "SIMULATED" in note
+    assert "| diagnosis and treatment | all clinics |" in note
+    assert found.result["artifacts"]["mlflow_run"] is None
