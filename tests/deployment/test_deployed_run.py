@@ -7,12 +7,13 @@ import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from skinml.data.synthetic.cohort import write_cohort
 from skinml.data.synthetic.settings import SyntheticSettings
+from skinml.deployment.federation_folder import open_federation
+from skinml.deployment.submission import Standing, standings
 from skinml.deployment.superlink import free_port
 from tests.deployment.real_federation import (
     SKINML,
@@ -36,11 +37,10 @@ anchor: {place}/stick-{name}/anchors
 """
 
 
-def standing(machine: Machine, run: str) -> dict[str, Any]:
-    """How far the run is, by the command."""
-    found = machine.say("federation", "runs", "--folder", "net")["runs"][run]
-    assert isinstance(found, dict)
-    assert found["stage"] != "failed", found
+def standing(machine: Machine, run: str) -> Standing:
+    """How far the run is: a command for each look would keep a core from the run itself."""
+    found = standings(open_federation(machine.place / "net"))[run]
+    assert found.stage != "failed", found
     return found
 
 
@@ -82,6 +82,7 @@ def make(here: Machine) -> None:
 def test_a_run_of_two_clinics_outlives_the_coordinators_app(machine: Machine) -> None:
     make(machine)
     machine.start("federation", "serve", "--folder", "net")
+    wait_for(lambda: open_federation(machine.place / "net").served())
     wait_for(lambda: machine.say("federation", "status", "--folder", "net")["answers"])
     for name in CLINICS:
         joining = ("--invitation", f"{name}.json", "--folder", name, "--data", f"images-{name}")
@@ -94,10 +95,10 @@ def test_a_run_of_two_clinics_outlives_the_coordinators_app(machine: Machine) ->
         "tracking.enabled=false",
     )
     run = machine.say("federation", "submit", "quickstart", *settings, "--folder", "net")["run"]
-    wait_for(lambda: set(standing(machine, run)["clinics"].values()) == {"pending"})
+    wait_for(lambda: set(standing(machine, run).clinics.values()) == {"pending"})
     for name in CLINICS:
         machine.say("clinic", "approve", run, "--yes", "--folder", name)
-    wait_for(lambda: standing(machine, run)["round"] >= 1)
+    wait_for(lambda: standing(machine, run).round >= 1)
     apps = [
         each for each in family(machine.started[0].pid) if "serverapp" in " ".join(words_of(each))
     ]
@@ -105,7 +106,9 @@ def test_a_run_of_two_clinics_outlives_the_coordinators_app(machine: Machine) ->
     for each in apps:
         each.kill()
     machine.say("federation", "resume", run, "--folder", "net")
-    wait_for(lambda: standing(machine, run)["stage"] == "finished")
+    wait_for(lambda: standing(machine, run).stage == "finished")
+    told = machine.say("federation", "runs", "--folder", "net")["runs"][run]
+    assert (told["stage"], told["round"]) == ("finished", ROUNDS + 2)
     page = (Path(__file__).parents[2] / "docs/deployment.md").read_text()
     blocks = re.findall(r"^```console\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
     lines = [line.split()[1:] for block in blocks for line in block.splitlines()]
