@@ -28,7 +28,7 @@ SKINML = Path(sys.executable).parent / "skinml"
 
 def left_behind(mark: str) -> list[str]:
     """Names of processes that inherited the mark and still live, after some seconds of grace."""
-    until = time.monotonic() + 15
+    until = time.monotonic() + 30
     while True:
         found = []
         for process in psutil.process_iter():
