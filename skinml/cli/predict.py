@@ -32,7 +32,8 @@ def predict(
         str | None,
         typer.Option(
             metavar="GROUP",
-            help="The patient's skin tone group; without it the widest set of all groups counts.",
+            help="The patient's skin tone group; without it the widest set of all groups counts. "
+            "'measure': from the close-up, where the run's own tones were measured so.",
         ),
     ] = None,
     page: Annotated[

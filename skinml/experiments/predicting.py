@@ -11,9 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skinml.config import parse_config
+from skinml.data.skin_tone import ToneMeasurement
 from skinml.durable import write_whole
 from skinml.errors import ConfigError, DataError, EnvironmentProblem
 from skinml.experiments.answering import answer_item, answer_tables
+from skinml.experiments.asked_tone import (
+    ASKED,
+    group_of,
+    measured,
+    require_measured_tones,
+    tone_words,
+)
 from skinml.experiments.evaluate import embedder
 from skinml.experiments.workspace import Workspace
 from skinml.fairness.model_answer import CLINICIAN, NOT_CHECKED, Answer, AnswerTables
@@ -56,19 +64,26 @@ class Asked:
         images: The numbers of its images as they were given, from 1.
         found: The answer.
         likeness: How like the training images, 1 is usual; None where that cannot be told.
+        tone: The skin tone that was measured in its close-up; None where none was asked for.
     """
 
     images: tuple[int, ...]
     found: Answer
     likeness: float | None
+    tone: ToneMeasurement | None = None
 
     def values(self) -> dict[str, Any]:
         """Write it as plain values, without any file's name.
 
         Returns:
-            The answer's values with "images" and "likeness".
+            The answer's values with "images", "likeness" and, where it was measured, "tone".
         """
-        return {"images": list(self.images), **self.found.values(), "likeness": self.likeness}
+        told = {"images": list(self.images), **self.found.values(), "likeness": self.likeness}
+        if self.tone is None:
+            return told
+        kept = ("tone_scale", "image_tone", "ita_degrees", "ita_low", "ita_high", "not_measurable")
+        measured_tone = self.tone.values()
+        return told | {"tone": {name: measured_tone[name] for name in kept}}
 
 
 def open_model(folder: Path) -> Model:
@@ -102,7 +117,8 @@ def ask(model: Model, images: Sequence[Path], *, group: str | None = None) -> tu
         model: The model.
         images: Image files; where the model looks at several views of a lesion, one after the
             other in the order of its views, lesion after lesion.
-        group: Whose images they are, one of `Model.groups`; None where nobody knows.
+        group: Whose images they are, one of `Model.groups`; None where nobody knows; "measure" to
+            measure the skin tone in each close-up, for a run whose own tones were measured.
 
     Returns:
         An answer a lesion.
@@ -123,13 +139,21 @@ def ask(model: Model, images: Sequence[Path], *, group: str | None = None) -> tu
             got=f"{len(images)} images",
             do="Give the image files one after the other in this order.",
         )
-    _require_group(model, group)
+    config = parse_config(model.bundle.spec.config)
+    if group == ASKED:
+        require_measured_tones(config, model.tables.sets)
+    else:
+        _require_group(model, group)
     made = []
     for start in range(0, len(images), width):
         numbers = tuple(range(start + 1, start + width + 1))
         inputs = _looked(model, images[start : start + width], numbers)
-        said = answer_item(model.bundle, model.tables, inputs, group)
-        made.append(Asked(numbers, said.found, said.likeness))
+        tone, named = None, group
+        if group == ASKED:
+            tone = measured(config, images[start : start + width])
+            named = group_of(config, tone, model.groups)
+        said = answer_item(model.bundle, model.tables, inputs, named)
+        made.append(Asked(numbers, said.found, said.likeness, tone))
     return tuple(made)
 
 
@@ -230,12 +254,14 @@ class Prediction:
 def _words(each: Asked, by_group: bool) -> list[str]:
     found = each.found
     chances = sorted(found.probabilities.items(), key=lambda item: -item[1])
-    whose = found.group or "not given, the widest set of all groups"
+    unknown = "not given" if each.tone is None else "not known"
+    whose = found.group or f"{unknown}, the widest set of all groups"
     return [
         f"{title_of(each.images)}: {headline(found)}",
         *(f"  why: {reason}" for reason in found.reasons),
         "  chances: " + ", ".join(f"{words_of(name)} {100 * p:.0f}%" for name, p in chances),
         *([f"  group: {whose}"] if by_group else []),
+        *([f"  skin tone: {tone_words(each.tone)}"] if each.tone is not None else []),
         "",
     ]
 
@@ -282,6 +308,6 @@ def save_page(made: Prediction, path: Path) -> None:
             do="Make the folder first, or name another file.",
         )
     spec = made.model.bundle.spec
-    told = [(each.images, each.found, each.likeness) for each in made.asked]
+    told = [(each.images, each.found, each.likeness, tone_words(each.tone)) for each in made.asked]
     page = answers_html(made.run, made.model.tables, told, spec.threshold_source)
     write_whole(path, page.encode(), "page")

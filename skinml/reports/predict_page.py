@@ -9,7 +9,7 @@ from skinml.fairness.label_sets import EVERYBODY
 from skinml.fairness.model_answer import CLINICIAN, NOT_CHECKED, Answer, AnswerTables
 from skinml.reports.templating import filled_in
 
-Told = tuple[tuple[int, ...], Answer, float | None]
+Told = tuple[tuple[int, ...], Answer, float | None, str]
 
 
 def answers_html(
@@ -20,7 +20,8 @@ def answers_html(
     Args:
         run: The run's id.
         tables: What the answers were made by.
-        asked: The numbers of each lesion's images, the answer, and how like training images.
+        asked: The numbers of each lesion's images, the answer, how like training images, and in
+            words the skin tone that was measured, empty where none was asked for.
         threshold_source: Where the threshold comes from.
 
     Returns:
@@ -32,7 +33,7 @@ def answers_html(
             "run": run,
             "clinician": CLINICIAN,
             "not_checked": ""
-            if all(found.likeness_checked for _, found, _ in asked)
+            if all(found.likeness_checked for _, found, _, _ in asked)
             else NOT_CHECKED,
             "asked": [_shown(*each) for each in asked],
             "by_group": tables.sets is not None and len(tables.sets.cuts) > 1,
@@ -44,7 +45,9 @@ def answers_html(
     )
 
 
-def _shown(images: tuple[int, ...], found: Answer, likeness: float | None) -> dict[str, Any]:
+def _shown(
+    images: tuple[int, ...], found: Answer, likeness: float | None, tone: str
+) -> dict[str, Any]:
     ordered = sorted(found.probabilities.items(), key=lambda item: -item[1])
     return {
         "title": title_of(images),
@@ -61,6 +64,7 @@ def _shown(images: tuple[int, ...], found: Answer, likeness: float | None) -> di
         ],
         "has_set": found.label_set is not None,
         "group": found.group,
+        "tone": tone,
         "alarm": found.alarm,
         "likeness": None if likeness is None else f"{100 * likeness:.0f}%",
     }

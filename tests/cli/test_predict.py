@@ -14,11 +14,15 @@ from PIL import Image
 import skinml as package
 from skinml.config import load_config, parse_config
 from skinml.data.images import PREPARATION
+from skinml.data.settings import ImageLimits
+from skinml.data.skin_tone import ToneSettings, measure_tone
+from skinml.data.tone_colour import read_light
 from skinml.fairness.label_sets import LabelSets
 from skinml.fairness.model_answer import CLINICIAN, NOT_CHECKED
 from skinml.models.bundle import Bundle, BundleSpec, load_bundle, save_bundle, score
 from skinml.models.linear_head import item_features
 from skinml.models.networks import build_network, network_arrays
+from skinml.seeding import Seeds
 
 # The few validation patients of a small run hold seven of ten, without noise, all in one group.
 SETS = (
@@ -129,39 +133,70 @@ def test_a_served_model_calls_a_picture_of_something_else_unlike_too(
     assert "unlike" in served[1]["reasons"][0]
 
 
+def network(place: Path, sets: LabelSets, **data: Any) -> Path:
+    """A run's folder with a network that learnt nothing."""
+    config = load_config("quickstart_end_to_end")
+    stream = np.random.Generator(np.random.Philox(0))
+    spec = BundleSpec(
+        kind="network",
+        labels=("benign", "malignant"),
+        malignant=(False, True),
+        network="small_cnn",
+        image_size=64,
+        views=("any",),
+        preprocessing=PREPARATION,
+        taxonomy_version="1",
+        label_sets=sets.values(),
+        config=config.model_copy(
+            update={"data": config.data.model_copy(update=data)},
+        ).model_dump(mode="json"),
+    )
+    save_bundle(
+        place / "model", Bundle(spec, network_arrays(build_network("small_cnn", 2, stream)))
+    )
+    return place
+
+
 def test_a_network_says_first_that_it_does_not_find_other_pictures(
     skinml: Callable[..., Any], asked: tuple[Path, str, list[Path]], tmp_path: Path
 ) -> None:
-    config = load_config("quickstart_end_to_end")
-    weights = network_arrays(
-        build_network("small_cnn", 2, np.random.Generator(np.random.Philox(0)))
-    )
-    model = Bundle(
-        BundleSpec(
-            kind="network",
-            labels=("benign", "malignant"),
-            malignant=(False, True),
-            network="small_cnn",
-            image_size=64,
-            views=("any",),
-            preprocessing=PREPARATION,
-            taxonomy_version="1",
-            label_sets=LabelSets("everybody", 0.9, {"everybody": (0.9, 0.9)}).values(),
-            config=config.model_dump(mode="json"),
-        ),
-        weights,
-    )
-    run, page = tmp_path / "run", tmp_path / "page.html"
-    save_bundle(run / "model", model)
-    shown = skinml("predict", run, asked[2][0], "--page", page)
+    run = network(tmp_path / "run", LabelSets("everybody", 0.9, {"everybody": (0.9, 0.9)}))
+    shown = skinml("predict", run, asked[2][0], "--page", tmp_path / "page.html")
     assert shown.code == 0, shown.told
     assert " ".join(shown.out.split("Image 1")[0].split()) == f"{CLINICIAN} {NOT_CHECKED}"
-    text = page.read_text()
+    text = (tmp_path / "page.html").read_text()
     assert "OTHER PICTURES ARE NOT FOUND" in text
     assert "or where the image is unlike" not in text
     told = skinml("predict", run, asked[2][0], "--json").json
     assert told["likeness_checked"] is told["answers"][0]["likeness_checked"] is False
     assert told["answers"][0]["likeness"] is None
+
+
+def test_a_tone_is_measured_where_the_runs_own_were_and_refused_where_people_noted_them(
+    skinml: Callable[..., Any], asked: tuple[Path, str, list[Path]], tmp_path: Path
+) -> None:
+    sets = LabelSets("skin_tone", 0.9, {"dark": (0.9, 0.9), "light": (0.1, 0.1)})
+    noted = network(tmp_path / "noted", sets)
+    refused = skinml("predict", noted, asked[2][0], "--tone", "measure")
+    assert refused.code == 2
+    assert "which people noted" in refused.err
+    dark, light = ("groh_6", "groh_5", "groh_4"), ("groh_3", "groh_2", "groh_1")
+    bins = {"skin_tone": {"dark": dark, "light": light}}
+    run = network(tmp_path / "run", sets, tone_scale="ita_apparent_groh_2021", bins=bins)
+    light_of, _ = read_light(asked[2][0], ImageLimits())
+    tone, _ = measure_tone(light_of, ToneSettings(table="groh_2021"), Seeds(3), "another stream")
+    page = tmp_path / "page.html"
+    words = ("--tone", "measure", "--page", page, "--json")
+    (told,) = skinml("predict", run, asked[2][0], *words).json["answers"]
+    assert tone.bin is not None
+    assert told["tone"]["image_tone"] == tone.bin
+    assert told["group"] == ("dark" if tone.bin in dark else "light")
+    assert told["tone"]["ita_low"] < told["tone"]["ita_degrees"] < told["tone"]["ita_high"]
+    assert f"{told['group']}, measured" in page.read_text()
+    Image.fromarray(np.zeros((80, 80, 3), np.uint8)).save(tmp_path / "black.png")
+    (nothing,) = skinml("predict", run, tmp_path / "black.png", *words).json["answers"]
+    assert nothing["group"] is None
+    assert nothing["tone"]["not_measurable"]
 
 
 def test_the_screen_and_the_page_say_the_same_and_name_no_file(

@@ -26,9 +26,9 @@ def written(tmp_path_factory):
     """The page of a label that fits, of one that nobody can tell, and of an unlike picture."""
     tables = AnswerTables(CLASSES, 0.4, Line(0.1, 0.9), SETS)
     asked = [
-        ((1, 2), answer(np.array([0.1, 0.1, 0.8]), "3", tables), 1.02),
-        ((3, 4), answer(np.array([0.3, 0.4, 0.3]), None, tables), 0.91),
-        ((5, 6), answer(np.array([0.1, 0.8, 0.1]), "3", tables, unlike=True), None),
+        ((1, 2), answer(np.array([0.1, 0.1, 0.8]), "3", tables), 1.02, ""),
+        ((3, 4), answer(np.array([0.3, 0.4, 0.3]), None, tables), 0.91, "could not be measured"),
+        ((5, 6), answer(np.array([0.1, 0.8, 0.1]), "3", tables, unlike=True), None, ""),
     ]
     path = tmp_path_factory.mktemp("predicted") / "page.html"
     path.write_text(answers_html("derm_tone-20260101", tables, asked, "from validation patients"))
