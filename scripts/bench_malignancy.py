@@ -20,12 +20,13 @@ import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from threading import Event
 from typing import Any
 
 import numpy as np
-from bench_flower_opacus import without_start
+from bench_flower_opacus import opened, without_start
 from bench_head import RUN, make_bench_folder, open_bench_clinic
 from bench_rows import TURNS, Row, Size, row
 from flwr.serverapp import Grid
@@ -48,7 +49,7 @@ from skinml.training.fit import Fitted, fit
 
 CLASSES = Labels(("benign", "malignant"), (False, True))
 DATA, WORK = Path("../shared/derm"), Path("runs/bench")
-ROUNDS, PEER_ROUNDS, ENOUGH = 100, 20, 5
+ROUNDS, PEER_ROUNDS, ENOUGH = 100, 20, 3
 _DEADLINE_S = 600.0
 
 
@@ -80,6 +81,9 @@ def rows(size: Size) -> list[Row]:
     made = [_row(f"malignancy: {few} rounds to the peer's AUROC", found, "few", size, told)]
     if found["all"]:
         made.append(_row(f"malignancy: the shipped {most} rounds", found, "all", size, told))
+        early, late = ([each[when] for each in found["all"]] for when in ("early_s", "late_s"))
+        name = f"malignancy: a round among the last twenty of {most}, beside rounds 11 to 30"
+        made.append(row(name, late, early, size=size, note="both sides are ours: how rounds grow"))
     return made
 
 
@@ -188,7 +192,7 @@ class Clinics:
     @property
     def config(self) -> RunConfig:
         """The shipped experiment with so many rounds."""
-        return load_config("derm_malignancy", [f"training.head.rounds={self.rounds}"])
+        return _config(self.rounds)
 
     @property
     def session(self) -> Session:
@@ -198,14 +202,20 @@ class Clinics:
     def __call__(self, node: Mapping[str, object]) -> Clinic:
         """Open the clinic of one node."""
         name = self.names[int(str(node["partition-id"]))]
-        with np.load(self.features, allow_pickle=False) as held:
-            rows = (held["clinic"] == name) & (held["split"] == "train")
-            samples = Samples(held["inputs"][rows], held["labels"][rows], held["patients"][rows])
+        held = opened(self.features)
+        rows = (held["clinic"] == name) & (held["split"] == "train")
+        samples = Samples(held["inputs"][rows], held["labels"][rows], held["patients"][rows])
         config = self.config
         learner = build_learner(config, CLASSES, samples.inputs.shape[1], len(self.names))
         return open_bench_clinic(
             Path(self.place) / name, samples, learner, config.privacy, self.names, self.session
         )
+
+
+@cache
+def _config(rounds: int) -> RunConfig:
+    """Read the configuration once a process, as a run does."""
+    return load_config("derm_malignancy", [f"training.head.rounds={rounds}"])
 
 
 def main() -> None:
@@ -216,8 +226,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     asked = parser.parse_args()
     logging.getLogger("flwr").setLevel(logging.CRITICAL)
-    with np.load(asked.features, allow_pickle=False) as held:
-        values = {name: held[name] for name in held.files}
+    values = opened(str(asked.features.resolve()))
     names = tuple(sorted(set(values["clinic"].tolist())))
     with tempfile.TemporaryDirectory(prefix="bench-") as place:
         found = trained(Path(place), asked.features.resolve(), names, asked.rounds, values)
@@ -262,8 +271,14 @@ def trained(
     test = values["split"] == "test"
     scores = head.probabilities(values["inputs"][test])[:, 1]
     auroc = float(roc_auc_score(values["labels"][test], scores))
-    seconds = without_start(np.diff(ends).tolist())
-    return {"whole_s": whole, "rounds_s": seconds, "auroc": auroc}
+    each = np.diff(ends)
+    return {
+        "whole_s": whole,
+        "rounds_s": without_start(each.tolist()),
+        "early_s": float(np.median(each[10:30])) if len(each) > 30 else float("nan"),
+        "late_s": float(np.median(each[-20:])),
+        "auroc": auroc,
+    }
 
 
 if __name__ == "__main__":

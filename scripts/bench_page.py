@@ -6,7 +6,7 @@ Without a file, from docs/performance.json. A part that the file measured anew r
 was there; the others stay, each with the machine that it was measured on. Words between the tables
 are kept as they are. A table stands between two lines, `<!-- rows: PART PART ... -->` and
 `<!-- end -->`, and has the rows of the parts that the first one names; `<!-- machine -->` takes
-what it was measured on.
+what it was measured on, and `<!-- profile: NAME -->` what `bench_profile.py` wrote of that run.
 """
 
 from __future__ import annotations
@@ -22,7 +22,10 @@ from bench_rows import shown
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE, ROWS = ROOT / "docs" / "performance.md", ROOT / "docs" / "performance.json"
-_BLOCK = re.compile(r"(<!-- (rows:[^\n]*|machine|notes:[^\n]*) -->\n).*?(<!-- end -->)", re.DOTALL)
+PROFILES = ROOT / "docs" / "profiles"
+_BLOCK = re.compile(
+    r"(<!-- ((?:rows|notes|profile):[^\n]*|machine) -->\n).*?(<!-- end -->)", re.DOTALL
+)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -88,6 +91,9 @@ def filled(page: str, found: Mapping[str, Any]) -> str:
             made = machine_words(found)
         elif kind == "notes":
             made = "".join(f"- {each['name']}: {each['note']}.\n" for each in rows if each["note"])
+        elif kind == "profile":
+            seen = (PROFILES / f"{names.strip()}.txt").read_text(encoding="utf-8")
+            made = f"```text\n{seen}```\n"
         else:
             made = table(rows)
         return f"{match[1]}\n{made}\n{match[3]}"

@@ -21,6 +21,7 @@ def _module(name):
 
 _module("bench_rows")
 page = _module("bench_page")
+profile = _module("bench_profile")
 ROW = {
     "part": "head",
     "name": "head: x",
@@ -73,6 +74,33 @@ def test_machine_and_notes_are_filled_in_too():
     after = page.filled(marks, FOUND)
     assert "Measured 2026-01-02, full size: p; 2 cores" in after
     assert "- head: x: a note." in after
+
+
+def test_every_profile_that_is_kept_is_on_the_page():
+    written = page.PAGE.read_text(encoding="utf-8")
+    kept = sorted(page.PROFILES.glob("*.txt"))
+    assert [each.stem for each in kept] == sorted(profile.RUNS)
+    assert all(each.read_text(encoding="utf-8") in written for each in kept)
+
+
+def test_a_profile_adds_up_by_own_function_and_by_the_last_one():
+    stacks = ["run (m.py);fit (skinml/a.py);matmul (np.py) 3", "fit (skinml/a.py) 1", "x (y.py) 4"]
+    stacks += ["process 12:/somebody/python;fit (skinml/a.py);load (<importlib._bootstrap>:1) 9"]
+    told = profile.text_of(stacks)
+    own, last = told.split("function at the end")
+    assert told.startswith("8 samples")
+    assert "50.0%  fit (skinml/a.py)" in own
+    assert "50.0%  outside skinml" in own
+    assert "37.5%  matmul (np.py)" in last
+    assert "somebody" not in told
+
+
+def test_a_profile_of_a_repeated_step_leaves_out_what_comes_before():
+    stacks = ["main (bench_profile.py:1);plan (skinml/a.py) 3", "work (skinml/b.py) 1"]
+    stacks += ["main (bench_profile.py:1);_again (bench_profile.py:9);step (skinml/a.py) 1"]
+    told = profile.text_of(stacks)
+    assert told.startswith("2 samples")
+    assert "plan" not in told
 
 
 def test_a_goal_that_is_not_met_shows():

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from math import isqrt, prod, sqrt
 
 from skinml.errors import require_positive
@@ -70,9 +70,9 @@ class Release:
         """Standard deviation of the noise that is promised, in the units of the sum."""
         return self.noise_multiplier and self.sensitivity * self.noise_multiplier
 
-    @property
+    @cached_property
     def event(self) -> Event:
-        """What the accountant is told of it."""
+        """What the accountant is told of it; made once, for every round looks at all later ones."""
         if self.noise_multiplier == 0:
             return UnprotectedEvent(self.steps)
         if self.grid:
