@@ -427,11 +427,16 @@ def _explained(error: ValidationError) -> ConfigError:
         for part in path[:-1]:
             model = _section(model.model_fields[part].annotation) if model else None
         return _unknown_key(".".join(path), path[-1], tuple(model.model_fields) if model else ())
-    lines = [f"{'.'.join(str(p) for p in f['loc'])}: {f['msg']}" for f in found]
+    lines = [f"{'.'.join(str(p) for p in f['loc'])}: {_in_words(f['msg'])}" for f in found]
     shown = "" if isinstance(first["input"], dict) else f"={first['input']}"
     return ConfigError(
-        rule=f"a config whose {'.'.join(path) or 'sections'} is valid ({first['msg']})",
+        rule=f"a config whose {'.'.join(path) or 'sections'} is valid ({_in_words(first['msg'])})",
         got=f"{'.'.join(path)}{shown}",
         do="Change this value in the YAML file or on the command line.",
         details=lines if len(lines) > 1 else (),
     )
+
+
+def _in_words(message: str) -> str:
+    """Leave out what pydantic puts in front of a rule of ours."""
+    return message.removeprefix("Value error, ")

@@ -308,8 +308,9 @@ def _print_table(found: ConsentTable) -> None:
 
 def _print_ending(found: EndingConsents) -> None:
     console = narrow_console()
-    number = f"{found.num_patients:,} patients' consent" if found.num_patients else "No consent"
-    console.print(f"{number} ends within {found.within_days} days. {_STAY}")
+    whose = f"The consent of {_counted(found.num_patients, 'patient')}"
+    whose = whose if found.num_patients else "No consent"
+    console.print(f"{whose} ends within {found.within_days} days. {_STAY}")
     table = _table("use of the data", "patients")
     for purpose, patients in found.purposes.items():
         table.add_row(purpose.replace("_", " "), f"{patients:,}")

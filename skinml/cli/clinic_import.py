@@ -122,7 +122,7 @@ def _print(report: ImportReport, folder: Path) -> None:
     for column, count in report.others.items():
         console.print(
             f"{count:,} values of {column} are on no list and kept as 'other'. To keep such "
-            f"words, name them under words: {column} in the import file."
+            f"words, name them under words: {column} in the file of --terms."
         )
     if report.without_consent:
         whose = counted(report.without_consent, "patient")

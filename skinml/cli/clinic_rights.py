@@ -68,7 +68,9 @@ def erase(
     opened, patient = open_at_screen(folder), ask_patient()
     if not yes:
         require_known(opened, patient, even_if_unknown=even_if_unknown)
-    _confirm(yes)
+    if not (yes or _agreed()):
+        print('{"key_destroyed": false}' if as_json else "Nothing was erased.", flush=True)
+        return
     done = erase_patient(
         opened, patient, now=datetime.now().astimezone(), even_if_unknown=even_if_unknown
     )
@@ -175,15 +177,14 @@ def _row(run: RunContribution) -> tuple[str, ...]:
     )
 
 
-def _confirm(yes: bool) -> None:
-    if yes:
-        return
+def _agreed() -> bool:
+    """Ask whether to go on; Enter, or nothing more to read, is no."""
     if not sys.stdin.isatty():
         raise ConfigError(
             rule="--yes where nobody is at a terminal to be asked",
             got="no --yes; nothing was erased",
             do="Check the number, and give --yes.",
         )
-    typer.confirm(
-        "This cannot be undone. Erase this patient from the clinic's folder?", abort=True, err=True
+    return typer.confirm(
+        "This cannot be undone. Erase this patient from the clinic's folder?", err=True
     )

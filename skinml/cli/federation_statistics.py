@@ -40,7 +40,7 @@ def statistics(
     ] = "statistics",
     tables: Annotated[
         str | None,
-        typer.Option("--tables", help="Such as diagnosis,outcome,diagnosis:treatment."),
+        typer.Option("--tables", help="Such as diagnosis,outcome or diagnosis:outcome."),
     ] = None,
     region: Annotated[
         list[str] | None,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from skinml.errors import ConfigError
 from skinml.stewardship.policy import KEPT_FIELDS, Policy, policy_from
@@ -27,7 +27,7 @@ _AGAIN = {
     "least_patients": "Type a number from 1 on.",
     "least_clinics": "Type a number from 1 on.",
     "keep_days": "Type a number of days from 1 on, or 'none'.",
-    "name": "Begin with a letter; then letters, digits, spaces and _ . - may follow.",
+    "name": "Write it without accents, such as Praxis Mueller.",
 }
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _.-]{0,63}")
 
@@ -64,7 +64,7 @@ class Answers(BaseModel):
 
     model_config = _STRICT
 
-    name: str = Field(pattern=f"^{_NAME.pattern}$")
+    name: str
     purposes: tuple[str, ...] = ("care", "federated_training")
     epsilon: EpsilonAnswer = EpsilonAnswer()
     least_patients: int = Field(100, strict=True)
@@ -75,6 +75,16 @@ class Answers(BaseModel):
     operator: tuple[str, ...]
     keep_days: int | None = Field(365, strict=True)
     licences: tuple[str, ...] = ()
+
+    @field_validator("name")
+    @classmethod
+    def _plain(cls, value: str) -> str:
+        if not _NAME.fullmatch(value):
+            raise ValueError(
+                "must be letters from A to Z, digits, spaces and _ . - (64 at most, first a letter "
+                "or digit), for files are called by it"
+            )
+        return value
 
     @property
     def method(self) -> Literal["passphrase", "keyring", "key_file"]:

@@ -68,9 +68,9 @@ def consent_findings(
                 "Consents",
                 f"None of {counted(num_patients, 'patient')} may be used for {words} today: "
                 f"{_reasons(cover)}.",
-                "A public dataset states its licence in the column `licence`, and the policy names "
-                "it under `licences`. For all others record what they agreed to: "
-                "skinml clinic consent add --folder FOLDER",
+                "Record what these patients agreed to. A public dataset needs no forms where its "
+                "list states a licence in the column `licence` and the policy names it under "
+                "`licences`. For all others: skinml clinic consent add --folder FOLDER",
             )
         ]
     found = f"{usable:,} of {counted(num_patients, 'patient')} may be used for {words} today"

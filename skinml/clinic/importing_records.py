@@ -332,7 +332,7 @@ def _require_scales(rows: Sequence[Mapping[str, str]], taxonomy: Taxonomy) -> No
         raise DataError(
             rule=f"a scale of each skin tone: {', '.join(sorted(known))}",
             got=f"{bare} rows with a tone of no known scale",
-            do="Write under 'whole' in the import file, say, skin_tone_scale: fitzpatrick.",
+            do="Write under 'whole' in the file of --terms, say, skin_tone_scale: fitzpatrick.",
         )
 
 

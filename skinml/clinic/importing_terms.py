@@ -168,7 +168,7 @@ def chosen_columns(
         raise DataError(
             rule="a list with each header that the import file names",
             got=f"none for {', '.join(missing)}",
-            do="Correct the header in the import file.",
+            do="Correct the header in the file of --terms.",
         )
     named = set(terms.columns.values())
     found: dict[str, str] = {}
@@ -252,7 +252,7 @@ def _require_purpose(column: str, header: str, policy: Policy) -> None:
             raise ConfigError(
                 rule=f"{kind} data under the name {kind}",
                 got=f"a header that looks {kind} for {column}",
-                do=f"Name the header for the column {kind} in the import file.",
+                do=f"Name the header for the column {kind} in the file of --terms.",
             )
 
 

@@ -166,6 +166,7 @@ def add_runs(
             "page_of": "runs",
             "board": found,
             "meters": _meters(found),
+            "done": [(each, _epsilon(each.epsilon)) for each in found.done or ()],
         }
         return HTMLResponse(screen_of("review_runs", shared() | values))
 

@@ -7,11 +7,13 @@ import math
 import re
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
+from skinml.cli import clinic_rights
 from skinml.cli.clinic import app
 from skinml.clinic.folder import ClinicFolder, open_folder
 from skinml.errors import ConfigError, DataError, InputError
@@ -93,6 +95,16 @@ def test_an_erasure_says_what_is_gone_what_stays_and_that_no_model_was_changed(
 def test_without_a_terminal_nothing_is_erased_unasked(desk: Desk, clinic: ClinicFolder) -> None:
     with pytest.raises(ConfigError, match="nothing was erased"):
         desk("erase")
+    assert clinic.vault.objects(PATIENT)
+
+
+def test_a_no_at_the_terminal_erases_nothing_and_says_so(
+    desk: Desk, clinic: ClinicFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terminal = SimpleNamespace(stdin=SimpleNamespace(isatty=lambda: True))
+    monkeypatch.setattr(clinic_rights, "sys", terminal)
+    result = desk("erase", patient=f"{PATIENT}\nn")
+    assert (result.exit_code, result.stdout) == (0, "Nothing was erased.\n")
     assert clinic.vault.objects(PATIENT)
 
 

@@ -170,3 +170,12 @@ def test_a_refused_answer_says_what_to_type_and_speaks_of_no_file(
         answered(defaults, name, text)
     assert do in caught.value.do
     assert "file" not in caught.value.do
+
+
+def test_a_name_that_does_not_do_is_told_in_words() -> None:
+    usual = usual_answers(Path("north"), {})
+    with pytest.raises(
+        ConfigError, match=r"must be letters from A to Z.*not 'Praxis Müller'"
+    ) as told:
+        answered(usual, "name", "Praxis Müller")
+    assert "pattern" not in str(told.value)

@@ -112,7 +112,7 @@ def test_words_that_the_clinic_declares_are_kept_and_others_counted(small, tmp_p
 def test_a_tone_without_a_scale_is_told_where_to_write_it(small, tmp_path: Path) -> None:
     source, records = small
     rows = [row | {"skin_tone": "4"} for row in rows_of(records)]
-    with pytest.raises(DataError, match="under 'whole' in the import file"):
+    with pytest.raises(DataError, match="under 'whole' in the file of --terms"):
         bring(make(tmp_path), source, write_list(records, rows))
 
 

@@ -15,6 +15,9 @@ from skinml.clinic.review_app import Desk, make_app
 from skinml.clinic.review_guard import Door
 from skinml.deployment import proposals
 from skinml.deployment.runs_desk import ClinicRuns
+from skinml.privacy.accounting import epsilon
+from skinml.privacy.events import GaussianEvent
+from skinml.privacy.ledger import Binding
 from skinml.stewardship.roles import os_user
 from tests.clinic.test_review_browser import Running, browser, start, violations
 from tests.clinic.test_review_page import HOST, Inside, hidden, inside
@@ -67,6 +70,15 @@ def test_the_board_tells_budget_consents_and_what_waits(client: Any) -> None:
     ):
         assert words in told, words
     assert "Runs and budget (1 waits)" in client.get("/").text
+
+
+def test_the_board_lists_a_run_in_which_something_was_released(page: Page, client: Any) -> None:
+    binding = Binding(RUN, 1, 1, ("north", "south"), "distributed", "patient", "k", True)
+    page.folder.ledger.reserve(binding, [("gradient", "training", "train", GaussianEvent(4.0))])
+    told = client.get("/runs").text
+    cells = f'<th scope="row">{RUN}</th><td>{datetime.now(UTC):%Y-%m-%d}</td><td>1</td>'
+    assert cells + f"<td>{epsilon([GaussianEvent(4.0)], 1e-5):.3g}</td>" in told
+    assert "Nothing has left this clinic." not in told
 
 
 def test_the_card_on_the_page_says_what_the_terminal_says(page: Page, client: Any) -> None:
