@@ -1,9 +1,12 @@
 """Part of `scripts/bench`: `derm_malignancy` at four clinics on cached features, all rounds.
 
-Ours: the shipped recipe under secure sums, in Flower's simulation, each clinic in a folder with
-ledger, record, log and book, epsilon 3 for a patient. Peer: `bench_flower_opacus.py`, epsilon 3 for
-an image. Both sides begin with the same file of features and end with a model; each turn is a
-process of its own. AUROC is that of the test images, of which the training sees none.
+Ours: the shipped recipe in Flower's simulation, each clinic in a folder with ledger, record, log
+and book, epsilon 3 for a patient. Peer: `bench_flower_opacus.py`, epsilon 3 for an image. There
+each clinic adds all the noise itself; so does ours where the two are held against each other (trust
+local), and once more with the shipped secure sums (distributed), whose rounds take four messages to
+each clinic in place of one. Both sides begin with the same file of features and end with a model;
+each turn is a process of its own. AUROC is that of the test images, of which the training sees
+none.
 
 Without the images beside the project, features are drawn, and the rows say so.
 """
@@ -19,7 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from threading import Event
@@ -43,13 +46,16 @@ from skinml.federated.secure_session import Session
 from skinml.federated.simulation import simulate
 from skinml.models.linear_head import LinearHead
 from skinml.privacy.mechanism import Mechanism
+from skinml.privacy.settings import Trust
 from skinml.records import Labels, Samples
 from skinml.stewardship.audit_log import public_key_hex
 from skinml.training.fit import Fitted, fit
 
 CLASSES = Labels(("benign", "malignant"), (False, True))
 DATA, WORK = Path("../shared/derm"), Path("runs/bench")
-ROUNDS, PEER_ROUNDS, ENOUGH = 100, 20, 3
+ROUNDS, PEER_ROUNDS = 100, 20
+ENOUGH = {"local": 4, "distributed": 3}
+"""Rounds that reach the peer's AUROC."""
 _DEADLINE_S = 600.0
 
 
@@ -71,20 +77,31 @@ def rows(size: Size) -> list[Row]:
             told = "HAM10000 and MILK10k"
         else:
             save_drawn(features, 120 if size == "smoke" else 7000)
-        few, most, other = (2, 2, 2) if size == "smoke" else (ENOUGH, ROUNDS, PEER_ROUNDS)
-        found: dict[str, list[dict[str, float]]] = {"few": [], "all": [], "peer": []}
+        small = size == "smoke"
+        found: dict[str, list[dict[str, float]]] = {"local": [], "distributed": [], "peer": []}
+        found |= {} if small else {"all": []}
         for _ in range(TURNS[size]):
-            found["few"].append(run("bench_malignancy.py", features, place, few))
-            found["peer"].append(run("bench_flower_opacus.py", features, place, other))
-            if most != few:
-                found["all"].append(run("bench_malignancy.py", features, place, most))
-    made = [_row(f"malignancy: {few} rounds to the peer's AUROC", found, "few", size, told)]
-    if found["all"]:
-        made.append(_row(f"malignancy: the shipped {most} rounds", found, "all", size, told))
+            for side, times in found.items():
+                times.append(_turn(side, features, place, 2 if small else None))
+    made = [
+        _row("malignancy: to the peer's AUROC, noise at each clinic", found, "local", size, told),
+        _row("malignancy: to the peer's AUROC, secure sums", found, "distributed", size, told),
+    ]
+    if not small:
+        made.append(_row(f"malignancy: the shipped {ROUNDS} rounds", found, "all", size, told))
         early, late = ([each[when] for each in found["all"]] for when in ("early_s", "late_s"))
-        name = f"malignancy: a round among the last twenty of {most}, beside rounds 11 to 30"
+        name = f"malignancy: one of the last twenty of {ROUNDS} rounds, beside rounds 11 to 30"
         made.append(row(name, late, early, size=size, note="both sides are ours: how rounds grow"))
     return made
+
+
+def _turn(side: str, features: Path, place: Path, rounds: int | None) -> dict[str, float]:
+    """Take one side's turn; with its own number of rounds where none is given."""
+    if side == "peer":
+        return run("bench_flower_opacus.py", features, place, rounds or PEER_ROUNDS)
+    trust = "local" if side == "local" else "distributed"
+    own = ROUNDS if side == "all" else ENOUGH[trust]
+    return run("bench_malignancy.py", features, place, rounds or own, "--trust", trust)
 
 
 def _row(
@@ -93,15 +110,16 @@ def _row(
     areas = {
         each: float(np.median([one["auroc"] for one in found[each]])) for each in (side, "peer")
     }
-    reached = size == "smoke" or areas[side] >= areas["peer"]
-    goal = "at least 3" if side == "few" and reached else None
+    reached = areas[side] >= areas["peer"]
+    goal = "at least 3" if side == "local" and reached else None
+    rounds = ROUNDS if side == "all" else ENOUGH[side]
     return row(
         name,
         [one["rounds_s"] for one in found[side]],
         [one["rounds_s"] for one in found["peer"]],
         goal=goal,
         size=size,
-        note=f"{told}: AUROC {areas[side]:.3f} with epsilon 3 a patient and secure sums; Flower "
+        note=f"{told}: AUROC {areas[side]:.3f} in {rounds} rounds, epsilon 3 a patient; Flower "
         f"and Opacus {areas['peer']:.3f} in {PEER_ROUNDS} rounds, epsilon 3 an image; seconds of "
         f"all rounds without the workers' start ({_started(found, side)} s ours, "
         f"{_started(found, 'peer')} s the peer's)",
@@ -112,12 +130,12 @@ def _started(found: Mapping[str, list[dict[str, float]]], side: str) -> str:
     return f"{np.median([each['whole_s'] - each['rounds_s'] for each in found[side]]):.0f}"
 
 
-def run(script: str, features: Path, place: Path, rounds: int) -> dict[str, float]:
+def run(script: str, features: Path, place: Path, rounds: int, *more: str) -> dict[str, float]:
     """Train once, in a process of its own, and read what it wrote down."""
     result = place / "result.json"
     result.unlink(missing_ok=True)
     path = str(Path(__file__).with_name(script))
-    words = [sys.executable, path, str(features), str(result), "--rounds", str(rounds)]
+    words = [sys.executable, path, str(features), str(result), "--rounds", str(rounds), *more]
     ran = subprocess.run(words, check=False, capture_output=True, text=True)  # noqa: S603  # ours
     if ran.returncode or not result.exists():
         raise RuntimeError(f"{script} ended with {ran.returncode}: {ran.stderr[-2000:]}")
@@ -180,6 +198,7 @@ class Clinics:
         features: The file of features.
         names: The clinics, in the order of the nodes.
         rounds: Gradient rounds.
+        trust: "distributed": secure sums, as shipped; "local": each clinic adds all the noise.
         registered: Each clinic with its public signing key; empty while folders are made.
     """
 
@@ -187,17 +206,18 @@ class Clinics:
     features: str
     names: tuple[str, ...]
     rounds: int
+    trust: Trust
     registered: tuple[tuple[str, str], ...] = ()
 
     @property
     def config(self) -> RunConfig:
         """The shipped experiment with so many rounds."""
-        return _config(self.rounds)
+        return _config(self.rounds, self.trust)
 
     @property
-    def session(self) -> Session:
+    def session(self) -> Session | None:
         """The terms of the secure sums: all clinics are needed, as shipped."""
-        return session_for(RUN, self.registered, 0, 0)
+        return session_for(RUN, self.registered, 0, 0) if self.trust == "distributed" else None
 
     def __call__(self, node: Mapping[str, object]) -> Clinic:
         """Open the clinic of one node."""
@@ -213,9 +233,10 @@ class Clinics:
 
 
 @cache
-def _config(rounds: int) -> RunConfig:
+def _config(rounds: int, trust: Trust) -> RunConfig:
     """Read the configuration once a process, as a run does."""
-    return load_config("derm_malignancy", [f"training.head.rounds={rounds}"])
+    words = [f"training.head.rounds={rounds}", f"privacy.trust={trust}"]
+    return load_config("derm_malignancy", words)
 
 
 def main() -> None:
@@ -224,27 +245,27 @@ def main() -> None:
     parser.add_argument("features", type=Path)
     parser.add_argument("result", type=Path)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--trust", choices=("distributed", "local"), default="distributed")
     asked = parser.parse_args()
     logging.getLogger("flwr").setLevel(logging.CRITICAL)
     values = opened(str(asked.features.resolve()))
     names = tuple(sorted(set(values["clinic"].tolist())))
     with tempfile.TemporaryDirectory(prefix="bench-") as place:
-        found = trained(Path(place), asked.features.resolve(), names, asked.rounds, values)
+        folder, features = Path(place), str(asked.features.resolve())
+        clinics = Clinics(str(folder), features, names, asked.rounds, asked.trust)
+        found = trained(folder, clinics, values)
     asked.result.write_text(json.dumps(found))
 
 
 def trained(
-    place: Path,
-    features: Path,
-    names: tuple[str, ...],
-    rounds: int,
-    values: Mapping[str, np.ndarray[Any, Any]],
+    place: Path, clinics: Clinics, values: Mapping[str, np.ndarray[Any, Any]]
 ) -> dict[str, float]:
     """Carry all rounds through Flower's simulation."""
+    names = clinics.names
     keys = tuple(
         (name, public_key_hex(make_bench_folder(place / name).signing_key)) for name in names
     )
-    clinics = Clinics(str(place), str(features), names, rounds, keys)
+    clinics = replace(clinics, registered=keys)
     config = clinics.config
     learner = build_learner(config, CLASSES, values["inputs"].shape[1], len(names))
     terms = RunTerms(
