@@ -118,7 +118,7 @@ def print_certificate(console: Console, certificate: Path, folder: Path) -> None
 def _said(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{name} {_said(each)}" for name, each in value.items()) or "none"
-    return str(value)
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _counted(number: int, word: str) -> str:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
 from rich.text import Text
 
 from skinml.cli.clinic_retention import print_certificate
@@ -151,29 +150,24 @@ def print_contributions(found: Contributions) -> None:
     from skinml.clinic.contribution_words import sentences
 
     console = narrow_console()
-    if found.runs:
-        table = Table(box=None, pad_edge=False)
-        for heading in ("run", "experiment", "days", "rounds", "read for", "epsilon"):
-            table.add_column(heading, overflow="fold", no_wrap=heading == "run")
-        for run in found.runs:
-            table.add_row(*map(Text, _row(run)))
-        console.print(table)
+    for run in found.runs:
+        console.print(Text(run.run, style="bold"))
+        for line in _lines(run):
+            console.print(Text(f"   {line}"))
     for line in sentences(found):
         console.print(Text(line))
 
 
-def _row(run: RunContribution) -> tuple[str, ...]:
+def _lines(run: RunContribution) -> tuple[str, str]:
     from skinml.clinic.contribution_words import epsilon_words
 
     days = run.first_day if run.first_day == run.last_day else f"{run.first_day} to {run.last_day}"
     outcome = "" if run.outcome in (None, "completed") else f" ({run.outcome})"
+    rounds = "1 round" if run.rounds == 1 else f"{run.rounds} rounds"
+    epsilon = epsilon_words(run.epsilon) if run.releases else "none"
     return (
-        run.run,
-        f"{run.experiment or 'not told'}{outcome}",
-        days,
-        str(run.rounds),
-        ", ".join(run.roles),
-        epsilon_words(run.epsilon) if run.releases else "none",
+        f"experiment {run.experiment or 'not told'}{outcome}; {days}, {rounds}",
+        f"{', '.join(run.roles)}; epsilon {epsilon}",
     )
 
 

@@ -33,7 +33,8 @@ def sentences(found: Contributions) -> list[str]:
     if not found.runs:
         lines += ["No run that this clinic has a record of read this patient's data."]
     else:
-        models = "1 model" if found.models == 1 else f"{found.models} models"
+        several = f"{found.models} models" if found.models else "No model"
+        models = "1 model" if found.models == 1 else several
         lines += [f"{models} learnt from this patient's data."]
         lines += _bound(found)
     if found.exact_figures:

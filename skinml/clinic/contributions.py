@@ -21,6 +21,7 @@ from skinml.clinic.releases import Contribution, read_contributions
 from skinml.clinic.statements import usual_delta
 from skinml.errors import DataError
 from skinml.privacy.ledger import Entry, spent
+from skinml.privacy.plan import STATISTICS
 from skinml.privacy.readings import advantage
 from skinml.records import EVERY_SPLIT
 from skinml.stewardship.pseudonyms import pseudonym
@@ -32,6 +33,8 @@ ROLES: Mapping[str, str] = {
     EVERY_SPLIT: "counted at the gate",
 }
 """What a patient of each split was read for."""
+COUNTED = "counted in statistics"
+"""What a patient was read for in a run that counts patients."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ class RunContribution:
         experiment: Its experiment; None where the log does not name it.
         first_day: The day of the first release that read the patient, YYYY-MM-DD.
         last_day: The day of the last one.
-        roles: What for, words of `ROLES`.
+        roles: What for, words of `ROLES`, or `COUNTED`.
         rounds: In how many rounds.
         releases: How many releases read the patient, by name.
         epsilon: What these releases together can tell, at the answer's delta; infinite where
@@ -251,6 +254,7 @@ def _run(
 ) -> RunContribution:
     own = [entry for each in reads for entry in each.own]
     splits = frozenset[str]().union(*(each.splits for each in reads))
+    tallied = any(entry.name == STATISTICS for entry in own)
     # A test patient is in no entry: the round's own tell the day.
     days = sorted(entry.time[:10] for each in reads for entry in each.own or each.entries)
     return RunContribution(
@@ -258,7 +262,11 @@ def _run(
         experiment=told.get("experiment"),
         first_day=days[0],
         last_day=days[-1],
-        roles=tuple(word for split, word in ROLES.items() if split in splits),
+        roles=tuple(
+            COUNTED if split == EVERY_SPLIT and tallied else word
+            for split, word in ROLES.items()
+            if split in splits
+        ),
         rounds=len(reads),
         releases=dict(Counter(entry.name for entry in own)),
         epsilon=spent(_as_one(own), delta),

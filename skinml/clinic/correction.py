@@ -223,7 +223,7 @@ def _require_valid(folder: ClinicFolder, pictures: list[Picture], taxonomy: Taxo
         manifest_of(
             rows,
             root=SealedImages(folder.vault),
-            name="the corrected record",
+            name="the value that you gave",
             taxonomy=taxonomy,
         )
     except DataError as error:

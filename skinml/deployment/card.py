@@ -108,6 +108,8 @@ class Card:
         data_note: Why not, in words.
         known_code: Whether the code that travels is the installed release's own.
         tables: What patients would be counted by, a table each; empty for a training.
+        charged: Epsilon that the ledger holds for the run already; the costs count all of the run
+            once more, as a round that is tried again does.
         steering: In words, how groups of patients, or clinics, steer training; "" where they do
             not.
     """
@@ -125,6 +127,7 @@ class Card:
     known_code: bool
     steering: str
     tables: tuple[str, ...] = ()
+    charged: float = 0.0
 
     @property
     def refused(self) -> tuple[str, ...]:
@@ -179,6 +182,7 @@ def card_of(folder: ClinicFolder, run: str, *, now: datetime | None = None) -> C
         known_code=found.proposal.bundle == digest(),
         steering=_steering(config),
         tables=config.statistics.tables if config.statistics else (),
+        charged=_charged(folder, run, terms.delta),
     )
 
 
@@ -219,6 +223,13 @@ def _leaving(config: RunConfig, releases: Iterable[Release]) -> tuple[Leaving, .
         )
         for (name, split, shape, noise), times in kinds.items()
     )
+
+
+def _charged(folder: ClinicFolder, run: str, delta: float) -> float:
+    from skinml.privacy.ledger import spent
+
+    held = tuple(entry for entry in folder.ledger.entries() if entry.binding.run == run)
+    return spent(held, delta) if held else 0.0
 
 
 def _costs(

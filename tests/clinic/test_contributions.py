@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from skinml.clinic.contribution_words import sentences
 from skinml.clinic.contributions import Contributions, plain_values, show_contributions
 from skinml.clinic.erasure import erase_patient
 from skinml.clinic.folder import ClinicFolder, open_folder
 from skinml.errors import ConfigError, DataError, IntegrityError, PolicyError
 from skinml.privacy.accounting import epsilon, gaussian_delta
 from skinml.privacy.events import GaussianEvent, SampledGaussianEvent, UnprotectedEvent
+from skinml.privacy.plan import STATISTICS
 from tests.clinic.rights import NOW, enrol, log_run, make, release
 
 DELTA = 1e-5
@@ -59,6 +61,16 @@ def test_runs_rounds_and_releases_are_those_that_read_the_patient(clinic: Clinic
     assert second.releases == {"weights": 1}
     days = [entry.time[:10] for entry in clinic.ledger.entries() if entry.binding.run == "run-1"]
     assert (first.first_day, first.last_day) == (days[0], days[-1])
+
+
+def test_a_count_of_patients_is_told_as_one(tmp_path: Path) -> None:
+    folder = make(tmp_path)
+    enrol(folder, "Ada")
+    release(folder, "statistics-1", 1, [(STATISTICS, STATISTICS, "all", COUNTS)], {}, ["Ada"])
+    log_run(folder, "statistics-1", "statistics")
+    found = answer(open_folder(folder.path), "Ada")
+    assert found.runs[0].roles == ("counted in statistics",)
+    assert (found.models, sentences(found)[0]) == (0, "No model learnt from this patient's data.")
 
 
 def test_epsilon_is_that_of_exactly_the_entries_that_read_the_patient(

@@ -79,6 +79,7 @@ def test_the_board_lists_a_run_in_which_something_was_released(page: Page, clien
     cells = f'<th scope="row">{RUN}</th><td>{datetime.now(UTC):%Y-%m-%d}</td><td>1</td>'
     assert cells + f"<td>{epsilon([GaussianEvent(4.0)], 1e-5):.3g}</td>" in told
     assert "Nothing has left this clinic." not in told
+    assert "charged for it already: " in client.get(f"/runs/{RUN}").text
 
 
 def test_the_card_on_the_page_says_what_the_terminal_says(page: Page, client: Any) -> None:
