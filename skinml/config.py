@@ -6,6 +6,7 @@ the nearest known one.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from difflib import get_close_matches
 from itertools import product
@@ -36,6 +37,7 @@ from skinml.training.step_rules import require_fitting_personal_head, require_fi
 
 # In a checkout the configs lie beside the package, in a wheel inside it.
 _PLACES = (Path(__file__).parent / "configs", Path(__file__).parents[1] / "configs")
+_CHOOSE = "Choose one of these names."
 _OWN_CONFIGS = Path("configs")
 _ADMISSIONS_SHARE = 0.02
 
@@ -263,7 +265,7 @@ def load_config(experiment: str, overrides: Sequence[str] = ()) -> RunConfig:
         raise ConfigError(
             rule=f"an experiment among {', '.join(known)}",
             got=f"experiment={experiment}",
-            do=_nearest(experiment, known) or "Choose one of these names.",
+            do=_nearest(experiment, known) or _CHOOSE,
         )
     composed = _compose(experiment, [_checked(override) for override in overrides])
     return parse_config(composed)
@@ -362,13 +364,27 @@ def _compose(experiment: str, overrides: Sequence[str]) -> dict[Any, Any]:
                 compose(config_name="config", overrides=chosen), resolve=True
             )
     except (HydraException, OmegaConfBaseException) as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise ConfigError(
-            rule="overrides of the form key=value that fit the config",
-            got=lines[0].strip().rstrip("."),
-            do="Write section.key=value, for example privacy.epsilon=1.",
-        ) from None
+        raise _unfit(str(error).strip() or type(error).__name__) from None
     return composed if isinstance(composed, dict) else {}
+
+
+def _unfit(said: str) -> ConfigError:
+    """Say what Hydra could not do, with the choices or the option that there are instead."""
+    first, do = said.splitlines()[0].strip().rstrip("."), "Write section.key=value, for example "
+    do += "privacy.epsilon=1."
+    if found := re.search(r"Could not find '(\w+)/([^']*)'", first):
+        group, name = found.groups()
+        folders = (config_folder() / group, _OWN_CONFIGS / group)
+        known = sorted({path.stem for folder in folders for path in folder.glob("*.yaml")})
+        if known:
+            rule = f"a file in configs/{group} that is there: {', '.join(known)}"
+            return ConfigError(
+                rule=rule, got=f"{group}={name}", do=_nearest(name, known) or _CHOOSE
+            )
+    elif found := re.search(r"Ambiguous value for argument '\+*([^']*)'", first):
+        first = found[1]
+        do = f"For a run with each value: --sweep {first}. For one list: [...] around the values."
+    return ConfigError(rule="overrides of the form key=value that fit the config", got=first, do=do)
 
 
 def _checked(override: str) -> str:

@@ -294,3 +294,17 @@ def test_an_unknown_command_and_option_exit_with_2(capsys: pytest.CaptureFixture
     told = json.loads(capsys.readouterr().out.splitlines()[-1])["error"]
     assert told["code"] == 2
     assert "quickstart" in told["do"]
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("data.root=mine", r"reads no root.*data\.source=manifest"),
+        ("privacy.epsilon=1,3", r"got privacy\.epsilon=1,3\. For a run with each .*--sweep"),
+        ("model=smal_cnn", r"efficientnet_lite0_head.*got model=smal_cnn\. Did you mean small_cnn"),
+        ("model=zzz", r"got model=zzz\. Choose one of these names"),
+    ],
+)
+def test_an_override_that_would_do_something_else_says_what_does(override: str, told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        load_config("quickstart", [override])

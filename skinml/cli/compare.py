@@ -122,7 +122,7 @@ def _require_two(runs: Sequence[str]) -> None:
     if len(set(runs)) != 2 or len(runs) != 2:
         raise InputError(
             rule="two different finished runs behind --report",
-            got=f"{len(runs)}, {len(set(runs))} of them different",
+            got="one run alone" if len(set(runs)) == 1 else f"{len(runs)} runs",
             do="Example: skinml compare --report RUN_BEFORE RUN_AFTER",
         )
 

@@ -113,8 +113,12 @@ def usage_error(message: str, command: str = "skinml") -> InputError:
     Returns:
         The error, exit code 2.
     """
-    text = " ".join(message.split()).rstrip(".")
-    return InputError(rule="valid arguments", got=text, do=f"See `{command} --help`.")
+    # Typer and Click may each add the same hint.
+    got, *hints = " ".join(message.split()).rstrip(".").split(" Did you mean ")
+    hint = f"Did you mean {hints[0].rstrip('.')} " if hints else ""
+    return InputError(
+        rule="valid arguments", got=got.rstrip("."), do=f"{hint}See `{command} --help`."
+    )
 
 
 def printable(text: str) -> str:

@@ -164,9 +164,13 @@ def _show(record: RunRecord, result: dict[str, Any]) -> None:
     if not record.complete:
         console.print(f"Clinics were missing: {_who_was_missing(record)}.")
     table = Table(box=None, pad_edge=False)
-    for heading in ("group", "patients", "malignant", "AUROC (95% interval)"):
-        table.add_column(heading)
     shown = (record.overall, *(g for g in record.groups if g.attribute == "skin_tone"))
+    # A patient may have malignant images and others: images are counted where they can be.
+    by_image = record.overall.num_images is not None
+    people = f"{result['privacy']['unit_stands_for']}s"
+    counted = (people, "images", "malignant") if by_image else (people, "malignant")
+    for heading in ("group", *counted, "AUROC (95% interval)"):
+        table.add_column(heading)
     for each in shown:
         name = "everybody" if each.attribute == "overall" else f"skin tone {each.group}"
         # What noise took below 0 is told as 0.
@@ -199,8 +203,9 @@ def noise_note(shown: Sequence[GroupResult]) -> str:
     )
 
 
-def _numbers(each: GroupResult) -> tuple[int, int]:
-    return each.num_patients, each.num_positives
+def _numbers(each: GroupResult) -> tuple[int, ...]:
+    images = () if each.num_images is None else (each.num_images,)
+    return (each.num_patients, *images, each.num_positives)
 
 
 def _who_was_missing(record: RunRecord) -> str:

@@ -174,6 +174,11 @@ class DataSettings(_Frozen):
     def _agree(self) -> Self:
         if self.source == "manifest" and self.root is None:
             raise ValueError("source manifest needs root, the folder of the manifest")
+        if self.source == "synthetic" and self.root is not None:
+            raise ValueError(
+                "source synthetic draws its images and reads no root: for images of your own say "
+                "data.source=manifest too"
+            )
         private = _IDENTIFYING & {*self.where, self.partition.column}
         if private:
             raise ValueError(

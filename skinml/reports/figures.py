@@ -129,7 +129,7 @@ def curve_svg(
     Returns:
         An SVG element without any reference to the network. Equal arguments give equal text.
     """
-    figure, plot = _canvas(left=0.62, bottom=0.48, height=2.6)
+    figure, plot = _canvas(left=0.72, bottom=0.48, height=2.6)
     for each in series:
         colour, form, marker = each.line.value
         few = marker and len(each.x) <= _MOST_MARKED

@@ -11,7 +11,7 @@ from skinml.records import GroupResult, RunRecord
 from skinml.reports import numbers, view
 from skinml.reports.derived import Derived, is_few
 from skinml.reports.figures import ForestRow, forest_svg, history_svg
-from skinml.reports.wording import FOREST, SCALES, attribute_title, metric_words
+from skinml.reports.wording import FOREST, SCALES, attribute_title, course_title, metric_words
 
 _MAX_HISTORY_FIGURES = 6
 
@@ -164,7 +164,7 @@ def history_plots(record: RunRecord) -> tuple[Plot, ...]:
         ]
         if len(lines) < 2:
             continue
-        title = name.replace("_", " ").capitalize()
+        title = course_title(name)
         first, last = lines[0], lines[-1]
         alt = (
             f"{title} by round: {first[1]:.4g} in round {first[0]:.0f}, {last[1]:.4g} in round "

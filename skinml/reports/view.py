@@ -15,6 +15,7 @@ from skinml.reports.wording import (
     DISCRIMINATION,
     GROUPS,
     attribute_title,
+    course_title,
     metric_words,
 )
 
@@ -340,7 +341,7 @@ def history_table(record: RunRecord) -> Table:
         )
         for place, line in enumerate(record.history, start=1)
     )
-    titles = (name.replace("_", " ").capitalize() for name in names)
+    titles = map(course_title, names)
     return Table("Figures of the optimiser by round", ("Round", *titles), rows)
 
 

@@ -20,6 +20,12 @@ class MetricWords:
     decimals: int
 
 
+# Figures of a round, in the training's course.
+COURSE = {
+    "num_clinics": "Clinics in the sum",
+    "update_norm": "Length of the sum",
+}
+
 METRICS = {
     "auroc": MetricWords(
         "AUROC",
@@ -257,6 +263,21 @@ def metric_words(name: str) -> MetricWords:
         Its words; three decimals and no meaning where the figure is not known.
     """
     return METRICS.get(name, MetricWords(name.replace("_", " ").capitalize(), "", 3))
+
+
+def course_title(name: str) -> str:
+    """Name a figure of the training's course for a reader.
+
+    Args:
+        name: The figure's name in the history.
+
+    Returns:
+        Its title; the name itself with spaces where no title is known.
+
+    >>> course_title("num_clinics"), course_title("step_size")
+    ('Clinics in the sum', 'Step size')
+    """
+    return COURSE.get(name, name.replace("_", " ").capitalize())
 
 
 def trust_words(trust: str) -> tuple[str, str]:

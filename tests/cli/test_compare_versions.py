@@ -112,4 +112,4 @@ def test_two_runs_and_no_other_number_are_put_side_by_side(
 def test_one_run_has_no_other_side(skinml: Invoke, runs: tuple[Path, Path]) -> None:
     done = skinml("compare", "--report", runs[0], runs[0])
     assert done.code == 2
-    assert "2, 1 of them different" in done.err
+    assert "one run alone" in done.err

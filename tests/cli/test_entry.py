@@ -48,4 +48,7 @@ def test_ctrl_c_while_libraries_are_read_is_quiet(tmp_path: Path, library: str) 
 def test_the_installed_command_runs() -> None:
     code, words = said("--version")
     assert (code, words[:7]) == (0, "skinml ")
-    assert said("no-such-command")[0] == 2
+    code, words = said("doctr")
+    assert code == 2
+    assert words.count("Did you mean 'doctor'? See `skinml --help`.") == 1
+    assert words.count("Did you mean") == 1

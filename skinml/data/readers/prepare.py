@@ -42,11 +42,11 @@ def prepare(dataset: str, source: Path, target: Path) -> Path:
         Each file is either complete or not there; an error leaves none half-written.
     """
     if dataset not in DATASETS:
-        nearest = difflib.get_close_matches(dataset.lower(), DATASETS, n=1, cutoff=0.0)[0]
+        nearest = difflib.get_close_matches(dataset.lower(), DATASETS, n=1)
         raise ConfigError(
             rule=f"a dataset among {', '.join(DATASETS)}",
             got=f"dataset={dataset}",
-            do=f"Did you mean {nearest}?",
+            do=f"Did you mean {nearest[0]}?" if nearest else "Choose one of these names.",
         )
     known = DATASETS[dataset]
     frame = known.read(source)
