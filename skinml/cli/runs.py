@@ -232,7 +232,7 @@ def _promise(privacy: dict[str, Any]) -> str:
     across = privacy["epsilon_across_clinics"]
     if privacy["max_clinics"] > 1 and across is not None:
         text += (
-            f"; {across:.2f} for a {privacy['unit_stands_for']} at {privacy['max_clinics']} clinics"
+            f"; {across:.3f} for a {privacy['unit_stands_for']} at {privacy['max_clinics']} clinics"
         )
     return text
 

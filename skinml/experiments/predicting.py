@@ -136,7 +136,7 @@ def ask(model: Model, images: Sequence[Path], *, group: str | None = None) -> tu
         views = ", ".join(model.views)
         raise DataError(
             rule="at least one image" if width == 1 else f"{width} images a lesion: {views}",
-            got=f"{len(images)} images",
+            got="1 image" if len(images) == 1 else f"{len(images)} images",
             do="Give the image files one after the other in this order.",
         )
     config = parse_config(model.bundle.spec.config)

@@ -224,20 +224,26 @@ def _data_words(record: RunRecord) -> str:
     images = "" if overall.num_images is None else f"{overall.num_images} images of "
     unit = data.get("unit", "patient")
     stand = "" if unit == "patient" else ", which stand for patients"
-    return f"{images}{overall.num_patients} {unit}s{stand}; {overall.num_positives} malignant"
+    of_them = f"{unit}s" if overall.num_images is None else "images"
+    return f"{images}{overall.num_patients} {unit}s{stand}; {overall.num_positives} malignant {of_them}"
+
+
+def _one(unit: str) -> str:
+    return f"an {unit}" if unit == "image" else f"a {unit}"
 
 
 def _promise(record: RunRecord) -> str:
     promised = record.guarantee
     if not promised.private:
         return "nothing: no noise was added"
+    unit = record.data.get("unit", "patient")
     words = [
         f"epsilon {_epsilon(promised.epsilon)} at delta {promised.delta:g}",
         f"{_epsilon(promised.total_epsilon)} with all runs before it",
     ]
     if promised.max_clinics > 1:
         words.append(
-            f"{_epsilon(promised.epsilon_across_clinics)} of a patient at "
+            f"{_epsilon(promised.epsilon_across_clinics)} of {_one(unit)} at "
             f"{promised.max_clinics} clinics"
         )
     return ", ".join(words)

@@ -153,3 +153,12 @@ def test_where_there_is_nothing_to_serve_the_page_says_what_to_do(tmp_path, uri)
     with pytest.raises(DataError, match=r"--work-dir|Open that address"):
         serve_page(TrackingSettings(uri=uri), tmp_path, port=0, ready=print)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_of_lesions_the_note_says_lesions(make_record):
+    record = make_record()
+    spread = replace(record.guarantee, epsilon_across_clinics=15.7943, max_clinics=4)
+    found = replace(record, guarantee=spread, data={"name": "toy", "unit": "lesion"})
+    tags = overview_tags(found, GROUP_ATTRIBUTES)
+    assert tags["skinml.promise"].endswith("15.80 of a lesion at 4 clinics")
+    assert " malignant images" in tags[NOTE].split("lesions, which stand for patients;")[1]
