@@ -23,12 +23,7 @@ app = typer.Typer(
     help="The coordinator's desk: a federation's folder, its clinics, its server.",
 )
 
-app.command()(federation_runs.submit)
-app.command()(federation_runs.resume)
-app.command()(federation_runs.runs)
-app.command()(federation_status.status)
-app.command()(federation_statistics.statistics)
-
+_SET_UP, _SERVER, _RUNS = "Set up", "Server", "Runs"
 _WIDTH = 100
 
 
@@ -37,7 +32,7 @@ def _group() -> None:
     """Make a federation, invite clinics, serve it, and see how it stands."""
 
 
-@app.command()
+@app.command(rich_help_panel=_SET_UP)
 def init(
     folder: Annotated[Path, typer.Argument(help="The folder to be made; new or empty.")],
     name: Annotated[
@@ -87,16 +82,19 @@ def init(
     console.print(Text(f"   skinml federation serve --folder {folder}"), soft_wrap=True)
 
 
-@app.command()
+@app.command(rich_help_panel=_SET_UP)
 def enrol(
     clinic: Annotated[str, typer.Argument(help="The clinic's name, as it names itself.")],
     folder: AtFederation = Path(),
     purpose: Annotated[
         list[str] | None,
-        typer.Option("--purpose", help="What runs may be for; may be repeated."),
+        typer.Option(
+            "--purpose", help="What runs may be for; may be repeated. Default: federated_training."
+        ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", help="The invitation file to be written.")
+        Path | None,
+        typer.Option("--out", help="The file to be written. Default: CLINIC.invitation.json."),
     ] = None,
     days: Annotated[int, typer.Option("--days", help="Days for which the code works.")] = 14,
     as_json: AsJson = False,
@@ -139,7 +137,7 @@ def enrol(
     )
 
 
-@app.command()
+@app.command(rich_help_panel=_SERVER)
 def serve(
     folder: AtFederation = Path(),
     unit: Annotated[
@@ -174,7 +172,7 @@ def serve(
         told("all", "ended", "")
 
 
-@app.command()
+@app.command(rich_help_panel=_SERVER)
 def stop(folder: AtFederation = Path(), as_json: AsJson = False) -> None:
     """End the serving of the federation, and whatever a killed one has left running.
 
@@ -190,7 +188,7 @@ def stop(folder: AtFederation = Path(), as_json: AsJson = False) -> None:
         print("Everything has ended." if ended else "Nothing was running.")
 
 
-@app.command()
+@app.command(rich_help_panel=_SET_UP)
 def revoke(
     clinic: Annotated[str, typer.Argument(help="The clinic's name.")],
     folder: AtFederation = Path(),
@@ -232,3 +230,13 @@ def _day(time: str) -> str:
 
 def _console() -> Console:
     return Console(width=min(Console().width, _WIDTH), highlight=False)
+
+
+app.command(rich_help_panel=_SERVER)(federation_status.status)
+for _what in (
+    federation_runs.submit,
+    federation_statistics.statistics,
+    federation_runs.runs,
+    federation_runs.resume,
+):
+    app.command(rich_help_panel=_RUNS)(_what)
