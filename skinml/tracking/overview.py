@@ -225,7 +225,8 @@ def _data_words(record: RunRecord) -> str:
     unit = data.get("unit", "patient")
     stand = "" if unit == "patient" else ", which stand for patients"
     of_them = f"{unit}s" if overall.num_images is None else "images"
-    return f"{images}{overall.num_patients} {unit}s{stand}; {overall.num_positives} malignant {of_them}"
+    malignant = f"{overall.num_positives} malignant {of_them}"
+    return f"{images}{overall.num_patients} {unit}s{stand}; {malignant}"
 
 
 def _one(unit: str) -> str:
