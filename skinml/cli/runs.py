@@ -60,7 +60,7 @@ def run(
 ) -> None:
     """Train, evaluate, report and track an experiment.
 
-    Example: skinml run quickstart privacy.epsilon=1
+    Example: skinml run quickstart privacy.epsilon=8
     """
     if sweep:
         run_sweep(experiment, overrides or (), resume, jobs=jobs, as_json=as_json)
