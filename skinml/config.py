@@ -40,6 +40,7 @@ _PLACES = (Path(__file__).parent / "configs", Path(__file__).parents[1] / "confi
 _CHOOSE = "Choose one of these names."
 _OWN_CONFIGS = Path("configs")
 _ADMISSIONS_SHARE = 0.02
+_LEAST_SHARE, _MOST_SHARE = 0.01, 0.9
 
 
 class RunConfig(BaseModel):
@@ -112,6 +113,7 @@ class RunConfig(BaseModel):
         _require_noise_in_counts(self.fairness.evaluation, self.privacy)
         _require_no_promise_of_leaks(self.data, self.privacy)
         _require_tables_alone(self)
+        _require_fitting_likeness(self)
         _require_known_crossings(self.fairness, self.data.groups)
         require_fitting_mitigation(
             self.mitigation,
@@ -182,6 +184,33 @@ def _require_tables_alone(config: RunConfig) -> None:
             rule="privacy.admissions_share=0 where patients are counted: nothing else is released",
             got=f"privacy.admissions_share={config.privacy.admissions_share:g}",
             do="Leave privacy.admissions_share out.",
+        )
+
+
+def _require_fitting_likeness(config: RunConfig) -> None:
+    """Refuse a share for a mean of features that the model does not need, or cannot have."""
+    share, beside = config.privacy.likeness_share, config.fairness.label_sets.share
+    if not share:
+        return
+    if config.model.kind != "network" or config.statistics is not None:
+        raise ConfigError(
+            rule="privacy.likeness_share=0 but for networks trained end to end: a head keeps the "
+            "mean that it is centred by, and counts make no model",
+            got=f"privacy.likeness_share={share:g}, model.kind={config.model.kind}",
+            do="Leave privacy.likeness_share out.",
+        )
+    if config.model.backbone != "efficientnet_lite0":
+        raise ConfigError(
+            rule="model.backbone=efficientnet_lite0 with privacy.likeness_share",
+            got=f"model.backbone={config.model.backbone}",
+            do="Leave model.backbone and model.weights out.",
+        )
+    if share < _LEAST_SHARE or share + beside > _MOST_SHARE:
+        raise ConfigError(
+            rule=f"privacy.likeness_share of {_LEAST_SHARE} or more, and with "
+            f"fairness.label_sets.share at most {_MOST_SHARE}: the threshold needs the rest",
+            got=f"privacy.likeness_share={share:g}, fairness.label_sets.share={beside:g}",
+            do="Choose other shares, such as 0.2.",
         )
 
 

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import sqrt
 from typing import Any
 
 from numpy.typing import NDArray
 
 from skinml.config import RunConfig
-from skinml.experiments.learners import validation_release
+from skinml.experiments.learners import release_std
+from skinml.experiments.likeness import likeness_of
 from skinml.experiments.released import sets_layout
 from skinml.fairness.label_sets import label_sets, read_label_sets, threshold_units
 from skinml.fairness.model_answer import Answer, AnswerTables, answer
 from skinml.fairness.recalibration import Line, line_from_counts
 from skinml.fairness.thresholds import score_edges
-from skinml.models.bundle import Bundle, BundleSpec, head_of, score
-from skinml.models.likeness import LEAST, likeness
+from skinml.models.bundle import Bundle, BundleSpec, score
+from skinml.models.likeness import LEAST
 from skinml.privacy.quantise import GRID
-from skinml.privacy.trust import noise_rule
 from skinml.records import FloatArray
 
 
@@ -38,32 +37,19 @@ def answer_values(
     """
     layout, most = sets_layout(config), config.privacy.max_clinics_per_patient
     std = release_std(config, num_clinics=num_clinics, num_present=num_present)
-    weight = threshold_units(layout.share if layout else 0.0, most) * GRID
+    beside = config.privacy.likeness_share
+    weight = threshold_units(layout.share if layout else 0.0, most, beside) * GRID
     line = line_from_counts(scores[:2] / weight, score_edges(scores.shape[1]), std / weight)
     found = None
     if layout is not None:
         coverage = config.fairness.label_sets.coverage
-        found = label_sets(scores[2:], layout, std=std, coverage=coverage, max_clinics=most)
+        found = label_sets(
+            scores[2 : 2 + layout.rows], layout, std=std, coverage=coverage, max_clinics=most
+        )
     return {
         "label_sets": found.values() if found else {},
         "calibration": {"intercept": line.intercept, "slope": line.slope} if line else {},
     }
-
-
-def release_std(config: RunConfig, *, num_clinics: int, num_present: int) -> float:
-    """Tell how much noise is in the sum of the release about validation patients.
-
-    Args:
-        config: The run's config.
-        num_clinics: Clinics in the run.
-        num_present: Clinics in the sum.
-
-    Returns:
-        Its standard deviation in each number; 0 where there is none.
-    """
-    rule, release = noise_rule(config.privacy, num_clinics), validation_release(config)
-    alone = sqrt(num_present * rule.clinic**2 + rule.coordinator**2)
-    return alone * release.noise_multiplier * release.sensitivity
 
 
 def answer_tables(spec: BundleSpec) -> AnswerTables:
@@ -120,11 +106,10 @@ def answer_item(
     Raises:
         ConfigError: If the label sets know no such group.
         DataError: If the inputs do not fit the model.
+        EnvironmentProblem: If the public network that a look needs is not installed.
+        IntegrityError: If that network is another than the run's.
     """
-    like = None
-    if bundle.spec.kind == "linear_head":
-        told = likeness(head_of(bundle), inputs)
-        like = None if told is None else float(told[0])
+    like = likeness_of(bundle, inputs)
     (row,), (decision,) = score(bundle, inputs, batch_size=1)
     unlike = None if like is None else like < LEAST
     return Answered(answer(row, group, tables, unlike=unlike), like, bundle.spec.labels[decision])

@@ -29,6 +29,7 @@ from skinml.experiments.code_version import code_versions
 from skinml.experiments.cohorts import open_manifest, public_digest
 from skinml.experiments.compared import comparison_settings
 from skinml.experiments.gates import EvaluationGates
+from skinml.experiments.likeness import require_same_look
 from skinml.experiments.measured import figures_of
 from skinml.experiments.outcome import VERSIONS
 from skinml.experiments.progress import Progress, Silence
@@ -311,7 +312,8 @@ def load_scorer(folder: Path) -> Scorer:
 
     Raises:
         DataError: If the model needs several views of a lesion at once.
-        IntegrityError: If the bundle was changed.
+        EnvironmentProblem: If a backbone that it needs is not installed.
+        IntegrityError: If the bundle was changed, or a backbone is another.
     """
     bundle = load_bundle(folder)
     config = parse_config(bundle.spec.config)
@@ -321,6 +323,7 @@ def load_scorer(folder: Path) -> Scorer:
             got=f"views={', '.join(bundle.spec.views)}",
             do="Score lesions of several views with `skinml evaluate`.",
         )
+    require_same_look(bundle)
     embed = embedder(config, bundle)
 
     tables = answer_tables(bundle.spec)

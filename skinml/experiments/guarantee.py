@@ -43,6 +43,11 @@ COVERED = {
     "validation_scores": "the histogram of validation scores that the threshold comes from",
     "validation_scores_by_group": "the histogram of validation scores that the threshold comes "
     "from, and the counts by group that the label sets come from",
+    "validation_scores_and_features": "the histogram of validation scores that the threshold comes "
+    "from, and the sum of validation images' features by which other pictures are found",
+    "validation_scores_by_group_and_features": "the histogram of validation scores that the "
+    "threshold comes from, the counts by group that the label sets come from, and the sum of "
+    "validation images' features by which other pictures are found",
     STATISTICS: "the counts of patients in all tables",
     TEST_COUNTS: "the counts of test patients that the run's test figures are computed from",
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from functools import cache
+from math import sqrt
 from typing import TYPE_CHECKING, Any
 
 from skinml.config import RunConfig
@@ -15,8 +16,9 @@ from skinml.experiments.released import group_names, sets_layout
 from skinml.fairness.statistics_tables import TablesLayout, table_layout
 from skinml.federated.settings import StrategySettings
 from skinml.federated.strategy_rules import LOSS_DRIVEN, require_enough_clinics
-from skinml.federated.validation_scores import SCORE_BINS
+from skinml.federated.validation_scores import SCORE_BINS, feature_rows
 from skinml.models.bundle import Bundle, BundleSpec, score
+from skinml.models.likeness import NUM_FEATURES
 from skinml.privacy.mechanism import Mechanism
 from skinml.privacy.plan import (
     Release,
@@ -213,8 +215,9 @@ def public_knowledge(
 def validation_release(config: RunConfig) -> Release:
     """Plan the one release about validation patients: a histogram of scores for the threshold.
 
-    Where the config asks for label sets, rows for them follow, and each part has its share of the
-    sensitivity. Validation patients are no training patients: the whole budget stands open to it.
+    Where the config asks for label sets, rows for them follow, and where it asks for a mean of
+    features, those for it; each part has its share of the sensitivity. Validation patients are no
+    training patients: the whole budget stands open to it.
 
     Args:
         config: The run's config.
@@ -223,10 +226,29 @@ def validation_release(config: RunConfig) -> Release:
         The release, of L2 sensitivity 1.
     """
     sets = sets_layout(config)
+    looked = config.privacy.likeness_share > 0
     name = "validation_scores" if sets is None else "validation_scores_by_group"
-    cells = (2 + (sets.rows if sets else 0), SCORE_BINS)
+    name += "_and_features" if looked else ""
+    rows = 2 + (sets.rows if sets else 0) + (feature_rows(NUM_FEATURES) if looked else 0)
+    cells = (rows, SCORE_BINS)
     release = Release(name, "validation", "validation", 1.0, 0.0, cells, grid=GRID)
     return gaussian_releases(config.privacy, [(release, 1.0)])[0]
+
+
+def release_std(config: RunConfig, *, num_clinics: int, num_present: int) -> float:
+    """Tell how much noise is in the sum of the release about validation patients.
+
+    Args:
+        config: The run's config.
+        num_clinics: Clinics in the run.
+        num_present: Clinics in the sum.
+
+    Returns:
+        Its standard deviation in each number; 0 where there is none.
+    """
+    rule, release = noise_rule(config.privacy, num_clinics), validation_release(config)
+    alone = sqrt(num_present * rule.clinic**2 + rule.coordinator**2)
+    return alone * release.noise_multiplier * release.sensitivity
 
 
 def held_out_release(config: RunConfig) -> Release | None:

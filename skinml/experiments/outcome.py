@@ -19,6 +19,7 @@ from skinml.experiments.cohorts import Gathered
 from skinml.experiments.compared import comparison_settings
 from skinml.experiments.guarantee import guarantee
 from skinml.experiments.learners import model_spec
+from skinml.experiments.likeness import centre_arrays
 from skinml.experiments.measured import Figures, figures_of
 from skinml.experiments.mitigation import mitigation_values
 from skinml.experiments.personal import personal_heads
@@ -232,10 +233,17 @@ def run_bundle(config: RunConfig, origin: Origin, outcome: Outcome, record: RunR
     Returns:
         The bundle; all in it that comes from private data was a charged release.
     """
-    head, promised = config.model.kind == "linear_head", record.guarantee
+    promised, last = record.guarantee, outcome.participation[-1]
+    centre = centre_arrays(
+        config,
+        outcome.trained.scores,
+        num_clinics=len(last.expected),
+        num_present=len(last.took_part),
+    )
+    looked = config.model.kind == "linear_head" or centre
     spec = model_spec(config, record.classes).model_copy(
         update={
-            "backbone_version": outcome.features_version if head else "",
+            "backbone_version": outcome.features_version if looked else "",
             "taxonomy_version": origin.taxonomy_version,
             "threshold": record.threshold,
             "threshold_source": record.threshold_source,
@@ -258,7 +266,7 @@ def run_bundle(config: RunConfig, origin: Origin, outcome: Outcome, record: RunR
             },
         }
     )
-    return Bundle(spec, outcome.trained.fitted.arrays)
+    return Bundle(spec, {**outcome.trained.fitted.arrays, **centre})
 
 
 def _results(config: RunConfig, gathered: Gathered, outcome: Outcome) -> Figures:

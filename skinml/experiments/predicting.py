@@ -23,6 +23,7 @@ from skinml.experiments.asked_tone import (
     tone_words,
 )
 from skinml.experiments.evaluate import embedder
+from skinml.experiments.likeness import require_same_look
 from skinml.experiments.workspace import Workspace
 from skinml.fairness.model_answer import CLINICIAN, NOT_CHECKED, Answer, AnswerTables
 from skinml.models.bundle import Bundle, load_bundle
@@ -101,6 +102,7 @@ def open_model(folder: Path) -> Model:
         IntegrityError: If the model was changed, or the backbone is another.
     """
     bundle = load_bundle(folder)
+    require_same_look(bundle)
     embed = embedder(parse_config(bundle.spec.config), bundle)
 
     def look(files: Sequence[Path]) -> NDArray[Any]:

@@ -14,6 +14,7 @@ from skinml.errors import IntegrityError
 from skinml.experiments.admissions import noised_counts
 from skinml.experiments.code_version import code_versions
 from skinml.experiments.guarantee import guarantee_told
+from skinml.experiments.likeness import network_version
 from skinml.experiments.mitigation import mitigation_values
 from skinml.experiments.outcome import (
     VERSIONS,
@@ -31,7 +32,7 @@ from skinml.experiments.released import (
 from skinml.experiments.set_coverage import coverage_values
 from skinml.models.backbones import load_backbone
 from skinml.records import Labels, RunRecord, last_attempts
-from skinml.training.features import features_version, images_version
+from skinml.training.features import features_version
 
 _AT_CLINICS = "not shown: it stays at the clinics"
 
@@ -64,7 +65,7 @@ def public_width(config: RunConfig) -> tuple[int, str]:
         EnvironmentProblem: If the backbone is not installed.
     """
     if config.model.kind != "linear_head":
-        return 0, images_version(config.model.image_size)
+        return 0, network_version(config)
     backbone = load_backbone(config.model)
     return backbone.num_features * max(len(config.data.views), 1), features_version(backbone)
 

@@ -21,6 +21,7 @@ from skinml.durable import make_folder, read_whole, write_whole
 from skinml.errors import ConfigError
 from skinml.experiments.admissions import drop_standings
 from skinml.experiments.cohorts import Gathered, image_positions
+from skinml.experiments.likeness import network_version
 from skinml.experiments.progress import Progress
 from skinml.models.backbones import Backbone, load_backbone
 from skinml.models.linear_head import item_features
@@ -75,6 +76,7 @@ def prepare_samples(
         IntegrityError: If a cache was changed.
     """
     backbone = load_backbone(config.model) if config.model.kind == "linear_head" else None
+    version = features_version(backbone) if backbone else network_version(config)
     progress.begin("looking at images", len(gathered.cohort.images))
     samples, done = {}, 0
     for name, folder in gathered.folders.items():
@@ -83,8 +85,7 @@ def prepare_samples(
         inputs = _inputs(config, gathered, folder, positions, backbone, progress, done)
         done += len(positions)
         samples[name] = _by_split(config, gathered.cohort, mine, positions, inputs)
-    size = config.model.image_size
-    return samples, features_version(backbone) if backbone else images_version(size)
+    return samples, version
 
 
 def _inputs(

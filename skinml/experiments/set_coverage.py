@@ -10,8 +10,8 @@ from typing import Any
 from skinml.clinic.folder import ClinicFolder
 from skinml.config import RunConfig, parse_config
 from skinml.errors import DataError
-from skinml.experiments.answering import release_std
 from skinml.experiments.kept_predictions import kept_predictions
+from skinml.experiments.learners import release_std
 from skinml.experiments.released import DP_COUNTS, sets_layout
 from skinml.experiments.samples import read_predictions
 from skinml.experiments.yardsticks import pooled

@@ -23,6 +23,7 @@ from skinml.experiments.learners import (
     predictor,
     split_key_id,
 )
+from skinml.experiments.likeness import feature_part
 from skinml.experiments.released import counts_release, sets_layout
 from skinml.experiments.samples import (
     Grounds,
@@ -220,6 +221,7 @@ def _setup_of(terms: Terms, folder: ClinicFolder) -> ClinicSetup:
         personalise=_personaliser(config, terms, folder, samples, admitted_now),
         test_counts=tested,
         label_sets=sets_layout(config),
+        features=feature_part(config),
     )
 
 

@@ -188,18 +188,19 @@ def running_factor() -> FloatArray:
     return np.where(lag >= 0, column[np.clip(lag, 0, None)], 0.0)
 
 
-def threshold_units(share: float, max_clinics: int) -> int:
+def threshold_units(share: float, max_clinics: int, beside: float = 0.0) -> int:
     """Weigh what a patient adds to the scores that the threshold comes from, beside the sets.
 
     Args:
         share: Part of the squared sensitivity that the sets have.
         max_clinics: At how many clinics the patient may be.
+        beside: Part of it that something else in the same release has.
 
     Returns:
-        The greatest whole number of multiples of 2**-28 for which both parts together stay within
+        The greatest whole number of multiples of 2**-28 for which all parts together stay within
         a sensitivity of 1 / max_clinics, exactly.
     """
-    return isqrt((2**56 - int(share * 2**56)) // max_clinics**2)
+    return isqrt((2**56 - int(share * 2**56) - int(beside * 2**56)) // max_clinics**2)
 
 
 def set_table(predictions: Predictions, layout: SetsLayout, max_clinics: int) -> IntArray:

@@ -24,7 +24,7 @@ from skinml.federated.secure_masks import Words, to_ring
 from skinml.federated.secure_session import Signed
 from skinml.federated.secure_steps import answer_step, query_digest
 from skinml.federated.step_book import StepBook, answer_once
-from skinml.federated.validation_scores import score_table
+from skinml.federated.validation_scores import FeaturePart, score_table
 from skinml.privacy.ledger import Binding, Ceilings, Entry, Ledger, require_affordable
 from skinml.privacy.mechanism import Mechanism
 from skinml.privacy.plan import ADMISSIONS, Release, admissions_release, units_of_patient
@@ -96,9 +96,9 @@ class ClinicSetup:
             the clinic's own log and nowhere else. A real run gives one that writes it.
         personalise: Does in the last round what the clinic does with the final model for itself;
             it gives nothing back, and what it makes stays in the clinic's folder.
-        test_counts: The counts of test patients that the last round releases too; None where
-            the run releases none.
+        test_counts: The counts of test patients that the last round releases too; None: none.
         label_sets: The rows for label sets in the release of validation scores; None: it has none.
+        features: What is added to it of the validation images' features; None: nothing.
     """
 
     name: str
@@ -126,6 +126,7 @@ class ClinicSetup:
     personalise: Callable[[Arrays], None] = _nothing
     test_counts: CountsRelease | None = None
     label_sets: SetsLayout | None = None
+    features: FeaturePart | None = None
 
     @property
     def counted(self) -> Release | None:
@@ -391,16 +392,15 @@ class Clinic:
     ) -> dict[str, FloatArray]:
         """Keep the predictions here; let only noisy counts leave."""
         setup = self._setup
-        predictions = {
-            split: setup.predict(model, setup.samples[split].take(mask))
-            for split, mask in masks.items()
-        }
+        chosen = {split: setup.samples[split].take(mask) for split, mask in masks.items()}
+        predictions = {split: setup.predict(model, part) for split, part in chosen.items()}
         for split, made in predictions.items():
             setup.keep(split, made)
         setup.personalise(model)
         validation, *others = round_.releases
         most = setup.privacy.max_clinics_per_patient
-        scores = score_table(predictions["validation"], setup.label_sets, most)
+        rows = setup.features.rows(chosen["validation"], most) if setup.features else None
+        scores = score_table(predictions["validation"], setup.label_sets, most, rows)
         found = {validation.name: setup.mechanism.privatize(validation, scores)}
         for release in others:
             if release.name == ADMISSIONS:

@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors import numpy as safe_arrays
 
 from skinml.errors import DataError, EnvironmentProblem, IntegrityError
+from skinml.models.likeness import CENTRE
 from skinml.models.linear_head import BIAS_INPUT, LinearHead, softmax
 from skinml.records import Labels
 
@@ -37,7 +38,8 @@ class BundleSpec(BaseModel):
         labels: The classes in the order of the outputs.
         malignant: For each class, whether it counts as malignant.
         backbone: Name of the backbone of a head; empty for a network.
-        backbone_version: `Backbone.version` of the features it was trained on; empty for a network.
+        backbone_version: Of the features that a head was trained on, or that a network's mean of
+            its validation patients is of; empty for a network without.
         network: Name of the network; empty for a head.
         image_size: Height and width in pixels.
         views: The images of one item in the order of the features, such as ("dermoscopic",).
@@ -96,7 +98,8 @@ class Bundle:
 
     Attributes:
         spec: What it is.
-        arrays: `head_arrays` of a head, or `networks.network_arrays` of a network.
+        arrays: `head_arrays` of a head; or `networks.network_arrays` of a network, and where its
+            run released it `likeness.CENTRE`, the mean of the validation patients' features.
     """
 
     spec: BundleSpec
@@ -242,7 +245,9 @@ def _network_logits(bundle: Bundle, images: NDArray[Any], batch_size: int) -> ND
     # These initial weights are all replaced by the bundle's own.
     stream = np.random.Generator(np.random.Philox(0))
     network = networks.build_network(spec.network, len(spec.labels), stream)
-    networks.load_network_arrays(network, bundle.arrays)
+    networks.load_network_arrays(
+        network, {name: values for name, values in bundle.arrays.items() if name != CENTRE}
+    )
     network.eval()
     expected = (spec.image_size, spec.image_size, 3)
     if images.shape[1:] != expected:

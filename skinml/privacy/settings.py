@@ -63,6 +63,14 @@ class PrivacySettings(BaseModel):
         description="Part of mu squared spent on noised counts of the patients admitted and "
         "refused; 0 releases none. Left out, it is 0.02 where data.consents names a table.",
     )
+    likeness_share: float = Field(
+        0.0,
+        ge=0,
+        le=0.9,
+        description="Part of the squared sensitivity of the release about validation patients that "
+        "is for the mean of a public network's features, by which a network trained end to end "
+        "finds pictures of something else. 0: it finds none; else 0.01 or more.",
+    )
     tolerated_dropouts: int = Field(
         0, ge=0, description="Clinics that may drop out of a distributed sum: t = clinics - this."
     )

@@ -20,6 +20,10 @@ _SUMS = {
     "weights": "Training steps inside each clinic",
     "validation_scores": "Counts of validation patients by score",
     "validation_scores_by_group": "Counts of validation patients by score, and by group and score",
+    "validation_scores_and_features": "Counts of validation patients by score, and the sum of "
+    "their images' features",
+    "validation_scores_by_group_and_features": "Counts of validation patients by score, and by "
+    "group and score, and the sum of their images' features",
     "test_counts": "Counts of test patients by group and score, all together",
 }
 _COUNTS = ("admissions", "label_counts", "group_label_counts", "validation_scores")
