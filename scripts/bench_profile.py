@@ -66,11 +66,11 @@ def recorded(name: str) -> list[str]:
     """
     with tempfile.TemporaryDirectory(prefix="bench-") as place:
         raw = Path(place) / "stacks"
-        words = ["py-spy", "record", "--format", "raw", "--function", "--subprocesses"]
+        spy = str(Path(sys.executable).with_name("py-spy"))
+        words = [spy, "record", "--format", "raw", "--function", "--subprocesses"]
         words += ["--nonblocking", "--rate", str(RATE), "--output", str(raw), "--", sys.executable]
         words += [__file__, "--inside", name]
-        words[0] = str(Path(sys.executable).with_name("py-spy"))
-        ran = subprocess.run(words, check=False, capture_output=True, text=True)  # noqa: S603
+        ran = subprocess.run(words, check=False, capture_output=True, text=True)  # noqa: S603  our own
         if ran.returncode or not raw.is_file():
             raise RuntimeError(f"py-spy ended with {ran.returncode}: {ran.stderr[-2000:]}")
         return raw.read_text(encoding="utf-8").splitlines()

@@ -177,9 +177,9 @@ def resize_square(image: torch.Tensor, size: int) -> torch.Tensor:
         ConfigError: If the size is not above zero.
     """
     require_positive(size=size)
-    # Cut before resizing: a strip of 16 x 3,000,000 pixels would grow beyond any memory.
     from torchvision.transforms import v2
 
+    # Cut before resizing: a strip of 16 x 3,000,000 pixels would grow beyond any memory.
     middle = v2.functional.center_crop(image, [min(image.shape[-2:])] * 2)
     square: torch.Tensor = v2.functional.resize(
         middle, [size, size], interpolation=v2.InterpolationMode.BILINEAR, antialias=True

@@ -92,6 +92,25 @@ def centralised(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome
 
 
 @pytest.fixture(scope="session")
+def run_beside(
+    centralised: tuple[Path, Outcome], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., tuple[Path, str, list[Path]]]:
+    """Run an experiment centralised on the same cohort: its folder, its id, and the images."""
+
+    def run(name: str, experiment: str, *words: str) -> tuple[Path, str, list[Path]]:
+        place = tmp_path_factory.mktemp(name)
+        (place / "cohorts").symlink_to(centralised[0] / "cohorts")
+        here = ("federation=centralised", f"work_dir={place}", "--json")
+        done = _invoke("run", experiment, *SMALL, *words, *here)
+        assert done.code == 0, done.told
+        (cohort,) = (place / "cohorts").iterdir()
+        pictures = sorted(p for p in cohort.rglob("*") if p.suffix in (".png", ".jpg"))
+        return place, done.json["run"], pictures
+
+    return run
+
+
+@pytest.fixture(scope="session")
 def simulated(
     centralised: tuple[Path, Outcome], tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, Outcome]:

@@ -35,23 +35,14 @@ NETWORK = (
 
 @pytest.fixture(scope="module")
 def asked(
-    skinml: Callable[..., Any],
-    small: tuple[str, ...],
-    centralised: tuple[Path, Any],
-    tmp_path_factory: pytest.TempPathFactory,
+    run_beside: Callable[..., tuple[Path, str, list[Path]]],
 ) -> tuple[Path, str, list[Path]]:
     """A network's private run: its folder, an image of its kind and one of nothing."""
-    place = tmp_path_factory.mktemp("looking")
-    (place / "cohorts").symlink_to(centralised[0] / "cohorts")
-    words = ("federation=centralised", f"work_dir={place}", "--json")
-    done = skinml("run", "quickstart_end_to_end", *small, *NETWORK, *words)
-    assert done.code == 0, done.told
-    (cohort,) = (place / "cohorts").iterdir()
-    picture = min(p for p in cohort.rglob("*") if p.suffix in (".png", ".jpg"))
+    place, run, pictures = run_beside("looking", "quickstart_end_to_end", *NETWORK)
     rng = np.random.default_rng(0)
     noise = place / "noise.png"
     Image.fromarray(rng.integers(0, 256, (80, 80, 3), dtype=np.uint8)).save(noise)
-    return place / "runs" / done.json["run"], done.json["run"], [picture, noise]
+    return place / "runs" / run, run, [pictures[0], noise]
 
 
 def test_a_picture_of_something_else_is_found_on_screen_in_json_and_by_a_served_model(

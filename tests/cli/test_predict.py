@@ -35,20 +35,11 @@ SETS = (
 
 @pytest.fixture(scope="module")
 def asked(
-    skinml: Callable[..., Any],
-    small: tuple[str, ...],
-    centralised: tuple[Path, Any],
-    tmp_path_factory: pytest.TempPathFactory,
+    run_beside: Callable[..., tuple[Path, str, list[Path]]],
 ) -> tuple[Path, str, list[Path]]:
     """A run with label sets: its working folder, its id, and some images."""
-    place = tmp_path_factory.mktemp("asked")
-    (place / "cohorts").symlink_to(centralised[0] / "cohorts")
-    words = ("federation=centralised", f"work_dir={place}", "--json")
-    done = skinml("run", "quickstart", *small, *SETS, "clinic.policy.trust=[none]", *words)
-    assert done.code == 0, done.told
-    (cohort,) = (place / "cohorts").iterdir()
-    pictures = sorted(p for p in cohort.rglob("*") if p.suffix in (".png", ".jpg"))
-    return place, done.json["run"], pictures[:3]
+    place, run, pictures = run_beside("asked", "quickstart", *SETS, "clinic.policy.trust=[none]")
+    return place, run, pictures[:3]
 
 
 @pytest.fixture
