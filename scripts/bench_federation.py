@@ -51,6 +51,7 @@ class Federation:
         trust: "central" for plain sums, "distributed" for secure ones.
         features: Numbers of an image.
         rounds: Gradient rounds.
+        spare: How many clinics a secure sum may lose.
     """
 
     place: str
@@ -58,6 +59,7 @@ class Federation:
     trust: Trust
     features: int
     rounds: int
+    spare: int = 0
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -67,7 +69,7 @@ class Federation:
     @property
     def privacy(self) -> PrivacySettings:
         """What the run promises."""
-        return PrivacySettings(trust=self.trust)
+        return PrivacySettings(trust=self.trust, tolerated_dropouts=self.spare)
 
     def learner(self) -> HeadLearner:
         """Build the recipe."""
@@ -75,16 +77,11 @@ class Federation:
         return HeadLearner(settings, self.privacy, CLASSES, self.features, self.count)
 
     def session(self) -> Session | None:
-        """Write down the terms of secure sums, two thirds of the clinics sufficing."""
+        """Write down the terms of secure sums."""
         if self.trust != "distributed":
             return None
         keys = {name: bytes.fromhex(public_key_hex(_signing_key(name))) for name in self.names}
-        return Session(RUN, keys, self.count - self.dropouts)
-
-    @property
-    def dropouts(self) -> int:
-        """How many clinics a secure sum could lose."""
-        return (self.count - 1) // 3
+        return Session(RUN, keys, self.count - self.spare)
 
     def open(self, node: Mapping[str, object]) -> Clinic:
         """Open one node's clinic."""

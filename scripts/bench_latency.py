@@ -1,7 +1,7 @@
 """Seconds of a round of clinics on their own processes, by part, beside bare Flower.
 
     OMP_NUM_THREADS=1 python scripts/bench_latency.py [--clinics 3] [--rounds 4] [--turns 2]
-        [--json FILE]
+        [--spare 0] [--json FILE]
 
 Ours is a real run under secure sums: served federation, joined clinics, TLS, ledgers. Beside it
 stands a stock ServerApp and a stock ClientApp on a SuperLink and SuperNodes of the same release
@@ -37,7 +37,6 @@ from typing import Any
 from bench_processes import Bare, Ours
 
 PARTS = ("asked for", "started", "computing", "noticed", "sent")
-STEPS = ("shares", "masked", "survivors", "unmask")
 
 
 @dataclass(frozen=True)
@@ -82,16 +81,29 @@ def main() -> None:
     parser.add_argument("--clinics", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=4, help="gradient rounds of a turn")
     parser.add_argument("--turns", type=int, default=2)
+    parser.add_argument("--spare", type=int, default=0, help="clinics that may drop out of a sum")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="bench-") as place:
-        found = measure(Path(place), given.clinics, given.rounds, given.turns)
+        found = measure(Path(place), given.clinics, given.rounds, given.turns, given.spare)
     print_table(found, given.clinics)
     if given.json is not None:
         given.json.write_text(json.dumps(found, indent=1) + "\n")
 
 
-def measure(place: Path, clinics: int, rounds: int, turns: int) -> dict[str, Any]:
+def steps_of(spare: int) -> tuple[str, ...]:
+    """Name the messages of a round.
+
+    Args:
+        spare: Clinics that may drop out of a sum.
+
+    Returns:
+        The steps of a secure sum, in order.
+    """
+    return ("shares", "masked", "survivors", "unmask") if spare else ("paired",)
+
+
+def measure(place: Path, clinics: int, rounds: int, turns: int, spare: int) -> dict[str, Any]:
     """Let both take turns.
 
     Args:
@@ -99,6 +111,7 @@ def measure(place: Path, clinics: int, rounds: int, turns: int) -> dict[str, Any
         clinics: How many.
         rounds: Gradient rounds of a turn.
         turns: How often each is run.
+        spare: Clinics that may drop out of a sum.
 
     Returns:
         What is printed, as JSON's values.
@@ -107,20 +120,21 @@ def measure(place: Path, clinics: int, rounds: int, turns: int) -> dict[str, Any
     bare: list[dict[str, float]] = []
     cpu: list[Mapping[str, float]] = []
     whole: dict[str, list[float]] = {"ours": [], "bare": []}
+    steps = steps_of(spare)
     with Ours(place / "ours", clinics) as mine:
         for turn in range(turns):
-            done = mine.run(rounds)
+            done = mine.run(rounds, spare)
             cpu.append(done.cpu_s)
             trips = rounds_of(mine.lines(), done.run)
-            for cut in cut_rounds(trips, range(2, rounds + 2)):
+            for cut in cut_rounds(trips, range(2, rounds + 2), steps):
                 for step, parts in cut.items():
                     ours[step].append(parts)
             whole["ours"] += done.round_s
             load = (done.bytes_down, done.bytes_up)
             with Bare(place / f"bare-{turn}", clinics, *load) as other:
-                seconds, lines = other.run(len(STEPS) * rounds)
-            fours = [seconds[at : at + len(STEPS)] for at in range(0, len(seconds), len(STEPS))]
-            whole["bare"] += [sum(each) for each in fours]
+                seconds, lines = other.run(len(steps) * rounds)
+            as_many = [seconds[at : at + len(steps)] for at in range(0, len(seconds), len(steps))]
+            whole["bare"] += [sum(each) for each in as_many]
             bare += cut_messages(list(rounds_of(lines, "bare").values()))
     return {
         "clinics": clinics,
@@ -188,13 +202,14 @@ def rounds_of(
 
 
 def cut_rounds(
-    trips: Mapping[tuple[int, int], Sequence[Trip]], numbers: Sequence[int]
+    trips: Mapping[tuple[int, int], Sequence[Trip]], numbers: Sequence[int], steps: Sequence[str]
 ) -> Iterable[dict[str, dict[str, float]]]:
     """Cut the messages of each round into parts.
 
     Args:
         trips: What `rounds_of` gave.
         numbers: The rounds; there is one before the first.
+        steps: The messages of a round.
 
     Yields:
         By step the mean of its parts over the clinics.
@@ -203,7 +218,7 @@ def cut_rounds(
         last = max(place for round_, place in trips if round_ == number - 1)
         before = max(trip.sent for trip in trips[number - 1, last])
         cut = {}
-        for place, step in enumerate(STEPS):
+        for place, step in enumerate(steps):
             cut[step] = means([trip.parts(before) for trip in trips[number, place]])
             before = max(trip.sent for trip in trips[number, place])
         yield cut
@@ -248,10 +263,8 @@ def print_table(found: Mapping[str, Any], clinics: int) -> None:
         found: What `measure` gave.
         clinics: How many there were.
     """
-    sizes = found["bytes"]
-    print(
-        f"{clinics} clinics, {found['rounds']} rounds of {len(STEPS)} messages; a message carries"
-    )
+    sizes, messages = found["bytes"], f"{len(found['ours'])} messages"
+    print(f"{clinics} clinics, {found['rounds']} rounds of {messages}; a message carries")
     print(f"{sizes['down']:,} bytes to a clinic and {sizes['up']:,} back, on average")
     print(f"\n{'seconds a message':<20}" + "".join(f"{name:>11}" for name in (*PARTS, "all")))
     rows = {f"ours, {step}": parts for step, parts in found["ours"].items()}
@@ -259,7 +272,7 @@ def print_table(found: Mapping[str, Any], clinics: int) -> None:
         values = [parts[part] for part in PARTS]
         print(f"{name:<20}" + "".join(f"{value:>11.2f}" for value in (*values, sum(values))))
     print(f"\n{'seconds a round':<34}{'median':>10}{'least':>10}{'greatest':>10}")
-    names = {"ours": "ours", "bare": f"bare Flower, {len(STEPS)} messages"}
+    names = {"ours": "ours", "bare": f"bare Flower, {messages}"}
     for name, words in names.items():
         each = found["round_s"][name]
         values = (each["median"], each["least"], each["greatest"])

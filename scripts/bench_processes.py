@@ -127,16 +127,18 @@ class Ours(AbstractContextManager["Ours"]):
         for process in self._started:
             process.wait(timeout=60)
 
-    def run(self, rounds: int) -> Done:
+    def run(self, rounds: int, spare: int) -> Done:
         """Run the quickstart under secure sums.
 
         Args:
             rounds: Gradient rounds.
+            spare: Clinics that may drop out of a sum.
 
         Returns:
             What came of it.
         """
         words = (f"training.head.rounds={rounds}", "data.groups=[skin_tone]")
+        words = (*words, f"privacy.tolerated_dropouts={spare}")
         run = submit(self._folder, "quickstart", (*words, "tracking.enabled=false"))
         with control(self._folder) as client:
             start_run(client, run)

@@ -63,11 +63,19 @@ class Case:
         transport: "in process" or "simulation".
         trust: "central" or "distributed".
         clinics: How many.
+        spare: How many of them a secure sum may lose.
     """
 
     transport: str
     trust: Trust
     clinics: int
+    spare: int = 0
+
+    @property
+    def name(self) -> str:
+        """The case in words."""
+        spare = f" of whom {self.spare} may drop out" if self.spare else ""
+        return f"{self.trust}, {self.clinics} clinics{spare}, {self.transport}"
 
 
 @dataclass(frozen=True)
@@ -96,20 +104,29 @@ def in_process(*counts: int, trust: Trust) -> list[Case]:
     return [Case("in process", trust, count) for count in counts]
 
 
-SMOKE = [*in_process(3, trust="central"), *in_process(3, trust="distributed")]
-USUAL = [*in_process(4, 50, trust="central"), *in_process(4, 20, trust="distributed")]
+def secure(transport: str, *counts: int) -> list[Case]:
+    """List secure sums: of all clinics, and of those that are left where a third may drop out."""
+    return [
+        Case(transport, "distributed", count, spare)
+        for count in counts
+        for spare in (0, (count - 1) // 3)
+    ]
+
+
+SMOKE = [*in_process(4, trust="central"), *secure("in process", 4)]
+USUAL = [*in_process(4, 50, trust="central"), *secure("in process", 4, 20)]
 FULL = [
     *in_process(4, 50, 500, trust="central"),
-    *in_process(4, 20, 50, 100, trust="distributed"),
+    *secure("in process", 4, 20, 50, 100),
     *(Case("simulation", "central", count) for count in (4, 50, 500)),
-    *(Case("simulation", "distributed", count) for count in (4, 20, 50, 100)),
+    *secure("simulation", 4, 20, 50, 100),
 ]
 
 
 SMOKE_PART = in_process(3, trust="none")
 FULL_PART = [
     *(Case("simulation", "none", count) for count in (4, 50, 500)),
-    *(Case("simulation", "distributed", count) for count in (4, 20)),
+    *secure("simulation", 4, 20),
 ]
 NOTE = "beside clinics that compute nothing and write nothing"
 
@@ -118,7 +135,7 @@ def main() -> None:
     """Measure the cases and print a row a phase."""
     parser = argparse.ArgumentParser(description=str(__doc__).split("\n", maxsplit=1)[0])
     size = parser.add_mutually_exclusive_group()
-    size.add_argument("--smoke", action="store_true", help="three clinics, one turn, seconds")
+    size.add_argument("--smoke", action="store_true", help="four clinics, one turn, seconds")
     size.add_argument("--full", action="store_true", help="4 to 500 clinics, many minutes")
     parser.add_argument("--json", type=Path, help="file for all rows")
     asked = parser.parse_args()
@@ -160,7 +177,7 @@ def rows(size: Size) -> list[bench_rows.Row]:
             bench_rows.require_same("bytes from clinics", *up, 0.05)
         for phase, goal in ((whole, "at most 1.15"), (computed, None)):
             ours, peer = ([turn[phase] for turn in taken.times[side]] for side in ("ours", BARE))
-            name = f"{case.trust}, {case.clinics} clinics, {case.transport}: {phase[:-3]}"
+            name = f"{case.name}: {phase[:-3]}"
             held = goal if case.trust == "none" else None
             found.append(bench_rows.row(name, ours, peer, goal=held, size=size, note=NOTE))
     return found
@@ -186,7 +203,9 @@ def turns_of(case: Case, place: Path, turns: int, features: int) -> Turns:
     clocks = place / "clocks"
     clocks.mkdir()
     rounds = turns + _UNTIMED - 1  # beside the round of statistics
-    federation = Federation(str(place), case.clinics, case.trust, features, rounds)
+    federation = Federation(
+        str(place), case.clinics, case.trust, features, rounds, case.spare
+    )
     app = TimedApp(federation, clocks)
 
     def drive(grid: Grid, stop: Event) -> Turns:
@@ -332,7 +351,7 @@ class Counted(Grid):
 
 def rows_of(case: Case, taken: Turns) -> list[Row]:
     """Turn what was measured into rows."""
-    start = f"{case.trust}, {case.clinics} clinics, {case.transport}: "
+    start = f"{case.name}: "
     rows = []
     for phase in PHASES:
         ours = [each[phase] for each in taken.times["ours"]]

@@ -22,7 +22,7 @@ class Pace:
     """How long a node that asks for messages in the middle of a run is kept waiting for one.
 
     A SuperNode that hears that there is none sleeps for three seconds, whatever it is told, and a
-    secure sum has four messages: most of a round would be such sleep.
+    secure sum has up to four messages: most of a round would be such sleep.
 
     Attributes:
         hold_s: Seconds at most; a SuperNode gives a request up after 30.

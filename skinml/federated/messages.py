@@ -37,10 +37,11 @@ POSTS: Mapping[str, frozenset[str]] = {
     "masked": frozenset({"adverts", "letters"}),
     "survivors": frozenset({"letters", "survivors"}),
     "unmask": frozenset({"adverts", "letters", "agreements"}),
+    "paired": frozenset({"adverts"}),
 }
 """What is posted with each step: "sums" is the plain one, the others make a secure sum."""
 
-_WITH_QUERY = {SUMS, "masked"}
+_WITH_QUERY = {SUMS, "masked", "paired"}
 
 
 @dataclass(frozen=True)

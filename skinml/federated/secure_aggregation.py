@@ -6,8 +6,9 @@ message holds.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -68,24 +69,14 @@ def posted(attempt: Attempt, messages: Mapping[str, Signed]) -> Posted:
     return Posted(letters, seeds, commitments)
 
 
-class SecureSum:
-    """Adds up masked sums as they arrive, and opens the total.
+class _MaskedTotal:
+    """Adds up masked sums as they arrive."""
 
-    Args:
-        attempt: The attempt.
-        shared: What the clinics shared.
-        size: Numbers in a sum.
-        query: Digest of what the clinics were sent to compute it from.
+    _step: ClassVar[str]
 
-    Guarantees:
-        Memory does not grow with the number of clinics. Without t masked sums and t clinics'
-        shares nothing is opened.
-    """
-
-    def __init__(self, attempt: Attempt, shared: Posted, size: int, query: bytes = b"") -> None:
+    def __init__(self, attempt: Attempt, senders: Iterable[str], size: int) -> None:
         self._attempt = attempt
-        self._shared = shared
-        self._query = query
+        self._senders = frozenset(senders)
         self._total = np.zeros(size, np.uint64)
         self._survivors: set[str] = set()
 
@@ -98,14 +89,14 @@ class SecureSum:
         """Take in one clinic's masked sum.
 
         Args:
-            message: Its message of step "masked".
+            message: Its masked sum.
 
         Raises:
             IntegrityError: If it is not its sender's for this attempt, comes twice, has another
-                size, or its sender did not share.
+                size, or its sender shared nothing before.
         """
-        payload = verified(message, self._attempt, "masked")
-        if message.sender not in self._shared.seeds or message.sender in self._survivors:
+        payload = verified(message, self._attempt, self._step)
+        if message.sender not in self._senders or message.sender in self._survivors:
             raise broken("one masked sum of each clinic that shared", "another one")
         if len(payload) != 8 * len(self._total):
             raise broken(f"{len(self._total)} numbers of clinic {message.sender}", "another number")
@@ -119,6 +110,58 @@ class SecureSum:
             IncompleteRunError: If fewer did.
         """
         _require_enough(self._attempt, len(self._survivors), "sent their sums")
+
+
+class PairedSum(_MaskedTotal):
+    """Adds up the sums of all clinics under pairwise masks, which cancel out in the total.
+
+    Args:
+        attempt: The attempt, of a session in which all clinics are needed.
+        size: Numbers in a sum.
+
+    Guarantees:
+        Memory does not grow with the number of clinics. Without every clinic's sum nothing is
+        opened.
+    """
+
+    _step = "paired"
+
+    def __init__(self, attempt: Attempt, size: int) -> None:
+        super().__init__(attempt, attempt.session.participants, size)
+
+    def open(self) -> Words:
+        """Read the total.
+
+        Returns:
+            The sum of all clinics' numbers modulo 2**64.
+
+        Raises:
+            IncompleteRunError: If a clinic's is missing.
+        """
+        self.require_enough()
+        return self._total.copy()
+
+
+class SecureSum(_MaskedTotal):
+    """Adds up masked sums, of which some may be missing, and opens the total.
+
+    Args:
+        attempt: The attempt.
+        shared: What the clinics shared.
+        size: Numbers in a sum.
+        query: Digest of what the clinics were sent to compute it from.
+
+    Guarantees:
+        Memory does not grow with the number of clinics. Without t masked sums and t clinics'
+        shares nothing is opened.
+    """
+
+    _step = "masked"
+
+    def __init__(self, attempt: Attempt, shared: Posted, size: int, query: bytes = b"") -> None:
+        super().__init__(attempt, shared.senders, size)
+        self._shared = shared
+        self._query = query
 
     def open(self, messages: Mapping[str, Signed]) -> Words:
         """Take the masks away.

@@ -1,6 +1,13 @@
-"""A clinic's side of a secure sum: five steps, each answered once an attempt.
+"""A clinic's side of a secure sum: steps, each answered once an attempt.
 
 advertise   once a run: public keys
+
+Where every clinic is needed in every sum, one step:
+
+pair        the noised sum under pairwise masks, which cancel out in the sum of all
+
+Where some may drop out, four:
+
 share       shares of the attempt's two secrets, sealed to each peer
 mask        the noised sum under a self mask and pairwise masks
 agree       which clinics' sums are in it, signed
@@ -58,7 +65,8 @@ class SecureClinic:
         Each step of an attempt is answered once, also by several processes at a time; asked the
         same again it sends the identical message, asked anything else it refuses, and attempts
         older than the latest are over. No coordinator gets both kinds of share of one clinic in
-        one attempt from t honest clinics. Without its book a clinic computes no sum for secrets
+        one attempt from t honest clinics. What is masked pairwise alone is so where no pair seed is
+        ever shared out. Without its book a clinic computes no sum for secrets
         that it shared out before, and has other keys: what peers or the coordinator keep of an
         attempt from before opens nothing of an attempt of the same number. Sums for different
         queries do not add up: their pairwise masks differ.
@@ -180,14 +188,47 @@ class SecureClinic:
                 )
             total = compute().copy()
             add_mask(total, kept[_OWN][1], plus=True)
-            for name in sorted(letters):
-                if name != self._me:
-                    seed = ring.pair_seed(attempt, roster[name])
-                    add_mask(total, bound_to(seed, query), plus=self._me < name)
+            there = {name: roster[name] for name in letters}
+            self._add_pair_masks(total, attempt, ring, there, query)
             return total.astype("<u8").tobytes()
 
         asked = f"{_digest(_names_digest(letters))} {query.hex()}"
         return self._once(attempt, "masked", asked, make)
+
+    def pair(
+        self,
+        attempt: Attempt,
+        adverts: Sequence[Signed],
+        compute: Callable[[], Words],
+        query: bytes = b"",
+    ) -> Signed:
+        """Send the clinic's sum under the masks that it shares with each other clinic.
+
+        Nobody may drop out of such a sum, so that no mask is ever given up: without one clinic's
+        message the others' stay uniform, and a late one finds its masks as secret as before. The
+        self mask of the longer way is there to keep that so where masks are given up.
+
+        Args:
+            attempt: The attempt.
+            adverts: What every participant advertised.
+            compute: Computes the noised sum modulo 2**64: called only if nothing was sent yet.
+            query: Digest of what the coordinator sent to compute it from.
+
+        Returns:
+            The masked sum.
+
+        Raises:
+            IntegrityError: If clinics may drop out of this run's sums, or the step was answered
+                before on another request.
+        """
+        ring, roster = self._known(attempt, adverts)
+
+        def make(_: Answers) -> bytes:
+            total = compute().copy()
+            self._add_pair_masks(total, attempt, ring, roster, query)
+            return total.astype("<u8").tobytes()
+
+        return self._once(attempt, "paired", f"{_digest(_rows(roster))} {query.hex()}", make)
 
     def agree(
         self, attempt: Attempt, letters: Mapping[str, bytes], survivors: Sequence[str]
@@ -263,6 +304,20 @@ class SecureClinic:
 
         return self._once(attempt, "unmask", _digest([agreed]), make)
 
+    def _add_pair_masks(
+        self,
+        total: Words,
+        attempt: Attempt,
+        ring: Keyring,
+        roster: Mapping[str, PublicKeys],
+        query: bytes,
+    ) -> None:
+        """Add the mask shared with each other clinic of a roster, or take it away, in place."""
+        for name in sorted(roster):
+            if name != self._me:
+                seed = ring.pair_seed(attempt, roster[name])
+                add_mask(total, bound_to(seed, query), plus=self._me < name)
+
     def _opened(
         self,
         attempt: Attempt,
@@ -296,6 +351,11 @@ class SecureClinic:
     def _once(
         self, attempt: Attempt, step: str, request: str, make: Callable[[Answers], bytes]
     ) -> Signed:
+        # A pair seed that masks a sum by itself must never be among those that are shared out.
+        if (step == "paired") != self.session.all_needed:
+            way = "'paired' alone" if self.session.all_needed else "any but 'paired'"
+            dropouts = len(self.session.registered) - self.session.threshold
+            raise broken(f"of the steps {way}, where {dropouts} may drop out", f"step '{step}'")
         place = (attempt.round, attempt.number)
         payload = answer_once(self.book, self._me, place, step, request, make)
         return signed(self.signing_key, attempt, self._me, step, payload)

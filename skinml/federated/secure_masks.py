@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from skinml.errors import IntegrityError
 from skinml.federated.secure_keys import SECRET_BYTES, derived
+from skinml.federated.secure_session import broken
 from skinml.records import FloatArray
 
 Words = NDArray[np.uint64]
@@ -103,6 +104,26 @@ def add_mask(total: Words, seed: bytes, *, plus: bool) -> None:
         np.add(total, words, out=total)
     else:
         np.subtract(total, words, out=total)
+
+
+def require_unmasked(words: Words, clinics: int) -> Words:
+    """Refuse a total in which masks are left, as where clinics were asked different things.
+
+    Args:
+        words: (size,) the opened total.
+        clinics: Whose sums are in it.
+
+    Returns:
+        The same words.
+
+    Raises:
+        IntegrityError: If a number is larger than so many clinics' can be together. Under a mask
+            that is left, each of a total's numbers passes with a chance of clinics / 2**11.
+    """
+    values = words.view(np.int64)
+    if not ((values <= clinics * LARGEST) & (values >= -clinics * LARGEST)).all():
+        raise broken(f"masks that cancel out in the sum of {clinics} clinics", "some that do not")
+    return words
 
 
 def _unfit(rule: str) -> IntegrityError:

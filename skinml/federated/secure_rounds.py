@@ -1,8 +1,9 @@
 """A round whose sums leave the clinics under masks: the coordinator drives the steps.
 
-Messages of one round: shares, masked sums, the signed list of survivors, unmasking; the keys were
-advertised before the first round. Whoever falls out before its masked sum arrived is missing;
-whoever falls out later has taken part.
+Where every clinic is needed a round is one message of each, its sum under pairwise masks. Where
+some may drop out there are four: shares, masked sums, the signed list of survivors, unmasking. The
+keys were advertised before the first round. Whoever falls out before its masked sum arrived is
+missing; whoever falls out later has taken part.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ from typing import Protocol
 from skinml.errors import IncompleteRunError, SkinmlError
 from skinml.federated.messages import Reply, Request
 from skinml.federated.roll_call import Ask, Record, RollCall, RunTerms
-from skinml.federated.secure_aggregation import Posted, SecureSum, posted
+from skinml.federated.secure_aggregation import PairedSum, Posted, SecureSum, posted
 from skinml.federated.secure_clinic import list_of, roster_of
 from skinml.federated.secure_keys import SECRET_BYTES, share_lengths
-from skinml.federated.secure_masks import Words, from_ring
+from skinml.federated.secure_masks import Words, from_ring, require_unmasked
 from skinml.federated.secure_session import Attempt, Session, Signed, parted, unpacked, verified
 from skinml.federated.secure_steps import query_digest, write_letters, write_messages
 from skinml.records import Arrays, FloatArray
@@ -74,7 +75,7 @@ class SecureRounds:
 
         Raises:
             BudgetExceededError, PolicyError, IntegrityError: If a clinic refused for that reason,
-                or a message was changed.
+                a message was changed, or masks do not cancel out.
             IncompleteRunError: If fewer clinics than the threshold stayed, or more are missing
                 than allowed. Nothing was opened then.
 
@@ -84,17 +85,20 @@ class SecureRounds:
         attempt = Attempt(self.session, round_.number, number)
         roll = RollCall(self.terms, round_, number)
         steps = _Steps(self, attempt, roll, query)
+        sum_up = steps.of_all if self.session.all_needed else steps.of_survivors
         try:
-            shared = steps.share()
-            total = steps.mask(shared, sum(prod(r.shape) for r in round_.releases))
-            roll.require_enough(total.survivors)
-            words = steps.open(shared, total)
+            took_part, words = sum_up(sum(prod(r.shape) for r in round_.releases))
+            require_unmasked(words, len(took_part))
         except SkinmlError as error:
+            if self.session.all_needed:
+                # Before another attempt all are asked for their keys again: who is away then is
+                # known before anybody else's sum is charged.
+                self._adverts = []
             present = (n for n in self.session.participants if n not in roll.missing)
             roll.give_up(self.record, tuple(present))
             raise (roll.why() if isinstance(error, IncompleteRunError) else error) from None
-        roll.close(self.record, total.survivors)
-        return Exchanged(_sums(words, round_), len(total.survivors))
+        roll.close(self.record, took_part)
+        return Exchanged(_sums(words, round_), len(took_part))
 
     def adverts(self, roll: RollCall) -> list[Signed]:
         """Fetch everybody's public keys, once in the life of the process.
@@ -133,6 +137,23 @@ class _Steps:
     attempt: Attempt
     roll: RollCall
     query: Arrays
+
+    def of_all(self, size: int) -> tuple[tuple[str, ...], Words]:
+        """Sum up what every clinic sends in one step; gives them and the total."""
+        post = {"adverts": write_messages(self.rounds.adverts(self.roll))}
+        total = PairedSum(self.attempt, size)
+        posts = dict.fromkeys(self.rounds.session.participants, post)
+        for _, message in self._arrive("paired", posts, self.query, partial(_of_length, 8 * size)):
+            total.add(message)  # and the message goes: what is held does not grow
+        self.roll.require_enough(total.survivors)
+        return total.survivors, total.open()
+
+    def of_survivors(self, size: int) -> tuple[tuple[str, ...], Words]:
+        """Sum up in four steps what some clinics send; gives them and the total."""
+        shared = self.share()
+        total = self.mask(shared, size)
+        self.roll.require_enough(total.survivors)
+        return total.survivors, self.open(shared, total)
 
     def share(self) -> Posted:
         names = self.rounds.session.participants

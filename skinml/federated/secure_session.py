@@ -77,6 +77,11 @@ class Session:
         """The clinics in the order that numbers their shares."""
         return tuple(sorted(self.registered))
 
+    @property
+    def all_needed(self) -> bool:
+        """Whether every sum is of all clinics, t = k: then one message of each suffices."""
+        return self.threshold == len(self.registered)
+
     @cached_property
     def digest(self) -> bytes:
         """SHA-256 of all terms: whatever is signed or derived is bound to it."""

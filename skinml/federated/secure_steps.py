@@ -37,6 +37,9 @@ def answer_step(secure: SecureClinic, request: Request, compute: Callable[[], Wo
     attempt = Attempt(secure.session, request.round, request.attempt)
     if request.step == "shares":
         return secure.share(attempt, read_messages(request.post["adverts"]))
+    if request.step == "paired":
+        adverts, query = read_messages(request.post["adverts"]), query_digest(request.query)
+        return secure.pair(attempt, adverts, compute, query)
     letters = read_letters(request.post["letters"])
     if request.step == "masked":
         adverts, query = read_messages(request.post["adverts"]), query_digest(request.query)

@@ -9,13 +9,13 @@ from threading import Lock
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from skinml.federated.secure_aggregation import SecureSum, posted
+from skinml.federated.secure_aggregation import PairedSum, SecureSum, posted
 from skinml.federated.secure_clinic import SecureClinic
 from skinml.federated.secure_keys import Keyring
 from skinml.federated.secure_session import Attempt, Session
 
 STEPS = ("shares", "masked", "survivors", "unmask")
-STAYS = len(STEPS)
+OF_ALL = ("paired",)
 
 
 class Book:
@@ -63,10 +63,15 @@ class Federation:
     def attempt(self, round_=1, number=1):
         return Attempt(self.session, round_, number)
 
+    @property
+    def steps(self):
+        """The steps of a sum: one where all clinics are needed."""
+        return OF_ALL if self.session.all_needed else STEPS
+
     def staying(self, lost, step):
         """Clinics that still answer at a step; lost gives the step before which each is lost."""
-        place = STEPS.index(step)
-        return [n for n in self.clinics if lost.get(n, STAYS) > place]
+        place = self.steps.index(step)
+        return [n for n in self.clinics if lost.get(n, len(self.steps)) > place]
 
     def share(self, attempt, lost=()):
         """The first step, with clinics lost before it."""
@@ -80,9 +85,23 @@ class Federation:
         letters = shared.letters[name]
         return self.clinics[name].mask(attempt, self.adverts, letters, lambda: self.inputs[name])
 
+    def pair(self, attempt, name, query=b""):
+        return self.clinics[name].pair(attempt, self.adverts, lambda: self.inputs[name], query)
+
+    def sent(self, attempt, name):
+        """One clinic's sum as it leaves, under its masks."""
+        if self.session.all_needed:
+            return self.pair(attempt, name)
+        return self.mask(attempt, self.share(attempt), name)
+
     def sum(self, attempt, lost=()):
         """All steps; gives the opened sum and whose inputs it is of."""
         lost = dict(lost)
+        if self.session.all_needed:
+            total = PairedSum(attempt, self.size)
+            for name in self.staying(lost, "paired"):
+                total.add(self.pair(attempt, name))
+            return total.open(), total.survivors
         shared = self.share(attempt, lost)
         total = SecureSum(attempt, shared, self.size)
         for name in self.staying(lost, "masked"):

@@ -18,8 +18,12 @@ from skinml.training.fit import fit
 from tests.federated.conftest import NAMES, ROUNDS
 
 SECURE_STEPS = ("keys", "shares", "masked", "survivors", "unmask")
-STEPS = [("local", "sums"), *(("distributed", step) for step in SECURE_STEPS)]
-COMPUTED = ("sums", "survivors", "unmask")  # a clinic lost there has already released its sum
+STEPS = [
+    *(("local", 0, "sums"), ("distributed", 0, "keys"), ("distributed", 0, "paired")),
+    *(("distributed", 1, step) for step in SECURE_STEPS),
+]
+LATE = ("survivors", "unmask")
+"""Where the sum is there, and two of three suffice to open it."""
 
 
 def asker(world, **terms):
@@ -31,16 +35,16 @@ def trained(world, ask, **terms):
     assert all(np.isfinite(values).all() for values in fitted.arrays.values())
 
 
-def silent_once(world, step, *, before, round_=2):
-    """South does not hear a step once, or answers and is not heard."""
+def silent_once(world, step, *, before, round_=2, away=("south",)):
+    """Clinics do not hear a step once, or answer and are not heard."""
     honest, lost = asker(world), []
 
     def ask(requests):
         first = next(iter(requests.values()))
         if not lost and first.step == step and (first.round == round_ or step == "keys"):
             lost.append(step)
-            heard = {n: r for n, r in requests.items() if n != "south" or not before}
-            return [(n, reply) for n, reply in honest(heard) if n != "south"]
+            heard = {n: r for n, r in requests.items() if n not in away or not before}
+            return [(n, reply) for n, reply in honest(heard) if n not in away]
         return honest(requests)
 
     return ask
@@ -84,29 +88,32 @@ def test_a_new_attempt_has_other_noise_and_is_charged_and_the_old_one_is_over(cl
             north.answer(older)
 
 
-@pytest.mark.parametrize(("trust", "step"), STEPS)
+@pytest.mark.parametrize(("trust", "dropouts", "step"), STEPS)
 @pytest.mark.parametrize("before", [True, False])
-def test_an_answer_that_was_lost_is_sent_again_at_no_cost(make, trust, step, before):
-    world = make(trust, books="kept")
+def test_an_answer_that_was_lost_is_sent_again_at_no_cost(make, trust, dropouts, step, before):
+    world = make(trust, books="kept", tolerated_dropouts=dropouts)
     trained(world, silent_once(world, step, before=before), resends=1)
     assert [each.took_part for each in world.record.participation] == [NAMES] * (ROUNDS + 1)
     for name in NAMES:
         assert len(world.ledger(name)) == ROUNDS + 2  # the first round makes two releases
 
 
-@pytest.mark.parametrize(("trust", "step"), STEPS)
-def test_a_second_attempt_goes_on_where_the_first_failed_and_is_charged(make, trust, step):
-    world = make(trust, books="kept")
-    trained(world, silent_once(world, step, before=True), attempts=2)
+@pytest.mark.parametrize(("trust", "dropouts", "step"), STEPS)
+def test_a_second_attempt_goes_on_where_the_first_failed_and_is_charged(
+    make, trust, dropouts, step
+):
+    world = make(trust, books="kept", tolerated_dropouts=dropouts)
+    away = ("south", "studied") if step in LATE else ("south",)
+    trained(world, silent_once(world, step, before=True, away=away), attempts=2)
     failed, *rest = (e for e in world.record.participation if e.attempt == 1 and e.missing)
     assert not rest
     assert failed.noise is None
-    assert set(failed.missing) == {"south"}
+    assert set(failed.missing) == set(away)
     last = last_attempts(world.record.participation)
     assert [each.round for each in last] == list(range(1, ROUNDS + 2))
     assert all(each.took_part == NAMES and each.noise >= 1 - 1e-9 for each in last)
     tried = [e.binding.attempt for e in world.ledger("north") if e.binding.round == failed.round]
-    again = step in (*COMPUTED, "masked")
+    again = step != "keys"
     each = 2 if failed.round == 1 else 1
     assert tried == [1] * again * each + [2] * each
 
@@ -120,17 +127,26 @@ def test_a_refusal_is_not_tried_again(make):
     assert world.ledger("south") == ()
 
 
-def test_attempts_end_and_every_one_is_on_record(make):
-    world, honest = make("distributed"), None
+@pytest.mark.parametrize("dropouts", [0, 1])
+def test_attempts_end_and_every_one_is_on_record(make, dropouts):
+    """Where all are needed the others are charged once: then all are asked whether they are there.
+
+    Where some may drop out, who is away is known after the first step, before any charge.
+    """
+    world, gone = make("distributed", tolerated_dropouts=dropouts), []
     honest = asker(world)
 
     def ask(requests):
-        return honest({n: r for n, r in requests.items() if n != "south" or r.round < 2})
+        gone.extend(["south"] * any(r.round == 2 for r in requests.values()))
+        return honest({n: r for n, r in requests.items() if n not in gone})
 
     with pytest.raises(IncompleteRunError, match="round 2 without south"):
         trained(world, ask, attempts=3, first_attempt=11)
     tried = [(e.round, e.attempt) for e in world.record.participation]
     assert tried == [(1, 11), (2, 11), (2, 12), (2, 13)]
+    charged = [e.binding.attempt for e in world.ledger("north") if e.binding.round == 2]
+    assert charged == ([11, 12, 13] if dropouts else [11])
+    assert all(set(e.missing) == {"south"} for e in world.record.participation[1:])
 
 
 @pytest.mark.parametrize(

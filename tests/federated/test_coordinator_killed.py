@@ -28,22 +28,24 @@ from tests.federated.test_ledger_killed import die, in_a_child
 KILLED = 3
 # What a clinic has charged of the third round when the coordinator dies there.
 POINTS = {
-    ("distributed", "before its shares are asked for"): ("shares", False, 0),
-    ("distributed", "when all have shared"): ("shares", True, 0),
-    ("distributed", "when the masked sums are there"): ("masked", True, 1),
-    ("distributed", "when the survivors have signed"): ("survivors", True, 1),
-    ("distributed", "when the shares are there and nothing is opened"): ("unmask", True, 1),
-    ("local", "before the sums are asked for"): ("sums", False, 0),
-    ("local", "when the sums are there"): ("sums", True, 1),
+    ("distributed", 1, "before its shares are asked for"): ("shares", False, 0),
+    ("distributed", 1, "when all have shared"): ("shares", True, 0),
+    ("distributed", 1, "when the masked sums are there"): ("masked", True, 1),
+    ("distributed", 1, "when the survivors have signed"): ("survivors", True, 1),
+    ("distributed", 1, "when the shares are there and nothing is opened"): ("unmask", True, 1),
+    ("distributed", 0, "before the paired sums are asked for"): ("paired", False, 0),
+    ("distributed", 0, "when the paired sums are there"): ("paired", True, 1),
+    ("local", 0, "before the sums are asked for"): ("sums", False, 0),
+    ("local", 0, "when the sums are there"): ("sums", True, 1),
 }
 KEPT = {"when the round is whole and not kept": False, "when the round is kept": True}
 
 
 @pytest.fixture
 def world(make):
-    def build(trust):
+    def build(trust, dropouts=0):
         bare = make("none")
-        world = make(trust, books=trust)
+        world = make(trust, books=trust, tolerated_dropouts=dropouts)
         for name in NAMES:
             world.change(name, learner=bare.learner, mechanism=Mechanism(0.0))
         return replace(world, learner=bare.learner)
@@ -102,17 +104,20 @@ def require_same_model(world, draft, make_draft):
         assert np.array_equal(values, second[name])
 
 
-@pytest.mark.parametrize(("trust", "point"), POINTS)
+@pytest.mark.parametrize(("trust", "dropouts", "point"), POINTS)
 def test_killed_at_a_step_the_run_goes_on_and_every_release_is_charged(
-    world, draft, tmp_path, trust, point
+    world, draft, tmp_path, trust, dropouts, point
 ):
-    step, after, charged = POINTS[trust, point]
-    assert in_a_child(lambda: go(world(trust), draft, at=(step, after)))
+    def here():
+        return world(trust, dropouts)
+
+    step, after, charged = POINTS[trust, dropouts, point]
+    assert in_a_child(lambda: go(here(), draft, at=(step, after)))
     for name in NAMES:
-        assert rounds_of(world(trust), name).count(KILLED) == charged
-    assert not in_a_child(lambda: go(world(trust), draft))
+        assert rounds_of(here(), name).count(KILLED) == charged
+    assert not in_a_child(lambda: go(here(), draft))
     for name in NAMES:
-        entries = world(trust).ledger(name)
+        entries = here().ledger(name)
         assert [e.binding.round for e in entries].count(KILLED) == charged + 1
         assert [e.binding.attempt for e in entries if e.binding.round > KILLED] == [11] * (
             ROUNDS + 1 - KILLED
@@ -136,18 +141,22 @@ def rounds_of(world, name):
     return [entry.binding.round for entry in world.ledger(name)]
 
 
-def test_killed_twice_no_two_attempts_share_a_number(world, draft):
-    for step in ("masked", "unmask"):
-        assert in_a_child(lambda step=step: go(world("distributed"), draft, at=(step, True)))
-    assert not in_a_child(lambda: go(world("distributed"), draft))
-    tried = [
-        e.binding.attempt for e in world("distributed").ledger("north") if e.binding.round == KILLED
-    ]
+@pytest.mark.parametrize(
+    ("dropouts", "steps"), [(0, ("paired", "paired")), (1, ("masked", "unmask"))]
+)
+def test_killed_twice_no_two_attempts_share_a_number(world, draft, dropouts, steps):
+    def here():
+        return world("distributed", dropouts)
+
+    for step in steps:
+        assert in_a_child(lambda step=step: go(here(), draft, at=(step, True)))
+    assert not in_a_child(lambda: go(here(), draft))
+    tried = [e.binding.attempt for e in here().ledger("north") if e.binding.round == KILLED]
     assert tried == [1, 11, 21]
 
 
 def test_the_participation_of_all_rounds_outlives_the_coordinator(world, draft):
-    assert in_a_child(lambda: go(world("distributed"), draft, at=("masked", True)))
+    assert in_a_child(lambda: go(world("distributed"), draft, at=("paired", True)))
     here = world("distributed")
     go(here, draft)
     told = [(each.round, each.attempt, each.took_part) for each in here.record.participation]
