@@ -203,9 +203,7 @@ def turns_of(case: Case, place: Path, turns: int, features: int) -> Turns:
     clocks = place / "clocks"
     clocks.mkdir()
     rounds = turns + _UNTIMED - 1  # beside the round of statistics
-    federation = Federation(
-        str(place), case.clinics, case.trust, features, rounds, case.spare
-    )
+    federation = Federation(str(place), case.clinics, case.trust, features, rounds, case.spare)
     app = TimedApp(federation, clocks)
 
     def drive(grid: Grid, stop: Event) -> Turns:

@@ -323,6 +323,14 @@ def test_rows_are_read_when_they_are_asked_for_and_not_before(path, keys, open_s
         tracemalloc.stop()
 
 
+def test_a_store_that_is_cut_short_while_it_is_open_is_a_changed_store(filled, path):
+    store, _ = filled
+    assert np.array_equal(take(store, 6), rows_of(6))
+    os.truncate(path, path.stat().st_size - 20)
+    with pytest.raises(IntegrityError, match="changed byte in a row"):
+        take(store, 6)
+
+
 def test_another_file_in_the_stores_place_is_noticed_when_rows_are_added(filled, path, open_store):
     store, _ = filled
     path.unlink()

@@ -172,7 +172,7 @@ def test_counts_do_not_pass_under_the_name_of_a_training_that_runs_without_askin
 def test_counts_that_were_broken_off_go_on_and_are_charged_once_more_at_most(
     lists: tuple[dict[str, Path], pd.DataFrame], tmp_path: Path, message: int, charges: list[int]
 ) -> None:
-    """Three are asked for their keys, then for their counts: at the fifth message one has counted."""
+    """Three give their keys, then their counts: at the fifth message one has counted."""
     here = federation(tmp_path, lists[0])
     run = ask(here)
     asked: list[str] = []

@@ -53,9 +53,7 @@ def test_every_pattern_of_losses_at_every_step_gives_the_plain_sum_or_nothing(k,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("k", "threshold"), [(4, 3), (5, 3), (5, 4), (6, 4), (6, 5)]
-)
+@pytest.mark.parametrize(("k", "threshold"), [(4, 3), (5, 3), (5, 4), (6, 4), (6, 5)])
 def test_every_pattern_of_losses_of_more_clinics_gives_the_plain_sum_or_nothing(k, threshold):
     every_pattern(k, threshold)
 
