@@ -3,9 +3,9 @@
 Ours: the shipped recipe in Flower's simulation, each clinic in a folder with ledger, record, log
 and book, epsilon 3 for a patient. Peer: `bench_flower_opacus.py`, epsilon 3 for an image. There
 each clinic adds all the noise itself; ours stands beside it as shipped, with secure sums
-(distributed), and with the peer's own trust (local). Both sides begin with the same file of features and end with a model;
-each turn is a process of its own. AUROC is that of the test images, of which the training sees
-none.
+(distributed), and with the peer's own trust (local). Both sides begin with the same file of
+features and end with a model; each turn is a process of its own. AUROC is that of the test images,
+of which the training sees none.
 
 Without the images beside the project, features are drawn, and the rows say so.
 """

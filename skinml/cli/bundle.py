@@ -10,7 +10,7 @@ import click
 import typer
 from typer.core import TyperGroup
 
-from skinml.cli.options import AsJson
+from skinml.cli.options import AsJson, FinishedRun
 
 _MAKE = "make"
 
@@ -35,7 +35,7 @@ app = typer.Typer(
 
 @app.command(_MAKE)
 def make(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A finished run's id or folder.")],
+    run: FinishedRun,
     out: Annotated[
         Path | None, typer.Option(help="The file to write; by default RUN.bundle.zip.")
     ] = None,

@@ -138,7 +138,7 @@ def _said(state: str) -> str:
 
 def _list(opened: ClinicFolder, folder: Path, *, as_json: bool) -> None:
     from skinml.clinic.gate import require_role
-    from skinml.deployment.proposals import all_proposed
+    from skinml.deployment.proposals import WORDS, all_proposed
 
     require_role(opened, "policy.read")
     found = [each for each in all_proposed(opened) if each.proposal.expires > datetime.now(UTC)]
@@ -155,8 +155,7 @@ def _list(opened: ClinicFolder, folder: Path, *, as_json: bool) -> None:
     for each in found:
         asked = each.proposal
         until = minute(asked.expires.astimezone(UTC).isoformat())
-        stands = "waits" if each.state == "pending" else each.state
-        row = (asked.run, asked.coordinator, until, stands)
+        row = (asked.run, asked.coordinator, until, WORDS[each.state])
         style = "bold" if each.state == "pending" else ""
         table.add_row(*(Text(printable(word), style=style) for word in row))
     console.print(table)

@@ -14,7 +14,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from skinml.cli.options import AsJson, AtFolder
+from skinml.cli.options import AsJson, AtFolder, Experiment, Overrides
 from skinml.cli.screen import narrow_console, print_next
 from skinml.errors import EnvironmentProblem, InputError
 
@@ -58,10 +58,8 @@ def show(
 
 @app.command()
 def compare(
-    experiment: Annotated[str, typer.Argument(help="One of configs/experiment/*.yaml.")],
-    overrides: Annotated[
-        list[str] | None, typer.Argument(help="Changes such as privacy.epsilon=1.")
-    ] = None,
+    experiment: Experiment,
+    overrides: Overrides = None,
     clinics: Annotated[
         int | None,
         typer.Option(min=1, help="Clinics in the run, where the experiment does not say."),

@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from skinml.cli.completion import experiments_and_runs
 from skinml.cli.edge import Interrupted
 from skinml.cli.options import AsJson
 from skinml.cli.progress import Bars
@@ -27,6 +28,7 @@ def compare(
         typer.Argument(
             metavar="EXPERIMENT [key=value ...] | RUN RUN ...",
             help="An experiment with changes that all arms share, or finished runs.",
+            autocompletion=experiments_and_runs,
         ),
     ],
     epsilon: Annotated[

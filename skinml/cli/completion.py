@@ -32,6 +32,18 @@ def finished_runs(incomplete: str) -> list[str]:
     return [path.parent.name for path in found]
 
 
+def experiments_and_runs(incomplete: str) -> list[str]:
+    """List experiments and finished runs.
+
+    Args:
+        incomplete: What has been typed of the name.
+
+    Returns:
+        Their names.
+    """
+    return [*experiment_names(incomplete), *finished_runs(incomplete)]
+
+
 def unfinished_runs(incomplete: str) -> list[str]:
     """List runs of this working folder that can be resumed.
 

@@ -15,17 +15,23 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from skinml.cli.options import AsJson, AskedClinics, AtFederation, Hours
+from skinml.cli.federation_status import STATES
+from skinml.cli.options import (
+    AsJson,
+    AskedClinics,
+    AtFederation,
+    Experiment,
+    Hours,
+    Overrides,
+)
 
 if TYPE_CHECKING:
     from skinml.deployment.federation_folder import FederationFolder
 
 
 def submit(
-    experiment: Annotated[str, typer.Argument(help="One of configs/experiment/*.yaml.")],
-    overrides: Annotated[
-        list[str] | None, typer.Argument(help="Changes such as privacy.epsilon=1.")
-    ] = None,
+    experiment: Experiment,
+    overrides: Overrides = None,
     folder: AtFederation = Path(),
     clinic: AskedClinics = None,
     hours: Hours = 168.0,
@@ -123,5 +129,5 @@ def runs(folder: AtFederation = Path(), as_json: AsJson = False) -> None:
             console.print(Text(f"  {standing.problem}"))
         table = Table(box=None, pad_edge=False, show_header=False)
         for name, state in sorted(standing.clinics.items()):
-            table.add_row(Text(f"  {name}"), Text(state))
+            table.add_row(Text(f"  {name}"), Text(STATES.get(state, state)))
         console.print(table)

@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
 _WIDTH = 100
 _LOOK_S = 2.0
-_STATES = {
+STATES = {
     "not asked yet": "not reached yet",
-    "pending": "asked; nobody there has answered",
+    "pending": "waits for its yes or no",
     "approved": "said yes",
     "refused": "said no",
     "revoked": "its enrolment was revoked",
@@ -233,7 +233,7 @@ def in_run(run: OpenRun, clinic: str) -> str:
     standing, asked = run.standing, run.standing.course.asked
     state = standing.clinics[clinic]
     if standing.stage not in ("round", "evaluating") or asked is None:
-        return _STATES.get(state, state)
+        return STATES.get(state, state)
     number = asked.round or 1  # keys are exchanged for the first one
     if clinic in standing.course.missing and asked.round <= standing.round:
         return f"not in round {number}: {standing.course.missing[clinic]}"

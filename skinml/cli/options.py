@@ -7,6 +7,19 @@ from typing import Annotated
 
 import typer
 
+from skinml.cli.completion import experiment_names, finished_runs
+
+Experiment = Annotated[
+    str,
+    typer.Argument(help="One of configs/experiment/*.yaml.", autocompletion=experiment_names),
+]
+Overrides = Annotated[list[str] | None, typer.Argument(help="Changes such as privacy.epsilon=1.")]
+FinishedRun = Annotated[
+    str,
+    typer.Argument(
+        metavar="RUN", help="A finished run's id or folder.", autocompletion=finished_runs
+    ),
+]
 AtFolder = Annotated[Path, typer.Option("--folder", help="The clinic's folder.")]
 AtFederation = Annotated[Path, typer.Option("--folder", help="The federation's folder.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]

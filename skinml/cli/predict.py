@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from skinml.cli.completion import finished_runs
-from skinml.cli.options import AsJson
+from skinml.cli.options import AsJson, FinishedRun
 from skinml.cli.runs import WorkDir
 
 if TYPE_CHECKING:
@@ -18,10 +17,7 @@ if TYPE_CHECKING:
 
 
 def predict(
-    run: Annotated[
-        str,
-        typer.Argument(help="A finished run's id or folder.", autocompletion=finished_runs),
-    ],
+    run: FinishedRun,
     images: Annotated[
         list[Path],
         typer.Argument(

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from skinml.cli import privacy_audit, privacy_spent
-from skinml.cli.options import AsJson
+from skinml.cli.options import AsJson, Experiment, Overrides
 from skinml.errors import InputError
 
 if TYPE_CHECKING:
@@ -44,10 +44,8 @@ def _group() -> None:
 
 @app.command()
 def plan(
-    experiment: Annotated[str, typer.Argument(help="One of configs/experiment/*.yaml.")],
-    overrides: Annotated[
-        list[str] | None, typer.Argument(help="Changes such as privacy.epsilon=1.")
-    ] = None,
+    experiment: Experiment,
+    overrides: Overrides = None,
     patients: Annotated[
         int | None,
         typer.Option(min=1, help="Patients of all clinics together: a public figure, no count."),

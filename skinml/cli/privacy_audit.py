@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from skinml.cli.options import AsJson
+from skinml.cli.options import AsJson, Experiment, Overrides
 from skinml.cli.progress import Bars
 from skinml.cli.screen import narrow_console, plain_table
 from skinml.errors import IntegrityError
@@ -22,10 +22,8 @@ _ALL = "all"
 
 
 def audit(
-    experiment: Annotated[str, typer.Argument(help="One of configs/experiment/*.yaml.")],
-    overrides: Annotated[
-        list[str] | None, typer.Argument(help="Changes such as privacy.epsilon=1.")
-    ] = None,
+    experiment: Experiment,
+    overrides: Overrides = None,
     tiers: Annotated[
         str, typer.Option(help="Of T0, T1, T2, T3, inversion, with commas between; or all.")
     ] = "T0,T1",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from skinml.cli.completion import finished_runs
 from skinml.cli.options import AsJson
 from skinml.errors import InputError
 
@@ -126,7 +127,12 @@ def report(
 @app.command()
 def verify(
     target: Annotated[
-        str, typer.Argument(metavar="RUN", help="A run's id, its folder, or a report.json.")
+        str,
+        typer.Argument(
+            metavar="RUN",
+            help="A run's id, its folder, or a report.json.",
+            autocompletion=finished_runs,
+        ),
     ],
     predictions: Annotated[
         Path | None, typer.Option(help="The predictions file that the report was made from.")

@@ -14,8 +14,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from skinml.cli.completion import experiment_names, finished_runs, unfinished_runs
+from skinml.cli.completion import experiment_names, unfinished_runs
 from skinml.cli.edge import Interrupted
+from skinml.cli.options import FinishedRun
 from skinml.cli.progress import Bars
 from skinml.cli.sweep import run_sweep
 from skinml.errors import InputError
@@ -96,10 +97,7 @@ def run(
 
 
 def evaluate(
-    run: Annotated[
-        str,
-        typer.Argument(help="A finished run's id or folder.", autocompletion=finished_runs),
-    ],
+    run: FinishedRun,
     data: Annotated[Path, typer.Option(help="A folder with manifest.csv and its images.")],
     work_dir: WorkDir = Path(),
     as_json: AsJson = False,

@@ -8,11 +8,15 @@ from typing import Annotated
 import typer
 
 from skinml.cli.browser import open_browser
+from skinml.cli.completion import finished_runs
 
 
 def mlflow(
     run: Annotated[
-        str | None, typer.Argument(help="A run's id: its page. By default the list of runs.")
+        str | None,
+        typer.Argument(
+            help="A run's id: its page. By default the list of runs.", autocompletion=finished_runs
+        ),
     ] = None,
     work_dir: Annotated[Path, typer.Option(help="The working folder with the runs.")] = Path(),
     port: Annotated[

@@ -39,6 +39,12 @@ _MOST_WAITING = 64
 _TOLD = ("trust", "unit", "epsilon", "delta", "noise_multiplier")
 
 State = Literal["pending", "approved", "refused"]
+WORDS: Mapping[State, str] = {
+    "pending": "waits for your yes or no",
+    "approved": "approved",
+    "refused": "refused",
+}
+"""A state as the clinic's people read it."""
 Answer = Literal["", "yes", "no", "rule"]
 
 

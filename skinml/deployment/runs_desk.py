@@ -12,14 +12,13 @@ from skinml.deployment.card import card_of
 from skinml.deployment.card_words import different_terms, sections_of, standing_of, terms_within
 from skinml.deployment.joining import find_membership
 from skinml.deployment.node import is_served
-from skinml.deployment.proposals import Proposed, all_proposed, answer, states
+from skinml.deployment.proposals import WORDS, Proposed, all_proposed, answer, states
 from skinml.privacy.allowance import epsilon_left
 from skinml.privacy.ledger import Entry, entries_of_year, spent
 from skinml.stewardship.roles import allowed, os_user
 
 _MOST_ASKED = 20
 _MOST_DONE = 5
-_STANDS = {"pending": "waits for your yes or no", "approved": "approved", "refused": "refused"}
 
 
 class ClinicRuns:
@@ -163,7 +162,7 @@ def _stands(found: Proposed, now: datetime) -> str:
     if found.answer != "no" and now >= found.proposal.expires:
         return "over" if found.answer else "expired without an answer"
     by = f" by {found.actor}" if found.answer in ("yes", "no") else ""
-    return _STANDS[found.state] + (" by rule" if found.answer == "rule" else by)
+    return WORDS[found.state] + (" by rule" if found.answer == "rule" else by)
 
 
 def _done(entries: tuple[Entry, ...], delta: float) -> tuple[DoneRun, ...]:

@@ -106,7 +106,9 @@ def test_a_shell_is_offered_the_runs_of_this_folder(tmp_path: Path) -> None:
     (tmp_path / "runs" / finished).mkdir(parents=True)
     (tmp_path / "runs" / finished / "record.json").touch()
     (tmp_path / "runs" / f".{broken_off}.draft").mkdir()
-    assert offered("bash", "skinml evaluate ", tmp_path) == {finished}
+    for command in ("evaluate", "predict", "bundle make", "report verify", "mlflow"):
+        assert offered("bash", f"skinml {command} ", tmp_path) == {finished}
+    assert offered("bash", "skinml compare quickstart", tmp_path) >= {"quickstart", finished}
     assert offered("bash", "skinml run --resume ", tmp_path) == {broken_off}
 
 
