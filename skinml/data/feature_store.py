@@ -149,9 +149,10 @@ class FeatureStore:
             for place in np.argsort(offsets, kind="stable"):  # as they lie on the disk
                 owner, name = owners[patients[place]], names[place].tobytes()
                 rows[place] = self._row(self._kind, int(offsets[place]), owner, name)
-            self._mapped().forget()
         except OSError as error:
             raise _refused(self.path, error) from error
+        finally:
+            self._mapped().forget()
         return rows
 
     def admit(self, patients: Iterable[str]) -> None:
@@ -262,9 +263,12 @@ class FeatureStore:
         kind = self._kind
         if kind is None:
             raise self._changed("rows without a block")
-        rows = self._mapped()
-        sealed = b"".join(rows.read(offset, kind.sealed_bytes) for offset in offsets.tolist())
+        rows, size = self._mapped(), kind.sealed_bytes
+        parts = [rows.read(offset, size) for offset in offsets.tolist()]
         rows.forget()
+        if any(len(part) != size for part in parts):
+            raise self._changed("shorter than it was")
+        sealed = b"".join(parts)
         index = self._blocks.index(number, kind, names, ids)
         return self._blocks.frame(number, len(index), len(sealed)) + index + sealed
 

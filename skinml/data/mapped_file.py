@@ -7,12 +7,27 @@ says so where it cannot: they are asked for before they are touched.
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 import os
+import sys
 from contextlib import suppress
+from dataclasses import dataclass
+
+import numpy as np
 
 _POPULATE_READ = 22  # MADV_POPULATE_READ of Linux; Python has no name for it
-_DONT_NEED = getattr(mmap, "MADV_DONTNEED", None)
+_MOST_BYTES = 2**25  # read before pages are let go
+# By way of ctypes: `mmap.madvise` would keep all other threads waiting for a slow drive.
+_madvise = ctypes.CDLL(None).madvise if sys.platform == "linux" else None
+
+
+@dataclass(frozen=True)
+class _Map:
+    """A file as it was when it was mapped."""
+
+    pages: mmap.mmap
+    address: int
 
 
 class MappedFile:
@@ -22,14 +37,15 @@ class MappedFile:
         descriptor: The file, open for reading for as long as this object is used.
 
     Guarantees:
-        Where the file is shorter than it was, or cannot be read, reading ends as reading by
-        position would: with fewer bytes, or an OSError. (But for a page that is lost between two
-        instructions: after it was brought in, and before it is copied.)
+        What is read, and what reading raises, is that of reading by position, also where the file
+        was cut short or cannot be read. (But for a page that is lost between two instructions:
+        after it was brought in, and before it is copied.) At most 32 MB of the file are resident.
     """
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
-        self._map: mmap.mmap | None = None
+        self._map: _Map | None = None
+        self._resident = 0
 
     def read(self, offset: int, length: int) -> bytes:
         """Read some bytes.
@@ -44,25 +60,42 @@ class MappedFile:
         Raises:
             OSError: If the file cannot be read.
         """
-        start, end = offset - offset % mmap.PAGESIZE, offset + length
-        with suppress(OSError):
-            mapped = self._reaching(end)
-            if mapped is not None:
-                mapped.madvise(_POPULATE_READ, start, end - start)
-                return mapped[offset:end]
+        mapped = self._reaching(offset + length)
+        if mapped is not None and self._brought_in(mapped, offset, length):
+            found = mapped.pages[offset : offset + length]
+            if os.fstat(self._descriptor).st_size >= offset + length:
+                return found
         # The file ends before, no kernel that would tell, or the reason is to be told.
         return os.pread(self._descriptor, length, offset)
 
     def forget(self) -> None:
         """Let go of the pages that were read; they are brought in again when they are asked for."""
-        if self._map is not None and _DONT_NEED is not None:
-            self._map.madvise(_DONT_NEED)
+        if self._map is not None and self._resident:
+            with suppress(OSError):  # not where all of the process's memory is locked
+                self._map.pages.madvise(mmap.MADV_DONTNEED)
+            self._resident = 0
 
-    def _reaching(self, end: int) -> mmap.mmap | None:
+    def _reaching(self, end: int) -> _Map | None:
         """Map the file anew where it has grown; nothing where it ends before."""
-        if self._map is None or len(self._map) < end:
+        if _madvise is None:
+            return None
+        if self._map is None or len(self._map.pages) < end:
             size = os.fstat(self._descriptor).st_size
-            if size < end or not hasattr(mmap.mmap, "madvise"):
+            if size < end or not size:
                 return None
-            self._map = mmap.mmap(self._descriptor, size, access=mmap.ACCESS_READ)
+            with suppress(OSError, ValueError):  # ValueError: cut short since it was asked
+                pages = mmap.mmap(self._descriptor, size, access=mmap.ACCESS_READ)
+                self._map = _Map(pages, np.frombuffer(pages, np.uint8).ctypes.data)
+                return self._map
+            return None
         return self._map
+
+    def _brought_in(self, mapped: _Map, offset: int, length: int) -> bool:
+        """Bring pages in; tells whether all of them are there."""
+        if self._resident > _MOST_BYTES:
+            self.forget()
+        self._resident += length + mmap.PAGESIZE
+        start = offset - offset % mmap.PAGESIZE
+        size = offset + length - start
+        where = ctypes.c_void_p(mapped.address + start)
+        return _madvise is not None and not _madvise(where, ctypes.c_size_t(size), _POPULATE_READ)

@@ -188,8 +188,8 @@ class Clinic:
         """Do one step of a round's secure sum.
 
         Args:
-            request: What the coordinator asks; with the step "masked" the round is done as
-                `answer` does it, once an attempt.
+            request: What the coordinator asks; with the step "masked" or "paired" the round is
+                done as `answer` does it, once an attempt.
 
         Returns:
             This clinic's signed message.

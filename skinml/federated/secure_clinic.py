@@ -86,24 +86,23 @@ class SecureClinic:
     def _me(self) -> str:
         return self.keyring.clinic
 
-    def _ring(self) -> Keyring:
-        """Derive the keys that live as long as the book.
+    def _ring(self, secret: bytes) -> Keyring:
+        """Derive the keys that live as long as the book, from its secret.
 
         Pair seeds follow from keys and attempt. A coordinator that learned them, because the clinic
         dropped out, would have them again where the book was lost and the attempt's number came
         back, and could take both masks off the clinic's sum.
         """
-        secret = book_secret(self.book)
         if secret not in self._rings:
             both = derived(self.keyring.secret, [b"book", secret], len(self.keyring.secret))
             self._rings[secret] = Keyring(self._me, both)
         return self._rings[secret]
 
     def _known(
-        self, attempt: Attempt, adverts: Sequence[Signed]
+        self, secret: bytes, attempt: Attempt, adverts: Sequence[Signed]
     ) -> tuple[Keyring, dict[str, PublicKeys]]:
         """Read everybody's keys; this clinic's must be those that it has."""
-        ring, roster = self._ring(), roster_of(self.session, adverts)
+        ring, roster = self._ring(secret), roster_of(self.session, adverts)
         if roster[self._me] != ring.public(attempt):
             raise broken(
                 f"the keys that clinic {self._me} has",
@@ -114,7 +113,7 @@ class SecureClinic:
     def advertise(self) -> Signed:
         """Publish the clinic's keys; the same whenever asked in this run, while it has its book."""
         start = Attempt(self.session, 0, 1)
-        keys = self._ring().public(start)
+        keys = self._ring(book_secret(self.book)).public(start)
         payload = joined([keys.sealing, keys.masking])
         return signed(self.signing_key, start, self._me, "keys", payload)
 
@@ -133,7 +132,8 @@ class SecureClinic:
             IntegrityError: If the keys are not those of all participants, or the step was
                 answered before on another request.
         """
-        ring, roster = self._known(attempt, adverts)
+        secret = book_secret(self.book)
+        ring, roster = self._known(secret, attempt, adverts)
 
         def make(kept: Answers) -> bytes:
             names = self.session.participants
@@ -151,7 +151,7 @@ class SecureClinic:
             seeds = sealed_seeds(ring, attempt, roster, secrets[SEEDS])
             return joined([seeds, commitment(secrets[SELF_MASK]), *letters])
 
-        return self._once(attempt, "shares", _digest(_rows(roster)), make)
+        return self._once(secret, attempt, "shares", _digest(_rows(roster)), make)
 
     def mask(
         self,
@@ -177,7 +177,8 @@ class SecureClinic:
             IntegrityError: If fewer than t clinics shared, a letter is not what its sender
                 sealed, or the step was answered before on another request.
         """
-        ring, roster = self._known(attempt, adverts)
+        secret = book_secret(self.book)
+        ring, roster = self._known(secret, attempt, adverts)
         self._opened(attempt, ring, roster, letters)
 
         def make(kept: Answers) -> bytes:
@@ -193,7 +194,7 @@ class SecureClinic:
             return total.astype("<u8").tobytes()
 
         asked = f"{_digest(_names_digest(letters))} {query.hex()}"
-        return self._once(attempt, "masked", asked, make)
+        return self._once(secret, attempt, "masked", asked, make)
 
     def pair(
         self,
@@ -218,17 +219,19 @@ class SecureClinic:
             The masked sum.
 
         Raises:
-            IntegrityError: If clinics may drop out of this run's sums, or the step was answered
-                before on another request.
+            IntegrityError: If clinics may drop out of this run's sums, the keys are not those of
+                all participants, or the step was answered before on another request.
         """
-        ring, roster = self._known(attempt, adverts)
+        secret = book_secret(self.book)
+        ring, roster = self._known(secret, attempt, adverts)
 
         def make(_: Answers) -> bytes:
             total = compute().copy()
             self._add_pair_masks(total, attempt, ring, roster, query)
             return total.astype("<u8").tobytes()
 
-        return self._once(attempt, "paired", f"{_digest(_rows(roster))} {query.hex()}", make)
+        asked = f"{_digest(_rows(roster))} {query.hex()}"
+        return self._once(secret, attempt, "paired", asked, make)
 
     def agree(
         self, attempt: Attempt, letters: Mapping[str, bytes], survivors: Sequence[str]
@@ -247,6 +250,7 @@ class SecureClinic:
             IntegrityError: If the clinic sent no masked sum among these letters, the list is not
                 t or more of their senders with this clinic, or another list was signed before.
         """
+        secret = book_secret(self.book)
         self._require_masked(attempt, letters)
         names = list(survivors)
         if (
@@ -261,7 +265,7 @@ class SecureClinic:
                 f"{len(names)} names",
             )
         payload = list_of(names)
-        return self._once(attempt, "survivors", _digest([payload]), lambda _: payload)
+        return self._once(secret, attempt, "survivors", _digest([payload]), lambda _: payload)
 
     def unmask(
         self,
@@ -284,8 +288,9 @@ class SecureClinic:
         Raises:
             IntegrityError: If fewer than t survivors signed the list that this clinic signed.
         """
+        secret = book_secret(self.book)
         self._require_masked(attempt, letters)
-        shares = self._opened(attempt, *self._known(attempt, adverts), letters)
+        shares = self._opened(attempt, *self._known(secret, attempt, adverts), letters)
         step = self._answers(attempt).get("survivors")
         if step is None:
             raise broken("a signed list of survivors before any share", "none")
@@ -302,7 +307,7 @@ class SecureClinic:
             chosen = [shares[n][0 if n in survivors else 1] for n in sorted(shares)]
             return joined(chosen)
 
-        return self._once(attempt, "unmask", _digest([agreed]), make)
+        return self._once(secret, attempt, "unmask", _digest([agreed]), make)
 
     def _add_pair_masks(
         self,
@@ -349,7 +354,12 @@ class SecureClinic:
             )
 
     def _once(
-        self, attempt: Attempt, step: str, request: str, make: Callable[[Answers], bytes]
+        self,
+        secret: bytes,
+        attempt: Attempt,
+        step: str,
+        request: str,
+        make: Callable[[Answers], bytes],
     ) -> Signed:
         # A pair seed that masks a sum by itself must never be among those that are shared out.
         if (step == "paired") != self.session.all_needed:
@@ -357,7 +367,7 @@ class SecureClinic:
             dropouts = len(self.session.registered) - self.session.threshold
             raise broken(f"of the steps {way}, where {dropouts} may drop out", f"step '{step}'")
         place = (attempt.round, attempt.number)
-        payload = answer_once(self.book, self._me, place, step, request, make)
+        payload = answer_once(self.book, self._me, place, step, request, make, secret)
         return signed(self.signing_key, attempt, self._me, step, payload)
 
     def _answers(self, attempt: Attempt) -> Answers:

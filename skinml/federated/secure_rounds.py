@@ -67,7 +67,7 @@ class SecureRounds:
 
         Args:
             round_: The round; each of its releases has a grid.
-            query: What the clinics are sent with the masked step.
+            query: What the clinics are sent to compute their sums from.
             number: The attempt's number; no two attempts at a round of a run may share one.
 
         Returns:
@@ -101,10 +101,10 @@ class SecureRounds:
         return Exchanged(_sums(words, round_), len(took_part))
 
     def adverts(self, roll: RollCall) -> list[Signed]:
-        """Fetch everybody's public keys, once in the life of the process.
+        """Fetch everybody's public keys, where they are not known.
 
-        For a clinic that is away stand the keys that it advertised in this run before: it sends no
-        shares, and so is in no sum.
+        Where some may drop out, the keys that a clinic advertised in this run before stand for one
+        that is away: it sends no shares, and so is in no sum.
 
         Args:
             roll: Hears who did not send them.

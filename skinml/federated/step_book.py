@@ -48,6 +48,7 @@ def answer_once(
     step: str,
     asked: str,
     make: Callable[[Answers], bytes],
+    secret: bytes | None = None,
 ) -> bytes:
     """Answer a step for the first time, or find the identical answer again.
 
@@ -61,19 +62,24 @@ def answer_once(
         step: The step.
         asked: Digest of the request.
         make: Makes the answer; may add to what is kept beside it.
+        secret: The book's secret from which what is made follows, read before; None: nothing does.
 
     Returns:
         The answer.
 
     Raises:
-        IntegrityError: If the step was answered on another request, or a later attempt was.
+        IntegrityError: If the step was answered on another request, a later attempt was, or the
+            book was lost since its secret was read.
         EnvironmentProblem: If the book cannot be written: then nothing may leave.
 
     Guarantees:
-        For one attempt and step at most one answer is ever returned, through crashes too.
+        For one attempt and step at most one answer is ever returned while the book is kept,
+        through crashes too; with the book what follows from its secret is lost.
     """
     with book.locked():
         page = _page(book)
+        if secret is not None and page.drawn != secret:
+            raise broken(f"the book of answers that clinic {clinic} was asked with", "another one")
         answers = page.at(clinic, place)
         if step in answers:
             if answers[step][0] != asked:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 from scipy import stats
 
 from skinml.errors import IncompleteRunError, IntegrityError
+from skinml.federated import secure_session
 from skinml.federated.secure_aggregation import PairedSum
 from skinml.federated.secure_clinic import SecureClinic, roster_of
 from skinml.federated.secure_keys import Keyring
 from skinml.federated.secure_masks import add_mask, bound_to
+from skinml.federated.step_book import book_secret
 from tests.federated.secure_world import Book, Federation
 from tests.federated.test_secure_attacks import ALTERED, no_sum
 
@@ -174,6 +177,39 @@ def test_who_lost_its_book_has_other_masks_for_an_attempts_number_that_comes_bac
     assert not (opened(federation, mixed, attempt) == plain(federation)).any()
 
 
+class LostBook(Book):
+    """Lost, as when a run is over, by the time that its lock is taken."""
+
+    def locked(self):
+        self.content = b""
+        return super().locked()
+
+
+@pytest.mark.parametrize("threshold", [3, 4])
+def test_who_loses_its_book_after_its_keys_were_looked_at_computes_nothing(threshold):
+    """Else another sum would leave under the masks of one that left before."""
+    federation = Federation(4, threshold)
+    attempt, clinic = federation.attempt(), federation.clinics[A]
+    letters = federation.share(attempt).letters[A] if threshold == 3 else {}
+    book = LostBook()
+    book.content = clinic.book.content
+    losing = replace(clinic, book=book)
+    ask = partial(losing.pair, attempt, federation.adverts, no_sum)
+    if threshold == 3:
+        ask = partial(losing.mask, attempt, federation.adverts, letters, no_sum)
+    with pytest.raises(IntegrityError, match="book of answers that clinic clinic-0"):
+        ask()
+
+
+def test_a_release_that_answers_in_another_way_has_other_keys(federation, monkeypatch):
+    """A clinic that is brought up to date in the middle of a run repeats no mask of before."""
+    monkeypatch.setattr(secure_session, "_DOMAIN", b"skinml secure aggregation 1\n")
+    before = replace(federation.clinics[A], session=replace(federation.session)).advertise()
+    assert before.payload != federation.adverts[0].payload
+    with pytest.raises(IntegrityError):
+        federation.clinics[B].pair(federation.attempt(), [before, *federation.adverts[1:]], no_sum)
+
+
 def test_two_of_four_who_help_the_coordinator_learn_the_sum_of_the_others_and_nothing_else():
     """C and D take off all masks that they know: A's and B's sums look uniform, but add up."""
     federation = Federation(4, 4, colluding=2, size=50_000)
@@ -185,7 +221,9 @@ def test_two_of_four_who_help_the_coordinator_learn_the_sum_of_the_others_and_no
     for name in (A, B):
         words = np.frombuffer(federation.pair(attempt, name).payload, "<u8").copy()
         for helper in (C, D):
-            seed = federation.clinics[helper]._ring().pair_seed(attempt, roster[name])
+            clinic = federation.clinics[helper]
+            ring = clinic._ring(book_secret(clinic.book))
+            seed = ring.pair_seed(attempt, roster[name])
             add_mask(words, bound_to(seed, b""), plus=name > helper)
         left[name] = words
         uniform = stats.kstest(words / 2.0**64, "uniform", method="asymp")

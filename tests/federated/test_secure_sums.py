@@ -161,6 +161,12 @@ def test_masks_that_are_left_in_a_total_are_seen():
     words = require_unmasked(total.open(), 3)
     assert np.array_equal(from_ring(words, 2.0**-28), np.full(100, -3 * LARGEST * 2.0**-28))
     with pytest.raises(IntegrityError, match="cancel out"):
-        require_unmasked(words, 2)
+        require_unmasked(words, 2)  # larger than two clinics' can be
+    asked_otherwise = PairedSum(federation.attempt(1, 2), 100)
+    for name in federation.clinics:
+        query = b"another" if name == "clinic-0" else b""
+        asked_otherwise.add(federation.pair(federation.attempt(1, 2), name, query))
+    with pytest.raises(IntegrityError, match="cancel out"):
+        require_unmasked(asked_otherwise.open(), 3)
     with pytest.raises(IncompleteRunError, match="2 that sent"):
         one_other.open()
