@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import json
 import os
-import weakref
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -87,8 +86,7 @@ class FeatureStore:
         self._kind: Kind | None = None
         self._num_sealed = 0  # blocks of the file that were taken in
         self._end = 0
-        self._descriptor = -1  # the file that was taken in
-        self._rows: MappedFile | None = None  # the same, to read rows from
+        self._file: MappedFile | None = None  # that was taken in, to read rows from
         if self.path.exists():
             try:
                 with self.path.open("rb") as file:
@@ -348,7 +346,7 @@ class FeatureStore:
 
     def _read_on(self, file: BinaryIO) -> None:
         """Take in the indexes of blocks from where reading last ended."""
-        descriptor = self._hold(file.fileno())
+        descriptor = self._hold(file.fileno()).descriptor
         size = os.fstat(descriptor).st_size
         if size < self._end:
             raise self._changed("shorter than it was")
@@ -377,21 +375,19 @@ class FeatureStore:
             names, ids, offsets = zip(*found, strict=True)
             self._index.add(np.concatenate(names), np.concatenate(ids), np.concatenate(offsets))
 
-    def _hold(self, descriptor: int) -> int:
-        """Keep the file open to read rows from, whatever becomes of its name; it stays the same."""
-        if self._descriptor < 0:  # opened anew: a copy would keep the lock that a writer takes
-            self._descriptor = os.open(self.path, os.O_RDONLY)
-            weakref.finalize(self, os.close, self._descriptor)
-            self._rows = MappedFile(self._descriptor)
-        if not os.path.sameopenfile(self._descriptor, descriptor):
+    def _hold(self, descriptor: int) -> MappedFile:
+        """Keep the file open to read rows from."""
+        if self._file is None:  # opened anew: a copy would keep the lock that a writer takes
+            self._file = MappedFile(self.path)
+        if not os.path.sameopenfile(self._file.descriptor, descriptor):
             raise self._changed("another file in its place")
-        return self._descriptor
+        return self._file
 
     def _mapped(self) -> MappedFile:
         """Give the file to read rows from."""
-        if self._rows is None:
+        if self._file is None:
             raise self._changed("rows without a file")
-        return self._rows
+        return self._file
 
     def _opened(
         self, sealed: bytes, begin: int

@@ -11,8 +11,10 @@ import ctypes
 import mmap
 import os
 import sys
+import weakref
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -31,10 +33,16 @@ class _Map:
 
 
 class MappedFile:
-    """Reads from an open file that others may append to.
+    """Reads from a file that others may append to; whatever becomes of its name, it stays the same.
 
     Args:
-        descriptor: The file, open for reading for as long as this object is used.
+        path: The file.
+
+    Attributes:
+        descriptor: The file, open for reading for as long as this object lives.
+
+    Raises:
+        OSError: If it cannot be opened.
 
     Guarantees:
         What is read, and what reading raises, is that of reading by position, also where the file
@@ -42,8 +50,9 @@ class MappedFile:
         after it was brought in, and before it is copied.) At most 32 MB of the file are resident.
     """
 
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
+    def __init__(self, path: Path) -> None:
+        self.descriptor = os.open(path, os.O_RDONLY)
+        weakref.finalize(self, os.close, self.descriptor)
         self._map: _Map | None = None
         self._resident = 0
 
@@ -63,10 +72,10 @@ class MappedFile:
         mapped = self._reaching(offset + length)
         if mapped is not None and self._brought_in(mapped, offset, length):
             found = mapped.pages[offset : offset + length]
-            if os.fstat(self._descriptor).st_size >= offset + length:
+            if os.fstat(self.descriptor).st_size >= offset + length:
                 return found
         # The file ends before, no kernel that would tell, or the reason is to be told.
-        return os.pread(self._descriptor, length, offset)
+        return os.pread(self.descriptor, length, offset)
 
     def forget(self) -> None:
         """Let go of the pages that were read; they are brought in again when they are asked for."""
@@ -80,11 +89,11 @@ class MappedFile:
         if _madvise is None:
             return None
         if self._map is None or len(self._map.pages) < end:
-            size = os.fstat(self._descriptor).st_size
+            size = os.fstat(self.descriptor).st_size
             if size < end or not size:
                 return None
             with suppress(OSError, ValueError):  # ValueError: cut short since it was asked
-                pages = mmap.mmap(self._descriptor, size, access=mmap.ACCESS_READ)
+                pages = mmap.mmap(self.descriptor, size, access=mmap.ACCESS_READ)
                 self._map = _Map(pages, np.frombuffer(pages, np.uint8).ctypes.data)
                 return self._map
             return None

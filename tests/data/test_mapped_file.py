@@ -27,9 +27,7 @@ def path(tmp_path):
 
 @pytest.fixture
 def opened(path):
-    descriptor = os.open(path, os.O_RDONLY)
-    yield MappedFile(descriptor)
-    os.close(descriptor)
+    return MappedFile(path)
 
 
 PLACES = [(0, 1), (0, LENGTH), (4095, 2), (4096, 4096), (LENGTH - 1, 1), (12_345, 5_149)]
@@ -67,8 +65,7 @@ def test_what_was_appended_is_read_too_and_beyond_the_end_there_is_nothing(path,
 CUT = """
 import os, sys
 from skinml.data.mapped_file import MappedFile
-descriptor = os.open(sys.argv[1], os.O_RDONLY)
-mapped = MappedFile(descriptor)
+mapped = MappedFile(sys.argv[1])
 first = mapped.read(30_000, 100)
 os.truncate(sys.argv[1], 10_000)
 assert len(first) == 100
@@ -99,12 +96,10 @@ def test_without_asking_first_it_would(path):
 def test_an_empty_file_has_nothing_and_is_read_on_once_it_has(tmp_path):
     place = tmp_path / "empty"
     place.touch()
-    descriptor = os.open(place, os.O_RDONLY)
-    mapped = MappedFile(descriptor)
+    mapped = MappedFile(place)
     assert (mapped.read(0, 0), mapped.read(0, 9)) == (b"", b"")
     place.write_bytes(b"something")
     assert mapped.read(0, 9) == b"something"
-    os.close(descriptor)
 
 
 def test_other_threads_go_on_while_pages_are_brought_in(opened):
@@ -119,13 +114,11 @@ def test_however_much_is_read_little_stays_resident(tmp_path, monkeypatch):
     monkeypatch.setattr(mapped_file, "_MOST_BYTES", 0)
     long = tmp_path / "long"
     long.write_bytes(bytes(2**22))
-    descriptor = os.open(long, os.O_RDONLY)
-    mapped = MappedFile(descriptor)
+    mapped = MappedFile(long)
     for offset in range(0, 2**22, 2**16):
         mapped.read(offset, 1)
     with open("/proc/self/smaps") as file:
         assert 0 < resident(file.read(), long) <= 128
-    os.close(descriptor)
 
 
 def test_pages_that_are_let_go_are_not_resident(path, opened):
