@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import dataclass, field
 from threading import Lock
 
@@ -33,6 +34,15 @@ class Book:
 
     def locked(self):
         return self._lock
+
+
+class SlowBook(Book):
+    """So slow that whoever asks at once has read it before anybody writes."""
+
+    def load(self):
+        content = super().load()
+        time.sleep(0.05)
+        return content
 
 
 @dataclass

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -17,7 +16,7 @@ from skinml.federated.secure_keys import Keyring, opened_seeds
 from skinml.federated.secure_masks import add_mask, bound_to
 from skinml.federated.secure_session import joined, parted, signed
 from skinml.federated.secure_shares import combine
-from tests.federated.secure_world import Book, Federation
+from tests.federated.secure_world import Book, Federation, SlowBook
 
 A, B, C, D = (f"clinic-{place}" for place in range(4))
 
@@ -360,15 +359,6 @@ def at_once(*calls):
 
     with ThreadPoolExecutor(len(calls)) as pool:
         return list(pool.map(outcome, calls))
-
-
-class SlowBook(Book):
-    """So slow that whoever asks at once has read it before anybody writes."""
-
-    def load(self):
-        content = super().load()
-        time.sleep(0.05)
-        return content
 
 
 @pytest.fixture

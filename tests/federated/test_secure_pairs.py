@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -18,7 +17,7 @@ from skinml.federated.secure_clinic import SecureClinic, roster_of
 from skinml.federated.secure_keys import Keyring
 from skinml.federated.secure_masks import add_mask, bound_to
 from skinml.federated.step_book import book_secret
-from tests.federated.secure_world import Book, Federation
+from tests.federated.secure_world import Book, Federation, SlowBook
 from tests.federated.test_secure_attacks import ALTERED, no_sum
 
 A, B, C, D = (f"clinic-{place}" for place in range(4))
@@ -122,15 +121,6 @@ def test_an_attempt_is_over_once_a_later_one_was_answered(federation):
     federation.pair(federation.attempt(1, 2), A)
     with pytest.raises(IntegrityError, match="not older"):
         federation.clinics[A].pair(federation.attempt(1, 1), federation.adverts, no_sum)
-
-
-class SlowBook(Book):
-    """So slow that whoever asks at once has read it before anybody writes."""
-
-    def load(self):
-        content = super().load()
-        time.sleep(0.05)
-        return content
 
 
 def test_two_processes_that_are_asked_at_once_send_one_sum(federation):
