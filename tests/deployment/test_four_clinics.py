@@ -65,7 +65,8 @@ def served(place: Path, data: dict[str, Path]) -> Iterator[Federation]:
     """A served federation of clinics whose noise is fixed."""
     machine, now = Machine(place), datetime.now(UTC)
     folder = make_federation(place / "net", NAME, f"127.0.0.1:{free_port()}", now)
-    clinics = {name: make_clinic(place, name, RULE, UNBOUNDED) for name in data}
+    lines = {**UNBOUNDED, "licences": "[CC-BY-NC]"}  # that of the images
+    clinics = {name: make_clinic(place, name, RULE, lines) for name in data}
     net = Federation(machine, folder, clinics)
     try:
         net.serve("net")
