@@ -11,7 +11,7 @@ from skinml.clinic.folder import ClinicFolder
 from skinml.errors import IncompleteRunError, PolicyError, RefusedError, SkinmlError
 from skinml.privacy.ledger import Ceilings
 from skinml.stewardship.admissibility import Admission
-from skinml.stewardship.audit_events import is_name
+from skinml.stewardship.audit_events import Event, is_name
 from skinml.stewardship.policy import policy_digest
 from skinml.stewardship.policy_terms import Proposal, compare, require_within
 from skinml.stewardship.purposes import PURPOSES
@@ -145,18 +145,21 @@ def log_refusal(
 
 
 @contextmanager
-def logged_run(folders: Collection[ClinicFolder], run: str, *, simulated: bool) -> Iterator[None]:
-    """Write into the clinics' logs that a run's training begins here and how it ended.
+def logged_run(
+    folders: Collection[ClinicFolder], run: str, *, simulated: bool, counts: bool = False
+) -> Iterator[None]:
+    """Write into the clinics' logs that a run's work begins here and how it ended.
 
     Args:
         folders: The clinics of this machine that are in the run.
         run: The run's id.
         simulated: Whether one machine sees everything.
+        counts: Whether it only counts patients, and trains nothing.
 
     Yields:
-        Nothing; the block is the training.
+        Nothing; the block is the training, or the counting.
     """
-    log_start(folders, run, simulated=simulated)
+    log_start(folders, run, simulated=simulated, counts=counts)
     try:
         yield
     except BaseException as error:
@@ -166,17 +169,21 @@ def logged_run(folders: Collection[ClinicFolder], run: str, *, simulated: bool) 
     log_end(folders, run, "completed")
 
 
-def log_start(folders: Collection[ClinicFolder], run: str, *, simulated: bool) -> None:
-    """Write into clinics' logs that a run's training begins here.
+def log_start(
+    folders: Collection[ClinicFolder], run: str, *, simulated: bool, counts: bool = False
+) -> None:
+    """Write into clinics' logs that a run's work begins here.
 
     Args:
         folders: The clinics of this machine that are in the run.
         run: The run's id.
         simulated: Whether one machine sees everything.
+        counts: Whether it only counts patients, and trains nothing.
     """
+    event: Event = "counting started" if counts else "training started"
     for folder in folders:
         now = datetime.now(UTC)
-        folder.audit.write("training started", os_user(), now=now, run=run, simulated=simulated)
+        folder.audit.write(event, os_user(), now=now, run=run, simulated=simulated)
 
 
 def log_end(folders: Collection[ClinicFolder], run: str, outcome: str) -> None:

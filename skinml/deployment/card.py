@@ -108,8 +108,8 @@ class Card:
         data_note: Why not, in words.
         known_code: Whether the code that travels is the installed release's own.
         tables: What patients would be counted by, a table each; empty for a training.
-        charged: Epsilon that the ledger holds for the run already; the costs count all of the run
-            once more, as a round that is tried again does.
+        charged: Epsilon that the ledger holds for the run already; the costs count what is left of
+            it on top, and no round twice.
         steering: In words, how groups of patients, or clinics, steer training; "" where they do
             not.
     """

@@ -175,7 +175,7 @@ def _costs(card: Card) -> list[str]:
     lines = []
     if card.charged:
         lines.append(f"charged for it already: {number(card.charged)}")
-        lines.append("the lines below are what it would reach if all of it ran once more")
+        lines.append("the lines below are what it reaches if it goes on from there")
     for each in card.costs:
         line = f"{SPANS[each.span]}: {number(each.reached)}"
         if each.ceiling is not None:

@@ -121,16 +121,28 @@ def asked(folder: ClinicFolder, proposal: RunProposal) -> tuple[Draft, Terms]:
         proposal: What is asked for.
 
     Returns:
-        The run as its recipe plans it, and the terms; patients are not counted in them.
+        The run as its recipe plans it, of a run that has begun here what is left of it, and the
+        terms; patients are not counted in them.
 
     Raises:
         ConfigError: If the config's sections do not fit together.
         IntegrityError: If the clinic's ledger was changed.
     """
-    from skinml.experiments.approval import drafted, expected_classes, propose  # takes long to load
+    from skinml.experiments.approval import (  # takes long to load
+        drafted,
+        expected_classes,
+        first_round_left,
+        propose,
+    )
 
     config = config_of(proposal)
     classes = expected_classes(config)
-    draft = drafted(config, classes, num_clinics=len(proposal.clinics), run=proposal.run)
+    draft = drafted(
+        config,
+        classes,
+        num_clinics=len(proposal.clinics),
+        run=proposal.run,
+        from_round=first_round_left(folder, proposal.run),
+    )
     terms = propose(draft, folder, num_patients=None)
     return draft, replace(terms, coordinator=proposal.coordinator)

@@ -83,6 +83,26 @@ def drafted(
     return Draft(config, num_clinics, releases, tuple(entries), run)
 
 
+def first_round_left(folder: ClinicFolder, run: str) -> int:
+    """Tell from a clinic's ledger which round of a run comes next here.
+
+    A round that was broken off counts as done: each round is held against the policy and the
+    budget once more before anything of it leaves, the one that is asked for again too.
+
+    Args:
+        folder: The clinic's folder.
+        run: The run's id.
+
+    Returns:
+        The round after the last one that was charged; 1 for a run that has not begun.
+
+    Raises:
+        IntegrityError: If the clinic's ledger was changed.
+    """
+    rounds = (e.binding.round for e in folder.ledger.entries() if e.binding.run == run)
+    return max(rounds, default=0) + 1
+
+
 def propose(
     draft: Draft, folder: ClinicFolder, *, num_patients: int | None, coordinator: str = COORDINATOR
 ) -> Proposal:

@@ -14,6 +14,7 @@ from skinml.data.settings import PartitionSettings
 from skinml.durable import read_whole, write_whole
 from skinml.errors import IntegrityError
 from skinml.experiments.admissions import store_standings
+from skinml.experiments.approval import first_round_left
 from skinml.experiments.cohorts import gather
 from skinml.experiments.gates import Site
 from skinml.experiments.progress import Progress, Silence
@@ -73,9 +74,12 @@ def prepare_site(
     site = Site(folder, len(terms.clinics), terms.coordinator)
     if config.statistics is not None:
         _store_listed(config, folder, terms, site, watcher)
-        _note_ready(folder, terms)
+        _note_ready(folder, terms, counts=True)
         return
-    gathered = gather(config, Workspace(folder.path), terms.run, watcher, site=site)
+    left = first_round_left(folder, terms.run)
+    gathered = gather(
+        config, Workspace(folder.path), terms.run, watcher, from_round=left, site=site
+    )
     samples, _ = prepare_samples(config, gathered, watcher)
     inputs = samples[folder.name]["train"].inputs
     width = inputs.shape[1] if inputs.ndim == 2 else 0
@@ -100,8 +104,8 @@ def _store_listed(
     store_samples(folder, terms.run, {EVERY_SPLIT: samples}, {EVERY_SPLIT: grounds})
 
 
-def _note_ready(folder: ClinicFolder, terms: Terms) -> None:
-    log_start([folder], terms.run, simulated=terms.simulated)
+def _note_ready(folder: ClinicFolder, terms: Terms, *, counts: bool = False) -> None:
+    log_start([folder], terms.run, simulated=terms.simulated, counts=counts)
     write_whole(folder.run(terms.run) / TERMS, json.dumps(asdict(terms)).encode(), _WHAT)
 
 

@@ -185,7 +185,7 @@ def run_statistics(config: RunConfig, *, progress: Progress | None = None) -> Co
         listed = list_patients(config, workspace, name, watcher)
         require_regions(config, tuple(listed.folders))
         record = Record()
-        with logged_run(listed.folders.values(), name, simulated=True):
+        with logged_run(listed.folders.values(), name, simulated=True, counts=True):
             total = _counted(config, draft, listed, record, watcher)
         strip_notes(draft)
         promise = guarantee(config, name, listed.folders, _learner(config, listed), None)

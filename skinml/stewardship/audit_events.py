@@ -39,6 +39,7 @@ Event = Literal[
     "run approved",
     "run refused",
     "training started",
+    "counting started",
     "release",
     "not finite",
     "run ended",
@@ -253,6 +254,8 @@ _TABLE: Mapping[Event, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "run approved": (("run",), _PROPOSED),
     "run refused": (("reason",), (*_PROPOSED, "terms")),
     "training started": (("run",), (*_PROPOSED, "round")),
+    # A run that counts patients and trains nothing.
+    "counting started": (("run",), _PROPOSED),
     "release": (
         ("run",),
         ("round", "attempt", "releases", "purpose", "patients", "count", "entries", "head", "unit"),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,9 @@ import pytest
 from skinml.clinic.folder import ClinicFolder, open_folder
 from skinml.deployment import proposals
 from skinml.deployment.bundle import digest
-from skinml.deployment.run_proposal import RunProposal, parse_proposal
+from skinml.deployment.run_proposal import RunProposal, config_of, parse_proposal
 from skinml.errors import ConfigError, IntegrityError, PolicyError
+from skinml.experiments.approval import drafted, expected_classes
 from skinml.stewardship.audit_log import AuditEntry
 from tests.deployment.clinic_place import FEDERATION, NOW, RUN, make_folder, proposal
 
@@ -65,6 +68,24 @@ def test_a_no_holds_until_somebody_says_yes(folder: ClinicFolder, asked: RunProp
     assert decide(folder, True) == "approved"
     assert decide(folder, False) == "refused"
     assert [entry.fields.get("answer") for entry in logged(folder)] == [None, "no", "yes", "no"]
+
+
+def test_a_run_that_has_begun_is_held_against_the_policy_with_what_is_left_of_it(
+    folder: ClinicFolder, asked: RunProposal
+) -> None:
+    proposals.receive(folder, asked, now=NOW)
+    config = config_of(asked)
+    plan = partial(drafted, config, expected_classes(config), num_clinics=2, run=RUN)
+    every, rest = plan().entries, plan(from_round=41).entries
+    done = every[: len(every) - len(rest)]
+    binding = replace(every[0].binding, round=40)
+    folder.ledger.reserve(binding, [(e.name, e.purpose, e.split, e.event) for e in done])
+    assert 1 < len(done) < len(every)
+    assert folder.policy.privacy.max_epsilon_per_run == config.privacy.epsilon == 3
+    decide(folder, True)
+    assert decide(folder, False) == "refused"
+    assert decide(folder, True) == "approved"
+    assert logged(folder)[-1].fields["epsilon"] == pytest.approx(3, abs=0.01)
 
 
 CHANGES: tuple[dict[str, Any], ...] = (

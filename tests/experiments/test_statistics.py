@@ -93,6 +93,14 @@ def test_without_noise_the_counts_are_those_of_a_groupby(listed, tmp_path) -> No
     assert found.result["privacy"]["epsilon"] is None
 
 
+def test_a_clinics_log_says_that_patients_were_counted_and_nothing_trained(counted) -> None:
+    for clinic in CLINICS:
+        folder = open_folder(counted[1] / "clinics" / clinic)
+        events = [each.event for each in folder.audit.entries()]
+        assert events.count("counting started") == events.count("run ended") > 0
+        assert "training started" not in events
+
+
 def test_under_secure_sums_each_count_is_within_the_noise(counted, listed) -> None:
     record, expected = counted[0].record, _expected(listed[1])
     # The noise of 3 clinics is that of the plan: each adds a third of the variance.
