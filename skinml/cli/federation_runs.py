@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from skinml.cli.federation_status import STATES
+from skinml.cli.edge import printable
+from skinml.cli.federation_status import stands, way_on
 from skinml.cli.options import (
     AsJson,
     AskedClinics,
@@ -126,8 +128,10 @@ def runs(folder: AtFederation = Path(), as_json: AsJson = False) -> None:
         far = f"round {standing.round} of {standing.rounds}" if standing.rounds else ""
         console.print(Text(f"{run}  {standing.stage}  {far}".rstrip(), style="bold"))
         if standing.problem:
-            console.print(Text(f"  {standing.problem}"))
+            console.print(Padding(Text(printable(standing.problem)), (0, 0, 0, 2)))
+        if standing.stage == "failed":
+            console.print(Padding(Text(way_on(run, standing)), (0, 0, 0, 2)))
         table = Table(box=None, pad_edge=False, show_header=False)
-        for name, state in sorted(standing.clinics.items()):
-            table.add_row(Text(f"  {name}"), Text(STATES.get(state, state)))
+        for name in sorted(standing.clinics):
+            table.add_row(Text(f"  {name}"), Text(printable(stands(standing, name))))
         console.print(table)

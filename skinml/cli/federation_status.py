@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from skinml.deployment.federation_folder import FederationFolder
     from skinml.deployment.open_runs import OpenRun
     from skinml.deployment.overview import Clinic, Overview
+    from skinml.deployment.standing import Standing
 
 _WIDTH = 100
 _LOOK_S = 2.0
@@ -213,11 +214,43 @@ def _pace(run: OpenRun) -> list[str]:
 
 
 def _what_now(run: OpenRun) -> list[str]:
-    if run.standing.problem and run.state == "failed":
-        return [printable(run.standing.problem)]
+    if run.state == "failed":
+        return [printable(run.standing.problem), way_on(run.run, run.standing)]
     if run.state == "broken off":
-        return [f"broken off; go on: skinml federation resume {run.run}"]
+        return ["broken off", way_on(run.run, run.standing)]
     return ["its process starts"] if run.state == "starting" else []
+
+
+def way_on(run: str, standing: Standing) -> str:
+    """Say what is kept of a run that ended before its report, and how it goes on.
+
+    Args:
+        run: The run's id.
+        standing: How far it was.
+
+    Returns:
+        One line.
+    """
+    rounds = "1 whole round is" if standing.round == 1 else f"{standing.round:,} whole rounds are"
+    kept = f"{rounds} kept. " if standing.round else ""
+    mended = "Once that is mended" if standing.stage == "failed" else "Go on"
+    return f"{kept}{mended}: skinml federation resume {run}"
+
+
+def stands(standing: Standing, clinic: str) -> str:
+    """Say where a clinic stands in a run, by what was last written down.
+
+    Args:
+        standing: How far the run is.
+        clinic: The clinic's name.
+
+    Returns:
+        A few words; of a run that failed where the clinic stood.
+    """
+    state = standing.clinics[clinic]
+    if standing.stage == "failed" and state == "taking part":
+        return "took part"
+    return STATES.get(state, state)
 
 
 def in_run(run: OpenRun, clinic: str) -> str:
@@ -231,9 +264,8 @@ def in_run(run: OpenRun, clinic: str) -> str:
         One line.
     """
     standing, asked = run.standing, run.standing.course.asked
-    state = standing.clinics[clinic]
     if standing.stage not in ("round", "evaluating") or asked is None:
-        return STATES.get(state, state)
+        return stands(standing, clinic)
     number = asked.round or 1  # keys are exchanged for the first one
     if clinic in standing.course.missing and asked.round <= standing.round:
         return f"not in round {number}: {standing.course.missing[clinic]}"

@@ -233,7 +233,7 @@ class RollCall:
                 words = {key: str(reply.problem[key]) for key in ("rule", "got", "do")}
                 budget = code == 3 and "epsilon" in words["rule"]
                 kind = BudgetExceededError if budget else _REFUSALS[code]
-                return kind(**words)
+                return kind(**words, details=(f"clinic {name} said so",))
         away = self._away(())
         return IncompleteRunError(
             rule="every clinic to take part, or federation.allowed_missing to allow for it",

@@ -228,6 +228,22 @@ def test_a_run_is_going_only_while_a_process_is_at_it(
     assert state() == "failed"
 
 
+def test_a_run_that_failed_says_what_is_kept_and_how_it_goes_on(
+    folder: FederationFolder, draft: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    watch = RunWatch(draft, RUN, dict.fromkeys(CLINICS, "taking part"), 0, 4)
+    for number in (1, 2):
+        watch.round_done(play(watch, number, *CLINICS))
+    write_standing(draft, Standing("failed", read_standing(draft).clinics, problem="Said no."))
+    for command in ("runs", "status"):
+        assert main(["federation", command, "--folder", str(folder.path)]) == 0
+        told = " ".join(capsys.readouterr().out.split())
+        assert "Said no. 2 whole rounds are kept. Once that is mended: skinml" in told
+        assert f"federation resume {RUN}" in told
+        assert "south took part" in told
+        assert "taking part" not in told
+
+
 def test_a_look_at_either_side_loads_neither_flower_nor_pytorch() -> None:
     """Or each look would take as long as a round."""
     script = (
@@ -300,4 +316,4 @@ def test_waiting_for_the_end_ends_where_nothing_goes_on(
 ) -> None:
     words = ("federation", "status", "--until-finished", "--folder", str(folder.path))
     assert main(words) == 0
-    assert "broken off; go on: skinml federation resume" in capsys.readouterr().out
+    assert "Go on: skinml federation resume" in capsys.readouterr().out

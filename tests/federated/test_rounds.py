@@ -339,8 +339,9 @@ def test_the_clinics_own_ceilings_bind_whatever_the_run_sets(make):
     world = make()
     strict = Ceilings(run=1.0, rule="the policy of clinic south")
     world.change("south", ceilings=lambda: strict)
-    with pytest.raises(BudgetExceededError, match="policy of clinic south"):
+    with pytest.raises(BudgetExceededError, match="policy of clinic south") as refusal:
         world.run()
+    assert refusal.value.details == ("clinic south said so",)
     assert world.ledger("south") == ()
 
 
