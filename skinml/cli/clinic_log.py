@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from skinml.clinic.logs import ShownLog, Verified
 
 _SHORT = 12
+_NAMES = frozenset({"run", "experiment"})  # told as a command wants them, underscores and all
 _KEYS = {
     "clinic": "this folder's own",
     "given": "the one that you gave",
@@ -169,11 +170,14 @@ def _print_checked(checked: Verified, line: str, *, as_json: bool) -> None:
 def _said(event: str, fields: Mapping[str, Any]) -> str:
     """Say what an entry holds: its fields, or a sentence where they would not tell what to do."""
     if event != "not finite":
-        return ", ".join(f"{_plain(name)} {_words(value)}" for name, value in fields.items())
+        return ", ".join(
+            f"{_plain(name)} {value if name in _NAMES else _words(value)}"
+            for name, value in fields.items()
+        )
     whose = "1 patient" if fields["patients"] == 1 else f"{fields['patients']:,} patients"
     return (
         f"the images of {whose} gave no finite numbers in round {fields['round']:,} of "
-        f"{_plain(fields['run'])}; they counted as zeros: look for damaged files"
+        f"{fields['run']}; they counted as zeros: look for damaged files"
     )
 
 

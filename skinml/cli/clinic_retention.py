@@ -129,19 +129,19 @@ def _lines(due: Due) -> list[str]:
     lines = []
     if due.pictures:
         lines.append(f"{_counted(due.pictures, 'picture')} of {_counted(due.patients, 'patient')}")
-    lines += [f"{count:,} values of {name.replace('_', ' ')}" for name, count in due.fields.items()]
-    if due.originals:
-        lines.append(f"{due.originals:,} original files of pictures that stay")
-    if due.features:
-        lines.append(f"{due.features:,} files of computed features and of what was seen in images")
-    if due.predictions:
-        lines.append(f"{due.predictions:,} files of predictions")
-    if due.own_heads:
-        lines.append(f"{due.own_heads:,} models' heads that the clinic kept to itself")
-    if due.keys:
-        lines.append(f"{due.keys:,} keys, of patients of whom no picture is left")
-    if due.orphans:
-        lines.append(f"{due.orphans:,} files that an interrupted import or review left")
+    lines += [
+        f"{_counted(count, 'value')} of {name.replace('_', ' ')}"
+        for name, count in due.fields.items()
+    ]
+    other = (
+        (due.originals, "original file", " of pictures that stay"),
+        (due.features, "file", " of computed features and of what was seen in images"),
+        (due.predictions, "file", " of predictions"),
+        (due.own_heads, "model's head", " that the clinic kept to itself"),
+        (due.keys, "key", ", of patients of whom no picture is left"),
+        (due.orphans, "file", " that an interrupted import or review left"),
+    )
+    lines += [_counted(number, word) + more for number, word, more in other if number]
     return [f"Come to its end by {due.day}:", *(f"  {line}" for line in lines)]
 
 

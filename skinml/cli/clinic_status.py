@@ -73,7 +73,7 @@ def print_status(
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(width=_LABELS)
     table.add_column(width=console.width - _LABELS - 1, no_wrap=True, overflow="ellipsis")
-    sections = _sections(found)
+    sections = _sections(found, federation)
     if federation is not None:
         sections.insert(0, ("Federation", _taking_part(federation, datetime.now(UTC))))
     for topic, lines in sections:
@@ -84,7 +84,7 @@ def print_status(
         print_next(console, command, folder)
 
 
-def _sections(found: Status) -> list[tuple[str, list[str]]]:
+def _sections(found: Status, federation: ClinicOverview | None) -> list[tuple[str, list[str]]]:
     policy = found.policy
     least = f"{policy.least_patients:,} patients here and {policy.least_clinics:,} clinics"
     asked = ", ".join(policy.coordinators) or "nobody"
@@ -98,7 +98,7 @@ def _sections(found: Status) -> list[tuple[str, list[str]]]:
             ],
         ),
         ("Consents", _consents(found)),
-        ("Waiting", _waiting(found)),
+        ("Waiting", _waiting(found, federation)),
         ("Privacy", _privacy(found)),
         ("Log", _log(found)),
         ("Flags", _flags(found)),
@@ -196,11 +196,12 @@ def _consents(found: Status) -> list[str]:
     return lines + [", ".join(covered[at : at + 3]) for at in range(0, len(covered), 3)]
 
 
-def _waiting(found: Status) -> list[str]:
+def _waiting(found: Status, federation: ClinicOverview | None) -> list[str]:
+    runs = len(federation.waiting) if federation is not None else 0
+    lines = [f"runs: {runs:,} to be answered"] * bool(runs)
     due = found.due
     if due is None:
-        return ["for those who may count consents"]
-    lines = []
+        return [*lines, "for those who may count consents"]
     if due.requests:
         late = f", {due.overdue:,} OVERDUE" if due.overdue else f", the next by {due.next_due}"
         lines.append(f"patients' requests: {due.requests:,} open{late}")

@@ -169,13 +169,14 @@ def _look(
     """Look at the manifest, then at consents, then at what may be used."""
     if request.imported is None and not (request.data / request.manifest).is_file():
         return _Seen((_no_list(request),))
+    waiting = _about_waiting(request.imported)
     try:
         manifest = _read(request, day)
     except DataError as error:
-        return _Seen((_about_broken_list(error),))
+        return _Seen((*waiting, _about_broken_list(error)))
     frame = manifest.frame
     covers = consent_cover(frame, consents, request.purposes, day, request.licences)
-    first = [_about_list(manifest)]
+    first = [*waiting, _about_list(manifest)]
     first += _about_sex(frame)
     first += consent_findings(covers, request.purpose, frame["patient_id"].nunique())
     try:
@@ -245,6 +246,24 @@ def _about_list(manifest: Manifest) -> Finding:
         # Names of columns are not repeated: a spreadsheet's header may hold anything.
         found += f" {counted(len(manifest.dropped_columns), 'column')} of the file is not used."
     return Finding("green", "List of images", found)
+
+
+def _about_waiting(imported: ClinicFolder | None) -> list[Finding]:
+    """Point out pictures that no run uses before a person has looked at them."""
+    if imported is None:
+        return []
+    states = [each.state for each in imported.pictures.pictures().values()]
+    number = states.count("to_review")
+    if not number:
+        return []
+    them = (
+        "waits for a person: nothing uses it"
+        if number == 1
+        else "wait for a person: nothing uses them"
+    )
+    found = f"{counted(number, 'picture')} {them} before somebody has looked."
+    do = "Look, and accept, cover or reject: skinml clinic review --folder FOLDER"
+    return [Finding("amber", "Review", found, do)]
 
 
 def _about_sex(frame: pd.DataFrame) -> list[Finding]:

@@ -40,7 +40,7 @@ def folder(tmp_path: Path) -> Path:
     audit = open_folder(path).audit
     words = {"patient": "a0" * 16, "purposes": ("research", "federated_training")}
     audit.write("consent withdrawn", "ada", now=START, **words)
-    audit.write("run approved", "ada", now=START, run="quickstart-1", epsilon=float("inf"))
+    audit.write("run approved", "ada", now=START, run="derm_tone-1", epsilon=float("inf"))
     for hour in range(3):
         now = START + timedelta(hours=hour)
         audit.write("refusal", "eve", now=now, action="erase", reason="role")
@@ -69,6 +69,7 @@ def test_show_tells_who_did_what_within_eighty_columns(
     said = " ".join(outcome.out.split())
     assert "2026-03-01 09:30 ada consent withdrawn patient a0a0a0a0a0a0…" in said
     assert "epsilon unbounded" in said
+    assert "run derm_tone-1" in said  # as a command wants it
     assert "purposes research and federated training" in said
     assert "1,200" in said
     assert lines[-1] == "FLAG repeated refusals: eve, 3 since 2026-03-01 09:30 UTC"

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from skinml.cli.main import main
 from skinml.clinic.begun import file_of, read_begun, write_begun
 from skinml.clinic.certificates import verify_certificate
 from skinml.clinic.consents import add_consent
@@ -86,6 +87,19 @@ def test_what_is_due_is_told_and_nothing_is_changed(clinic: ClinicFolder) -> Non
     assert (due.pictures, due.patients, due.fields) == (1, 1, {"age": 1})
     assert (due.features, due.predictions, due.own_heads, due.keys) == (4, 1, 0, 0)
     assert state(clinic) == before == ([b"middle", b"new", b"old"], ["54"] * 3, 6, 0)
+
+
+def test_the_command_counts_in_plain_words_before_and_after(
+    clinic: ClinicFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for words, last in (((), "Nothing was removed yet."), (("--apply",), "Removed.")):
+        assert main(["clinic", "retention", *words, "--folder", str(clinic.path)]) == 0
+        lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+        expected = {"1 picture of 1 patient", "1 value of age", "1 file of predictions"}
+        assert expected <= set(lines)
+        assert any(line.startswith(last) for line in lines)
+    assert main(["clinic", "retention", "--apply", "--folder", str(clinic.path)]) == 0
+    assert capsys.readouterr().out.startswith("Nothing is to be removed by ")
 
 
 def test_what_ended_goes_and_the_rest_stays(clinic: ClinicFolder) -> None:

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from skinml.clinic.check_clinic import check_clinic
+from skinml.clinic.check_machine import Moment
 from skinml.clinic.erasure import erase_patient
 from skinml.clinic.folder import ClinicFolder, open_folder
 from skinml.clinic.imported_data import imported_manifest
@@ -61,6 +63,20 @@ def pixels_of(folder: ClinicFolder, picture: Picture) -> Pixels:
 
 def events(folder: ClinicFolder, event: str) -> list[dict[str, object]]:
     return [dict(each.fields) for each in folder.audit.entries() if each.event == event]
+
+
+def test_a_check_tells_of_pictures_that_wait_until_somebody_has_looked(folder) -> None:
+    def told() -> list[str]:
+        report = check_clinic(folder, None, now=NOW, clocks=lambda: Moment(0.0, 0.0))
+        return [each.found for each in report.findings if each.topic == "Review"]
+
+    assert told() == ["3 pictures wait for a person: nothing uses them before somebody has looked."]
+    review = Review(folder)
+    for number in (0, 1):
+        decide(review, number, "accept")
+    assert told() == ["1 picture waits for a person: nothing uses it before somebody has looked."]
+    decide(review, 2, "reject")
+    assert told() == []
 
 
 def test_what_is_accepted_may_be_used_with_the_pixels_that_were_looked_at(folder) -> None:

@@ -138,6 +138,7 @@ def test_the_screen_stays_one_screen(
     said = "\n".join(lines)
     assert "DOES NOT TAKE PART" in said
     assert f"{RUN}: waits for your yes or no" in said
+    assert "runs: 1 to be answered" in said
     assert lines[-1] == f"next: skinml clinic serve --folder {folder.path}"
     assert main(["clinic", "status", "--folder", str(folder.path), "--json"]) == 0
     told = json.loads(capsys.readouterr().out.splitlines()[-1])
