@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from skinml.cli.completion import experiments_and_runs
-from skinml.cli.edge import Interrupted
+from skinml.cli.edge import SAME_COMMAND, Interrupted
 from skinml.cli.options import AsJson
 from skinml.cli.progress import Bars
 from skinml.cli.screen import narrow_console, plain_table
@@ -94,7 +94,7 @@ def compare(
 
                 done = compare_finished(runs, work_dir=work_dir, groups=chosen, progress=bars)
         except KeyboardInterrupt as stopped:
-            raise Interrupted(stopped) from None
+            raise Interrupted(stopped, SAME_COMMAND) from None
     if as_json:
         print(json.dumps(done.result, allow_nan=False), flush=True)
         return

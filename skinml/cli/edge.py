@@ -18,6 +18,8 @@ from skinml.errors import EnvironmentProblem, InputError, SkinmlError
 EXIT_INTERRUPTED = 130
 EXIT_DEFECT = 1
 EXIT_USAGE = 2
+# Of a command that does several runs, which it finds again by itself.
+SAME_COMMAND = "What was done is kept. The same command goes on where it stood."
 _NARROWEST = 20
 _COMMAND = re.compile(r": (skinml (?:(?!\. )[^:])*?)\.?$")  # at the end, without the full stop
 # What the operating system says when the machine, not the user, is at fault.
@@ -39,11 +41,13 @@ class Interrupted(Exception):
 
     Args:
         stopped: What was raised, with its notes.
+        go_on: How the command goes on; it stands in the place of the notes, which tell it of one
+            run. Empty: the notes stay.
     """
 
-    def __init__(self, stopped: KeyboardInterrupt) -> None:
+    def __init__(self, stopped: KeyboardInterrupt, go_on: str = "") -> None:
         super().__init__("interrupted")
-        self.__notes__ = list(getattr(stopped, "__notes__", ()))
+        self.__notes__ = [go_on] if go_on else list(_notes(stopped))
 
 
 def translated(error: BaseException) -> SkinmlError | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections import Counter
 from collections.abc import Sequence
 from math import sqrt
@@ -18,6 +17,7 @@ from skinml.cli.completion import experiment_names, unfinished_runs
 from skinml.cli.edge import Interrupted
 from skinml.cli.options import FinishedRun
 from skinml.cli.progress import Bars
+from skinml.cli.screen import work_dir_option
 from skinml.cli.sweep import run_sweep
 from skinml.errors import InputError
 
@@ -91,9 +91,8 @@ def run(
     console = Console(soft_wrap=True)
     console.print(f"Report:  {Path(finished.result['artifacts']['report']).resolve()}")
     if finished.result["artifacts"]["mlflow_run"]:
-        option = "" if work_dir == Path() else f" --work-dir {shlex.quote(str(work_dir))}"
         # A command is copied: it stays one line.
-        console.print(f"MLflow:  skinml mlflow {finished.record.run}{option}")
+        console.print(f"MLflow:  skinml mlflow {finished.record.run}{work_dir_option(work_dir)}")
 
 
 def evaluate(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeVar
@@ -30,6 +31,22 @@ def narrow_console(console: Console | None = None) -> Console:
     """
     console = console or Console()
     return Console(file=console.file, width=min(console.width, _WIDTH), highlight=False)
+
+
+def work_dir_option(work_dir: Path) -> str:
+    """Write the option that names a working folder behind a command.
+
+    Args:
+        work_dir: The folder.
+
+    Returns:
+        The option with a space before it; empty for the folder where the user is.
+
+    Example:
+        >>> work_dir_option(Path("my work")), work_dir_option(Path())
+        (" --work-dir 'my work'", '')
+    """
+    return "" if work_dir == Path() else f" --work-dir {shlex.quote(str(work_dir))}"
 
 
 def plain_table(*columns: str, words: Iterable[str] = ()) -> Table:

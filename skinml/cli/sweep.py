@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.text import Text
 
-from skinml.cli.edge import Interrupted
+from skinml.cli.edge import SAME_COMMAND, Interrupted
 from skinml.cli.progress import Bars
-from skinml.cli.screen import narrow_console, plain_table
+from skinml.cli.screen import narrow_console, plain_table, work_dir_option
 from skinml.errors import InputError
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def run_sweep(
         try:
             done = sweep(experiment, overrides, jobs=jobs, progress=bars)
         except KeyboardInterrupt as stopped:
-            raise Interrupted(stopped) from None
+            raise Interrupted(stopped, SAME_COMMAND) from None
     if as_json:
         print(json.dumps(done.result, allow_nan=False), flush=True)
         return
@@ -65,7 +65,7 @@ def _show(done: Swept) -> None:
 
     console = narrow_console()
     console.print(Text(f"{done.experiment}: {len(done.lines)} runs"), style="bold")
-    columns = ("changes", "epsilon", "AUROC", *((f"least, {done.groups}",) * bool(done.groups)))
+    columns = ("changes", "epsilon", "AUROC", *((f"lowest by {done.groups}",) * bool(done.groups)))
     table = plain_table(*columns, words=columns)
     for line in done.lines:
         table.add_row(*(Text(cell) for cell in _cells(line, groups=bool(done.groups))))
@@ -76,6 +76,8 @@ def _show(done: Swept) -> None:
         console.print(Text(NOT_COVERED))
     out = Console(soft_wrap=True)  # a path is copied: it stays one line
     out.print(Text(f"Table:  {(done.folder / 'sweep.csv').absolute()}"))
+    if done.mlflow_run:
+        out.print(Text(f"MLflow:  skinml mlflow{work_dir_option(done.folder.parent.parent)}"))
 
 
 def _cells(line: SweepLine, *, groups: bool) -> tuple[str, ...]:

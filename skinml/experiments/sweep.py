@@ -6,14 +6,15 @@ import csv
 import io
 import json
 import os
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from skinml.config import RunConfig, load_config, swept
 from skinml.durable import make_folder, write_whole
@@ -39,6 +40,8 @@ from skinml.tracking.overview import estimate_words, several_note
 
 SWEEPS = "sweeps"
 _MOST_RUNS = 500
+_What = TypeVar("_What")
+_Done = TypeVar("_Done")
 _NAMES = ("sweep.csv", "sweep.json")
 _WHAT = "sweep's table"
 # Choosing among runs by figures that nobody charged for tells of the patients who were looked at.
@@ -167,7 +170,11 @@ def sweep(
     )
     _write(found)
     tracked = _tracked(found, planned[0].config, [run.folder for run in runs], began)
-    return replace(found, mlflow_run=tracked)
+    if tracked is None:
+        return found
+    found = replace(found, mlflow_run=tracked)
+    _write(found)  # now with the parent's id, which the copy in its own files cannot have
+    return found
 
 
 def _planned(experiment: str, overrides: Sequence[str]) -> list[PlannedRun]:
@@ -208,17 +215,43 @@ def _carried_out(
         return made
     watcher.begin("runs", len(missing))
     watcher.reached(1)
-    cores = max(1, _cores() // jobs)
-    with _pool(min(jobs, len(others))) as pool:
-        tasks = {
-            pool.submit(_carry_out_beside, experiment, each.overrides, cores): each
-            for each in others
-        }
-        for task in as_completed(tasks):
-            folder = task.result()
-            made[tasks[task].overrides] = FinishedRun(folder, read_record(folder))
+    cores, jobs = max(1, _cores() // jobs), min(jobs, len(others))
+    with _pool(jobs) as pool:
+
+        def begin(each: PlannedRun) -> Future[Path]:
+            return pool.submit(_carry_out_beside, experiment, each.overrides, cores)
+
+        for each, folder in as_they_end(others, begin, jobs):
+            made[each.overrides] = FinishedRun(folder, read_record(folder))
             watcher.reached(len(made))
     return made
+
+
+def as_they_end(
+    every: Iterable[_What], begin: Callable[[_What], Future[_Done]], at_once: int
+) -> Iterator[tuple[_What, _Done]]:
+    """Begin some tasks at a time, and the next one when one has ended.
+
+    Args:
+        every: What is to be done.
+        begin: Begins one of them.
+        at_once: How many are begun at a time.
+
+    Yields:
+        Each with what came of it, in the order in which they end.
+
+    Guarantees:
+        No task lies in a pool's queue: a pool begins what is next in its queue even when it is
+        told to end, and a run that begins after Ctrl-C would be charged to the patients.
+    """
+    waiting, running = iter(every), dict[Future[_Done], _What]()
+    while True:
+        for each in islice(waiting, at_once - len(running)):
+            running[begin(each)] = each
+        if not running:
+            return
+        for task in wait(running, return_when=FIRST_COMPLETED).done:
+            yield running.pop(task), task.result()
 
 
 @contextmanager
