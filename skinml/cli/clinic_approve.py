@@ -133,7 +133,8 @@ def _asked(card: Card) -> bool | None:
 
 
 def _said(state: str) -> str:
-    return f"The run is {state}. The audit log says so."
+    more = "It gets no further answer from here. " if state == "refused" else ""
+    return f"The run is {state}. {more}The audit log says so."
 
 
 def _list(opened: ClinicFolder, folder: Path, *, as_json: bool) -> None:

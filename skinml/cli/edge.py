@@ -118,7 +118,8 @@ def usage_error(message: str, command: str = "skinml") -> InputError:
         The error, exit code 2.
     """
     # Typer and Click may each add the same hint.
-    got, *hints = " ".join(message.split()).rstrip(".").split(" Did you mean ")
+    told = " ".join(message.split()).removeprefix("Got ")  # the line says "got" itself
+    got, *hints = told.rstrip(".").split(" Did you mean ")
     hint = f"Did you mean {hints[0].rstrip('.')} " if hints else ""
     return InputError(
         rule="valid arguments", got=got.rstrip("."), do=f"{hint}See `{command} --help`."

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from skinml.cli import federation_runs, federation_statistics, federation_status
 from skinml.cli.options import AsJson, AtFederation
+from skinml.errors import InputError
 
 if TYPE_CHECKING:
     from skinml.deployment.federation_folder import FederationFolder
@@ -34,11 +35,18 @@ def _group() -> None:
 
 @app.command(rich_help_panel=_SET_UP)
 def init(
-    folder: Annotated[Path, typer.Argument(help="The folder to be made; new or empty.")],
     name: Annotated[
         str, typer.Option("--name", help="The federation's name; clinics' policies name it.")
     ],
     address: Annotated[str, typer.Option("--address", help="HOST:PORT that clinics connect to.")],
+    place: Annotated[
+        Path | None,
+        typer.Argument(metavar="FOLDER", help="The folder to be made; new or empty."),
+    ] = None,
+    named: Annotated[
+        Path | None,
+        typer.Option("--folder", help="The same, named as every other command names it."),
+    ] = None,
     host: Annotated[
         list[str] | None,
         typer.Option("--host", help="A further name of the server; may be repeated."),
@@ -56,6 +64,13 @@ def init(
     from skinml.deployment.federation_folder import make_federation
     from skinml.deployment.overview import certificates_of
 
+    folder = place or named
+    if folder is None or (place and named):
+        raise InputError(
+            rule="one folder to be made",
+            got="two" if folder else "none",
+            do="Name it once: skinml federation init FOLDER --name NAME --address HOST:PORT",
+        )
     made = make_federation(
         folder, name, address, datetime.now(UTC), hosts=host or (), listen=listen
     )

@@ -66,7 +66,9 @@ def test_init_tells_what_to_compare_and_what_comes_next(tmp_path: Path, run: Run
     assert told["listen"] == "0.0.0.0:8443"
     assert len(told["authority"]["sha256"]) == 64
     assert open_federation(tmp_path / "net").settings.hosts == ("fl.example.org", "10.0.0.7")
-    code, out, _ = run("init", str(tmp_path / "two"), "--name", "n", "--address", "h.org:1")
+    code, out, _ = run(
+        "init", "--folder", str(tmp_path / "two"), "--name", "n", "--address", "h.org:1"
+    )
     assert code == 0
     assert "skinml federation enrol" in out
     assert "skinml federation serve" in out
@@ -122,6 +124,8 @@ def test_status_says_when_a_code_or_a_certificate_has_ended(tmp_path: Path, run:
         (["init", "new", "--name", "n", "--address", "h.org:1", "--host", "a b"], 2, "host="),
         (["init", "new", "--name", "n", "--address", "h.org:1", "--listen", "x"], 2, "HOST:PORT"),
         (["init", "new", "--name", "n"], 2, "--address"),
+        (["init", "--name", "n", "--address", "h.org:1"], 2, "one folder to be made; got none"),
+        (["init", "a", "--folder", "b", "--name", "n", "--address", "h.org:1"], 2, "got two"),
         (["enrol", "north", "--folder", "nowhere"], 2, "federation init"),
         (["enrol", "../north", "--folder", "net"], 2, "clinic="),
         (["enrol", "north", "--folder", "net", "--purpose", "sale"], 2, "purpose=sale"),

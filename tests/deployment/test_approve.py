@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from skinml.cli.main import main
 from skinml.clinic.folder import ClinicFolder
 from skinml.deployment import proposals
 from skinml.deployment.card import card_of
+from skinml.deployment.card_words import sections_of
 from skinml.deployment.joining import FILE, Membership
 from skinml.deployment.run_proposal import RunProposal
 from tests.deployment.clinic_place import FEDERATION, RUN, make_folder, proposal
@@ -124,6 +126,7 @@ def test_an_answer_holds_and_is_logged(
     code, out, _ = say(RUN, word)
     assert code == 0
     assert f"The run is {state}." in out
+    assert ("no further answer from here" in out) == (state == "refused")
     assert proposals.state(folder, RUN) == state
     assert folder.audit.entries()[-1].fields["answer"] == word.removeprefix("--")
 
@@ -207,6 +210,9 @@ def test_the_card_counts_as_the_run_would(folder: ClinicFolder, tmp_path: Path) 
     assert found == (truth["patients"], truth["images"], truth["refused"])
     assert 0 < card.data.num_training < truth["patients"]
     assert card.refused == ("patients",)  # its policy asks for 50
+    for number, words in ((10, "10 other patients may"), (1, "1 other patient may")):
+        other = replace(card, data=replace(card.data, num_refused=number))
+        assert any(words in line for _, lines in sections_of(other, config="") for line in lines)
 
 
 def test_with_enough_patients_no_term_is_open_any_more(tmp_path: Path) -> None:
