@@ -44,6 +44,7 @@ _LEAST_PATIENTS = 2
 _LEAST_CLASSES = 2
 # Follows from the diagnosis where the manifest does not say it: not a field that can be left out.
 _DERIVED = {"malignant"}
+_TOGETHER = "these together count as one image in every figure"
 
 
 @dataclass(frozen=True)
@@ -189,7 +190,7 @@ def build_cohort(
     tone_scale = require_one_scale(frame, settings)
     images, views = _join_views(frame, settings.views)
     if settings.views:
-        flow.append(_stage("with every view", images, ", ".join(settings.views)))
+        flow.append(_stage("with every view", images, f"{', '.join(settings.views)}: {_TOGETHER}"))
     if images.empty:
         raise _nothing_left(f"lesions with the views {', '.join(settings.views)}")
     items = _items(images, views, settings, classes)

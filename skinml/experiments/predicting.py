@@ -28,7 +28,14 @@ from skinml.experiments.workspace import Workspace
 from skinml.fairness.model_answer import CLINICIAN, NOT_CHECKED, Answer, AnswerTables
 from skinml.models.bundle import Bundle, load_bundle
 from skinml.models.linear_head import item_features
-from skinml.reports.predict_page import answers_html, headline, set_words, title_of, words_of
+from skinml.reports.predict_page import (
+    answers_html,
+    chance_words,
+    headline,
+    set_words,
+    title_of,
+    words_of,
+)
 
 
 @dataclass(frozen=True)
@@ -248,20 +255,21 @@ class Prediction:
             the end what the sets hold.
         """
         by_group = bool(self.model.groups)
-        lines = [line for each in self.asked for line in _words(each, by_group)]
+        calibrated = self.model.tables.line is not None
+        lines = [line for each in self.asked for line in _words(each, by_group, calibrated)]
         unchecked = [] if self.checked else [NOT_CHECKED]
         return [CLINICIAN, *unchecked, "", *lines, set_words(self.model.tables)]
 
 
-def _words(each: Asked, by_group: bool) -> list[str]:
-    found = each.found
+def _words(each: Asked, by_group: bool, calibrated: bool) -> list[str]:
+    found, title = each.found, "chances" if calibrated else "chances, not calibrated"
     chances = sorted(found.probabilities.items(), key=lambda item: -item[1])
     unknown = "not given" if each.tone is None else "not known"
     whose = found.group or f"{unknown}, the widest set of all groups"
     return [
         f"{title_of(each.images)}: {headline(found)}",
         *(f"  why: {reason}" for reason in found.reasons),
-        "  chances: " + ", ".join(f"{words_of(name)} {100 * p:.0f}%" for name, p in chances),
+        f"  {title}: " + ", ".join(f"{words_of(name)} {chance_words(p)}" for name, p in chances),
         *([f"  group: {whose}"] if by_group else []),
         *([f"  skin tone: {tone_words(each.tone)}"] if each.tone is not None else []),
         "",

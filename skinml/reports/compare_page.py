@@ -11,7 +11,7 @@ from skinml.durable import make_folder, write_whole
 from skinml.reports import compare_tables, numbers
 from skinml.reports.compare_figures import plot_svg, plots_file
 from skinml.reports.compare_record import ComparisonRecord, comparison_csv, comparison_to_json
-from skinml.reports.compare_sides import changed_table, side_tables
+from skinml.reports.compare_sides import changed_table, side_tables, worse_table
 from skinml.reports.templating import filled_in
 from skinml.reports.view import group_title, settings_table
 from skinml.reports.wording import attribute_title, metric_words, unit_noun, unit_words
@@ -104,6 +104,7 @@ def _context(record: ComparisonRecord) -> dict[str, Any]:
         "plots": [_Shown(each.title, plot_svg(each)) for each in compare_tables.plots(record)],
         "changed": changed_table(record),
         "sides": side_tables(record),
+        "worse": worse_table(record),
         "arms": compare_tables.arms_table(record),
         "counts": compare_tables.counts_table(record),
         "figures": compare_tables.figure_tables(record),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from skinml.fairness.arm_means import SeedMean
 from skinml.reports.compare_record import ComparisonRecord
-from skinml.reports.compare_sides import side_tables
+from skinml.reports.compare_sides import side_tables, worse_table
 from skinml.reports.compare_tables import OVERALL, answer_words, signed
 from skinml.reports.numbers import figure
 from skinml.reports.view import Cell, group_title
@@ -50,6 +50,10 @@ def _sides(record: ComparisonRecord) -> Iterator[ScreenTable]:
     for table in side_tables(record)[:1]:
         rows = tuple((row.head, *(_both(cell) for cell in row.cells[:3])) for row in table.rows)
         yield ScreenTable(f"{table.caption}:", ("group", "before", "after", "difference"), rows)
+    worse = worse_table(record)
+    rows = tuple((row.head, *(cell.text for cell in row.cells)) for row in worse.rows)
+    columns = ("figure", "group", "before", "after", "difference")
+    yield ScreenTable(f"{worse.caption}:", columns, rows)
 
 
 def _both(cell: Cell) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from skinml.reports.compare_record import ComparisonRecord
-from skinml.reports.compare_tables import EVERYBODY, OVERALL, answer_words, mean_cell
+from skinml.reports.compare_tables import EVERYBODY, OVERALL, SHOWN_WORSE, answer_words, mean_cell
 from skinml.reports.view import Cell, Row, Table, group_title
 from skinml.reports.wording import attribute_title, metric_words
 
@@ -40,6 +40,27 @@ def side_tables(record: ComparisonRecord) -> list[Table]:
         The tables; none where arms were compared.
     """
     return [_side_table(record, metric) for metric in record.found.metrics if record.changed]
+
+
+def worse_table(record: ComparisonRecord) -> Table:
+    """Make the table of what the second version was shown to do worse, whichever figure it is.
+
+    A version whose AUROC stays may find far fewer malignant images, for its threshold moved.
+
+    Args:
+        record: The comparison of two versions.
+
+    Returns:
+        A line for each figure and group; none where nothing was shown, or arms were compared.
+    """
+    rows = tuple(
+        Row(metric_words(metric).title, (Cell(row.head), *row.cells[:3]))
+        for metric, table in zip(record.found.metrics, side_tables(record), strict=False)
+        for row in table.rows
+        if row.cells[3].text.startswith(SHOWN_WORSE)
+    )
+    columns = ("Figure", "Group", "Before", "After", "Difference")
+    return Table("Shown to be worse after than before", columns, rows)
 
 
 def _side_table(record: ComparisonRecord, metric: str) -> Table:

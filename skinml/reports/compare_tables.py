@@ -18,6 +18,7 @@ from skinml.reports.wording import attribute_title, metric_words, unit_noun
 
 OVERALL = "overall"
 EVERYBODY = "Everybody"
+SHOWN_WORSE = "shown: worse"
 _EPSILON = "epsilon "
 # Longer names of arms do not fit below a plot.
 _LONGEST_LABEL = 13
@@ -62,7 +63,7 @@ def answer_words(change: Change) -> str:
                 f"shown: {how} {group_title(change.group)} than on "
                 f"{group_title(change.reference)}{inside}"
             )
-        return f"shown: {'better' if better else 'worse'}{inside}"
+        return f"{'shown: better' if better else SHOWN_WORSE}{inside}"
     if change.verdict == RULED_OUT:
         return f"ruled out: no change of {change.margin:g} or more"
     if value is None:

@@ -56,7 +56,7 @@ def _shown(
         "rows": [
             {
                 "label": words_of(name),
-                "percent": f"{100 * chance:.0f}%",
+                "percent": chance_words(chance),
                 "width": f"{100 * chance:.1f}",
                 "inside": found.label_set is not None and name in found.label_set,
             }
@@ -68,6 +68,24 @@ def _shown(
         "alarm": found.alarm,
         "likeness": None if likeness is None else f"{100 * likeness:.0f}%",
     }
+
+
+def chance_words(chance: float) -> str:
+    """Write a chance in percent, without the certainty that rounding would give it.
+
+    Args:
+        chance: From 0 to 1.
+
+    Returns:
+        Whole percents; "over 99%" and "under 1%" in the place of 100% and 0%.
+
+    Example:
+        >>> chance_words(0.5), chance_words(0.997), chance_words(0.002)
+        ('50%', 'over 99%', 'under 1%')
+    """
+    if round(100 * chance) >= 100:
+        return "over 99%"
+    return "under 1%" if round(100 * chance) <= 0 else f"{100 * chance:.0f}%"
 
 
 def title_of(images: tuple[int, ...]) -> str:

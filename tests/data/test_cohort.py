@@ -157,6 +157,7 @@ def test_views_of_a_lesion_make_one_item(lesions: Folder) -> None:
     assert sorted(made.views.ravel().tolist()) == list(range(len(made.images)))
     stage = next(stage for stage in made.flow if stage.name == "with every view")
     assert (stage.num_images, stage.num_patients) == (58, 29)
+    assert stage.note.endswith("these together count as one image in every figure")
 
 
 def test_a_view_that_knows_the_age_speaks_for_the_other(lesions: Folder) -> None:

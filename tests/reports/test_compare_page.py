@@ -24,6 +24,7 @@ from skinml.reports.compare_record import (
     ArmLine,
     ComparisonRecord,
     RunLine,
+    VersionChange,
     comparison_csv,
     comparison_to_json,
 )
@@ -261,3 +262,29 @@ def test_a_browser_and_axe_find_nothing_wrong(tmp_path: Path, scheme: str, width
     assert {e["id"]: e["nodes"][0]["html"] for e in found} == {}
     assert told == [page_file.as_uri()]
     assert wide <= width
+
+
+@pytest.mark.parametrize(("verdict", "value"), [(SHOWN, -0.3), (SHOWN, 0.3), (CANNOT_TELL, -0.3)])
+def test_of_two_versions_whatever_was_shown_to_be_worse_stands_in_short(verdict, value):
+    asked = replace(changed("epsilon 8", "0-2", value, verdict), question="group", metric="recall")
+    figures = [
+        ArmFigure(arm, TONE, "0-2", name, mean(0.775 + at * value))
+        for name, (at, arm) in product((FIGURE, "recall"), enumerate(ARMS[:2]))
+    ]
+    found = replace(
+        comparison(),
+        arms=ARMS[:2],
+        metrics=(FIGURE, "recall"),
+        figures=tuple(figures),
+        changes=(asked,),
+    )
+    two = record(found=found, changed=(VersionChange("threshold for alarms", "0.4", "0.8"),))
+    worse = [each for each in screen_tables(two) if "worse" in each.caption]
+    short = text(comparison_html(two)).partition("Side by side What is")[0]
+    if verdict == SHOWN and value < 0:
+        assert [row[2:] for row in worse[0].rows] == [("0.775", "0.475", "-0.300")]
+        assert "Skin tone 0-2" in worse[0].rows[0]
+        assert "What got worse" in short
+    else:
+        assert not worse
+        assert "What got worse" not in short

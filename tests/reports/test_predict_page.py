@@ -12,7 +12,7 @@ from skinml.fairness.label_sets import LabelSets
 from skinml.fairness.model_answer import AnswerTables, answer
 from skinml.fairness.recalibration import Line
 from skinml.records import Labels
-from skinml.reports.predict_page import answers_html
+from skinml.reports.predict_page import answers_html, chance_words
 from tests.reports.test_browser import DESK, PHONE, SERIOUS, axe, browser, open_page
 
 __all__ = ["browser", "open_page"]  # fixtures
@@ -85,3 +85,11 @@ def test_on_paper_the_answers_and_who_decides_can_be_read(open_page, tmp_path):
     for words in ("A CLINICIAN DECIDES", "Cannot tell", "basal cell carcinoma", "What this means"):
         assert words in text
     assert "Skip to the answers" not in text
+
+
+@pytest.mark.parametrize(
+    ("chance", "told"),
+    [(1.0, "over 99%"), (0.994, "99%"), (0.996, "over 99%"), (0.004, "under 1%"), (0.01, "1%")],
+)
+def test_rounding_makes_no_chance_a_certainty(chance, told):
+    assert chance_words(chance) == told
