@@ -8,8 +8,10 @@ from typing import Annotated
 
 import click
 import typer
+from click.shell_completion import CompletionItem
 from typer.core import TyperGroup
 
+from skinml.cli.completion import finished_runs
 from skinml.cli.options import AsJson, FinishedRun
 
 _MAKE = "make"
@@ -23,6 +25,11 @@ class _RunFirst(TyperGroup):
         if args and args[0] not in (*self.commands, "--help"):
             args = [_MAKE, *args]
         return super().parse_args(ctx, args)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Offer finished runs beside the commands."""
+        runs = [CompletionItem(name) for name in finished_runs(incomplete)]
+        return [*super().shell_complete(ctx, incomplete), *runs]
 
 
 app = typer.Typer(

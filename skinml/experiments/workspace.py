@@ -116,7 +116,9 @@ def require_several(runs: Sequence[str]) -> None:
     if not 2 <= len(set(runs)) == len(runs) <= _MOST_RUNS:
         raise InputError(
             rule=f"an experiment, or from 2 to {_MOST_RUNS} different finished runs",
-            got=f"{len(runs)} runs, {len(set(runs))} of them different",
+            got=f"{runs[0]} alone, which is no experiment"
+            if len(runs) == 1
+            else f"{len(runs)} runs, {len(set(runs))} of them different",
             do="Example: skinml compare quickstart --epsilon none,3 --seeds 0,1",
         )
 

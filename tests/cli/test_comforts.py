@@ -108,6 +108,7 @@ def test_a_shell_is_offered_the_runs_of_this_folder(tmp_path: Path) -> None:
     (tmp_path / "runs" / f".{broken_off}.draft").mkdir()
     for command in ("evaluate", "predict", "bundle make", "report verify", "mlflow"):
         assert offered("bash", f"skinml {command} ", tmp_path) == {finished}
+    assert offered("bash", "skinml bundle ", tmp_path) == {"make", "verify", finished}
     assert offered("bash", "skinml compare quickstart", tmp_path) >= {"quickstart", finished}
     assert offered("bash", "skinml run --resume ", tmp_path) == {broken_off}
 

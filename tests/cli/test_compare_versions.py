@@ -109,6 +109,12 @@ def test_two_runs_and_no_other_number_are_put_side_by_side(
     assert "two different finished runs" in done.err
 
 
+def test_a_mistyped_experiment_is_named_as_it_was_typed(skinml: Invoke) -> None:
+    done = skinml("compare", "quickstrat")
+    assert done.code == 2
+    assert "got quickstrat alone, which is no experiment" in done.err
+
+
 def test_one_run_has_no_other_side(skinml: Invoke, runs: tuple[Path, Path]) -> None:
     done = skinml("compare", "--report", runs[0], runs[0])
     assert done.code == 2
