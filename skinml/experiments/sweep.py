@@ -356,7 +356,7 @@ def _tracked(
 
 
 def _note(found: Swept, config: RunConfig) -> str:
-    head = ("asked for", "epsilon", "AUROC (95%)", f"least by {found.groups}", "its AUROC (95%)")
+    head = ("asked for", "epsilon", "AUROC (95%)", f"lowest by {found.groups}", "its AUROC (95%)")
     rows = [
         (
             line.changes,
@@ -368,7 +368,7 @@ def _note(found: Swept, config: RunConfig) -> str:
         for line in found.lines
     ]
     title = f"Sweep of {found.experiment} on {config.data.name}: {len(rows)} runs, SIMULATED"
-    words = "The least of several groups is low by chance alone."
+    words = "The lowest of several groups is low by chance alone."
     if any(line.private for line in found.lines):
         words = f"{words} {NOT_COVERED}"
     return several_note(title, head, rows, words)

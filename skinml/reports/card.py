@@ -153,7 +153,7 @@ def card_parts(record: RunRecord) -> tuple[Part, ...]:
     few = [view.group_title(each.group) for each in derived.alarms[1:] if each.few]
     absent = [view.group_title(name) for names in derived.absent.values() for name in names]
     data = {
-        key: value
+        people if key == "patients" else key: value
         for key, value in record.data.items()
         if value and key in ("name", "unit", "licence", "basis", "tone_scale", "patients", "digest")
     }

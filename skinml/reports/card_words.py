@@ -69,11 +69,11 @@ def about_model(record: RunRecord, derived: Derived) -> tuple[str, ...]:
         for name, malignant in zip(record.classes.names, record.classes.malignant, strict=True)
         if malignant
     ]
+    among = "" if bad == ["malignant"] else f"; malignant among them: {', '.join(bad) or 'none'}"
     return (
         (
             f"{kind}, {where} with skinml. It gives a photograph of a patch of skin a score for "
-            f"each of {', '.join(record.classes.names)}; malignant among them: "
-            f"{', '.join(bad) or 'none'}."
+            f"each of {', '.join(record.classes.names)}{among}."
         ),
         alarm,
     )

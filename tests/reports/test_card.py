@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
+from huggingface_hub import ModelCard
 
 from skinml.records import RunRecord
 from skinml.reports.card import card_html, card_markdown, card_metadata, write_card
@@ -54,8 +55,7 @@ def test_an_undefined_figure_is_left_out_and_never_0(record: RunRecord) -> None:
 
 
 def test_the_hubs_own_reader_takes_the_metadata_as_they_are(record: RunRecord) -> None:
-    hub = pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed")
-    read = hub.ModelCard(card_markdown(record)).data
+    read = ModelCard(card_markdown(record)).data
     assert read.to_dict() == card_metadata(record)
     assert len(read.eval_results) == sum(len(each["metrics"]) for each in results(record))
 
