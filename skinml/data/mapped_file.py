@@ -47,7 +47,7 @@ class MappedFile:
     Guarantees:
         What is read, and what reading raises, is that of reading by position, also where the file
         was cut short or cannot be read. (But for a page that is lost between two instructions:
-        after it was brought in, and before it is copied.) At most 32 MB of the file are resident.
+        after it was brought in, and before it is copied.) Pages are let go after every 32 MB read.
     """
 
     def __init__(self, path: Path) -> None:

@@ -109,7 +109,7 @@ def test_other_threads_go_on_while_pages_are_brought_in(opened):
     assert not mapped_file._madvise._flags_ & ctypes._FUNCFLAG_PYTHONAPI
 
 
-def test_however_much_is_read_little_stays_resident(tmp_path, monkeypatch):
+def test_however_much_is_read_pages_are_let_go_on_the_way(tmp_path, monkeypatch):
     """A page brings its neighbours along, as many as Linux keeps together: up to 2 MB."""
     monkeypatch.setattr(mapped_file, "_MOST_BYTES", 0)
     long = tmp_path / "long"
