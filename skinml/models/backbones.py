@@ -92,8 +92,9 @@ class Backbone:
             )
         with torch.inference_mode():
             pixels = images_NCHW.to(torch.float32, memory_format=torch.channels_last)
-            pixels -= torch.tensor(self.scale.shift).view(3, 1, 1)
-            pixels /= torch.tensor(self.scale.divisor).view(3, 1, 1)
+            rows = pixels.permute(0, 2, 3, 1).view(-1, 3 * self.image_size)  # as they lie
+            rows -= torch.tensor(self.scale.shift).repeat(self.image_size)
+            rows /= torch.tensor(self.scale.divisor).repeat(self.image_size)
             features = self._features(pixels)
             if self.half_turn:
                 turned = pixels.flip(2, 3).contiguous(memory_format=torch.channels_last)
