@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 _WIDTH = 100
 _LOOK_S = 2.0
-STATES = {
+_STATES = {
     "not asked yet": "not reached yet",
     "pending": "waits for its yes or no",
     "approved": "said yes",
@@ -250,7 +250,7 @@ def stands(standing: Standing, clinic: str) -> str:
     state = standing.clinics[clinic]
     if standing.stage == "failed" and state == "taking part":
         return "took part"
-    return STATES.get(state, state)
+    return _STATES.get(state, state)
 
 
 def in_run(run: OpenRun, clinic: str) -> str:

@@ -90,7 +90,7 @@ class MappedFile:
             return None
         if self._map is None or len(self._map.pages) < end:
             size = os.fstat(self.descriptor).st_size
-            if size < end or not size:
+            if size < end:
                 return None
             with suppress(OSError, ValueError):  # ValueError: cut short since it was asked
                 pages = mmap.mmap(self.descriptor, size, access=mmap.ACCESS_READ)

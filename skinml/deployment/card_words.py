@@ -139,24 +139,22 @@ def _tables(card: Card) -> list[str]:
     return [", ".join(each.replace(":", " by ").replace("_", " ") for each in card.tables)]
 
 
-def _refused(number: int) -> str:
-    others = "1 other patient" if number == 1 else f"{number:,} other patients"
-    return f"{others} may not be used for it."
-
-
 def _data(card: Card) -> list[str]:
     if card.data is None:
         return [f"Not counted: {card.data_note}"]
     counts = card.data
     if card.tables:
         lines = [f"{counts.num_patients:,} patients would be counted, once in each table."]
-        if counts.num_refused:
-            lines.append(_refused(counts.num_refused))
-        return [*lines, "Exact numbers, for this clinic's eyes: they stay here."]
-    lines = [f"{counts.num_patients:,} patients with {counts.num_images:,} images"]
-    lines[0] += f"; {counts.num_training:,} of them train the model, the others test it."
+    else:
+        lines = [f"{counts.num_patients:,} patients with {counts.num_images:,} images"]
+        lines[0] += f"; {counts.num_training:,} of them train the model, the others test it."
     if counts.num_refused:
-        lines.append(_refused(counts.num_refused))
+        more = (
+            "1 other patient"
+            if counts.num_refused == 1
+            else f"{counts.num_refused:,} other patients"
+        )
+        lines.append(f"{more} may not be used for it.")
     return [*lines, "Exact numbers, for this clinic's eyes: they stay here."]
 
 

@@ -106,15 +106,12 @@ def add_mask(total: Words, seed: bytes, *, plus: bool) -> None:
         np.subtract(total, words, out=total)
 
 
-def require_unmasked(words: Words, clinics: int) -> Words:
+def require_unmasked(words: Words, clinics: int) -> None:
     """Refuse a total in which masks are left, as where clinics were asked different things.
 
     Args:
         words: (size,) the opened total.
-        clinics: Whose sums are in it.
-
-    Returns:
-        The same words.
+        clinics: How many clinics' sums are in it.
 
     Raises:
         IntegrityError: If a number is larger than so many clinics' can be together. Under a mask
@@ -123,7 +120,6 @@ def require_unmasked(words: Words, clinics: int) -> Words:
     values = words.view(np.int64)
     if not ((values <= clinics * LARGEST) & (values >= -clinics * LARGEST)).all():
         raise broken(f"masks that cancel out in the sum of {clinics} clinics", "some that do not")
-    return words
 
 
 def _unfit(rule: str) -> IntegrityError:

@@ -143,8 +143,7 @@ class _Steps:
         post = {"adverts": write_messages(self.rounds.adverts(self.roll))}
         total = PairedSum(self.attempt, size)
         posts = dict.fromkeys(self.rounds.session.participants, post)
-        for _, message in self._arrive("paired", posts, self.query, partial(_of_length, 8 * size)):
-            total.add(message)  # and the message goes: what is held does not grow
+        self._add_up(total, "paired", posts, size)
         self.roll.require_enough(total.survivors)
         return total.survivors, total.open()
 
@@ -168,11 +167,19 @@ class _Steps:
             for name in shared.senders
         }
         total = SecureSum(self.attempt, shared, size, query_digest(self.query))
-        whole = partial(_of_length, 8 * size)
-        for _, message in self._arrive("masked", posts, self.query, whole):
-            total.add(message)  # and the message goes: what is held does not grow
+        self._add_up(total, "masked", posts, size)
         total.require_enough()
         return total
+
+    def _add_up(
+        self,
+        total: PairedSum | SecureSum,
+        step: str,
+        posts: Mapping[str, Mapping[str, bytes]],
+        size: int,
+    ) -> None:
+        for _, message in self._arrive(step, posts, self.query, partial(_of_length, 8 * size)):
+            total.add(message)  # and the message goes: what is held does not grow
 
     def open(self, shared: Posted, total: SecureSum) -> Words:
         letters = {name: write_letters(shared.letters[name]) for name in total.survivors}

@@ -233,12 +233,10 @@ def _agree(one: nn.Module, other: nn.Module, image_size: int) -> bool:
     """Compare two networks on a trial image."""
     generator = torch.Generator().manual_seed(0)
     image = torch.randn((1, 3, image_size, image_size), generator=generator)
-    try:
-        with torch.inference_mode():
-            expected, got = (
-                network(image.contiguous(memory_format=torch.channels_last))
-                for network in (one, other)
-            )
-    except (AttributeError, NotImplementedError, RuntimeError):  # no such operator here
-        return False
-    return bool((expected - got).abs().max() <= _TOLERANCE * expected.abs().max())
+    with torch.inference_mode():
+        expected = one(image.contiguous(memory_format=torch.channels_last))
+        try:
+            got = other(image.contiguous(memory_format=torch.channels_last))
+        except (AttributeError, RuntimeError):  # no such operator here
+            return False
+        return bool((expected - got).abs().max() <= _TOLERANCE * expected.abs().max())

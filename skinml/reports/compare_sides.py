@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from skinml.fairness.arm_values import Change
 from skinml.reports.compare_record import ComparisonRecord
-from skinml.reports.compare_tables import EVERYBODY, OVERALL, SHOWN_WORSE, answer_words, mean_cell
+from skinml.reports.compare_tables import EVERYBODY, OVERALL, answer_words, mean_cell, shown_worse
 from skinml.reports.view import Cell, Row, Table, group_title
 from skinml.reports.wording import attribute_title, metric_words
 
@@ -55,15 +56,24 @@ def worse_table(record: ComparisonRecord) -> Table:
     """
     rows = tuple(
         Row(metric_words(metric).title, (Cell(row.head), *row.cells[:3]))
-        for metric, table in zip(record.found.metrics, side_tables(record), strict=False)
-        for row in table.rows
-        if row.cells[3].text.startswith(SHOWN_WORSE)
+        for metric in record.found.metrics
+        if record.changed
+        for row, change in _sides(record, metric)
+        if change is not None and shown_worse(change)
     )
     columns = ("Figure", "Group", "Before", "After", "Difference")
     return Table("Shown to be worse after than before", columns, rows)
 
 
 def _side_table(record: ComparisonRecord, metric: str) -> Table:
+    title = metric_words(metric).title
+    level = f"{record.found.level * 100:.0f}% intervals"
+    columns = ("Group", "Before", "After", "Difference", "Answer")
+    return Table(f"{title}, {level}", columns, tuple(row for row, _ in _sides(record, metric)))
+
+
+def _sides(record: ComparisonRecord, metric: str) -> list[tuple[Row, Change | None]]:
+    """Put both versions' figures of each group side by side, with what changed."""
     found = record.found
     first, second = found.arms
     means = {
@@ -88,11 +98,8 @@ def _side_table(record: ComparisonRecord, metric: str) -> Table:
             else (mean_cell(change.mean, sign=True), Cell(answer_words(change)))
         )
         sides = (mean_cell(means[first, *key]), mean_cell(means[second, *key]))
-        rows.append(Row(_name(*key), (*sides, *told)))
-    title = metric_words(metric).title
-    level = f"{found.level * 100:.0f}% intervals"
-    columns = ("Group", "Before", "After", "Difference", "Answer")
-    return Table(f"{title}, {level}", columns, tuple(rows))
+        rows.append((Row(_name(*key), (*sides, *told)), change))
+    return rows
 
 
 def _name(attribute: str, group: str) -> str:

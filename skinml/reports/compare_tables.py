@@ -18,7 +18,6 @@ from skinml.reports.wording import attribute_title, metric_words, unit_noun
 
 OVERALL = "overall"
 EVERYBODY = "Everybody"
-SHOWN_WORSE = "shown: worse"
 _EPSILON = "epsilon "
 # Longer names of arms do not fit below a plot.
 _LONGEST_LABEL = 13
@@ -63,7 +62,7 @@ def answer_words(change: Change) -> str:
                 f"shown: {how} {group_title(change.group)} than on "
                 f"{group_title(change.reference)}{inside}"
             )
-        return f"{'shown: better' if better else SHOWN_WORSE}{inside}"
+        return f"shown: {'better' if better else 'worse'}{inside}"
     if change.verdict == RULED_OUT:
         return f"ruled out: no change of {change.margin:g} or more"
     if value is None:
@@ -73,6 +72,20 @@ def answer_words(change: Change) -> str:
     if change.detectable is None:
         return "these data cannot tell"
     return f"these data cannot tell (a change of {figure(change.detectable, 3)} would have shown)"
+
+
+def shown_worse(change: Change) -> bool:
+    """Tell whether an arm was shown to do worse at a figure, of everybody or of one group.
+
+    Args:
+        change: What an arm changed against the first.
+
+    Returns:
+        Whether it was; never of a gap, or of a figure that is best at a value of its own.
+    """
+    value, good = change.mean.estimate.value, goodness(change.metric)
+    asked = change.verdict == SHOWN and change.question != "gap"
+    return asked and bool(good) and value is not None and value * good <= 0
 
 
 def question_words(change: Change) -> str:

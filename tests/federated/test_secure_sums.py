@@ -158,7 +158,8 @@ def test_masks_that_are_left_in_a_total_are_seen():
         total.add(sent)
         if name != "clinic-0":
             one_other.add(sent)
-    words = require_unmasked(total.open(), 3)
+    words = total.open()
+    require_unmasked(words, 3)
     assert np.array_equal(from_ring(words, 2.0**-28), np.full(100, -3 * LARGEST * 2.0**-28))
     with pytest.raises(IntegrityError, match="cancel out"):
         require_unmasked(words, 2)  # larger than two clinics' can be
