@@ -307,7 +307,8 @@ def _open(
             if at_least is not None:
                 image.draft(None, (at_least, at_least))  # of other formats, nothing
             image.load()
-            return finish(ImageOps.exif_transpose(image))
+            ImageOps.exif_transpose(image, in_place=True)
+            return finish(image)
     except BOMB:
         raise _failure(f"more pixels than {limits.max_pixels}") from None
     except UnidentifiedImageError:
@@ -360,4 +361,4 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         opaque = image.convert("RGBA")
         white = Image.new("RGBA", opaque.size, "white")
         return Image.alpha_composite(white, opaque).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")

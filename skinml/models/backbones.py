@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from skinml.errors import ConfigError, DataError, EnvironmentProblem, UnsupportedModelError
 from skinml.models.folding import folded
+from skinml.models.portions import in_portions
 from skinml.models.settings import ModelSettings, Precision
 
 
@@ -139,6 +140,8 @@ def load_backbone(settings: ModelSettings) -> Backbone:
         module = folded(module, settings.image_size)
     if settings.precision == "bfloat16":
         module = module.to(torch.bfloat16)
+    if settings.precision != "reference":
+        module = in_portions(module, settings.image_size)
     turns = "/half-turn" if settings.half_turn else ""
     return Backbone(
         name=settings.backbone,

@@ -266,7 +266,7 @@ def _features(
 ) -> NDArray[np.float32]:
     """Pass one batch through the network, with empty pictures behind it if need be."""
     size = backbone.image_size
-    images = torch.zeros((num_rows, 3, size, size), dtype=torch.uint8)
+    images = torch.zeros((num_rows, size, size, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
     for place, file in enumerate(files):
         images[place] = prepare_image(file, limits, size)
     return backbone.extract(images)
@@ -293,7 +293,7 @@ def _side_by_side(
             initargs=(1,),
         ) as pool:
             waiting = deque(
-                pool.submit(compute, batch) for batch in islice(upcoming, num_workers + 1)
+                pool.submit(compute, batch) for batch in islice(upcoming, 2 * num_workers)
             )
             try:
                 while waiting:

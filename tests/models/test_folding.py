@@ -10,9 +10,10 @@ import torch
 from torch import nn
 from torchvision import models
 
-from skinml.models import folding
+from skinml.models import folding, onednn
 from skinml.models.backbones import load_backbone
 from skinml.models.folding import folded
+from skinml.models.onednn import OneDnnConv2d
 from skinml.models.settings import ModelSettings
 
 SIZE = 64
@@ -150,15 +151,15 @@ def test_lite0_is_folded_whole(lite):
 def test_lite0s_activations_are_within_its_convolutions(lite):
     module = lite["float32"].module
     assert num_layers(module, nn.ReLU6) == 0
-    assert num_layers(module, folding._ActivatedConv2d) == 33
-    assert num_layers(module, nn.Conv2d) == 16  # which project, and have none behind them
+    assert num_layers(module, OneDnnConv2d) == 49  # 16 of which project, with none behind them
+    assert num_layers(module, nn.Conv2d) == 0
 
 
-@pytest.mark.parametrize("activation", folding._WITHIN)
+@pytest.mark.parametrize("activation", onednn.WITHIN)
 def test_an_activation_within_a_convolution_is_the_one_behind_it(activation):
     network = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), activation(), nn.Flatten())
     other = folded(network, SIZE)
-    assert num_layers(other, folding._ActivatedConv2d) == 1
+    assert num_layers(other, OneDnnConv2d) == 1
     images = 3 * images_of(2)
     torch.testing.assert_close(results(other, images), results(network, images))
 
@@ -167,12 +168,13 @@ def test_an_activation_within_a_convolution_is_the_one_behind_it(activation):
 def test_where_there_is_no_such_operator_or_it_does_something_else_layers_stay_apart(
     monkeypatch, name
 ):
-    monkeypatch.setattr(folding, "_WITHIN", {nn.ReLU6: (name, [])})
+    for module in (folding, onednn):
+        monkeypatch.setattr(module, "WITHIN", {nn.ReLU6: (name, [])})
     network = nn.Sequential(
         nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU6(), nn.Flatten()
     )
     other = folded(with_drawn_statistics(network), SIZE)
-    assert num_layers(other, folding._ActivatedConv2d) == 0
+    assert num_layers(other, OneDnnConv2d) == 0
     assert num_layers(other, nn.BatchNorm2d) == 0
     images = images_of(2)
     torch.testing.assert_close(results(other, images), results(network, images))
