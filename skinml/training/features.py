@@ -71,7 +71,10 @@ def extract_features(
     Guarantees:
         On one machine an image's features do not depend on the other images, on their order, on
         what was in the store or on the number of threads: every batch has the same size, the last
-        one padded, and is one thread's. Machines with other processors agree up to rounding.
+        one padded, and is one thread's. To the last bit with EfficientNet-Lite0; other backbones'
+        products of matrices (squeeze-and-excitation) may round by an image's place in a batch,
+        which moves features by about a millionth. Machines with other processors agree up to
+        rounding.
     """
     _require_version(store, store_version(backbone))
 
