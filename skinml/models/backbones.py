@@ -138,9 +138,8 @@ def load_backbone(settings: ModelSettings) -> Backbone:
     module = module.eval().requires_grad_(False).to(memory_format=torch.channels_last)
     if settings.precision != "reference":
         module = folded(module, settings.image_size)
-    if settings.precision == "bfloat16":
-        module = module.to(torch.bfloat16)
-    if settings.precision != "reference":
+        if settings.precision == "bfloat16":
+            module = module.to(torch.bfloat16)
         module = in_portions(module, settings.image_size)
     turns = "/half-turn" if settings.half_turn else ""
     return Backbone(

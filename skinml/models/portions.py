@@ -19,14 +19,12 @@ from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp, TensorMetadata
 
 from skinml.models.folding import agree, trial_images
-from skinml.models.onednn import OneDnnConv2d, knows, packed
+from skinml.models.onednn import REFUSED, OneDnnConv2d, knows, packed
 
 _LARGE_BYTES = 2**20  # of a layer's result for one image
 _PORTION_BYTES = 10 * 2**20  # of a layer's result for the images that are under way at once
 _BATCH = 16
 _Packing = Callable[[fx.GraphModule, int], fx.GraphModule]
-_REFUSED = (AttributeError, RuntimeError)
-"""What an operator raises that is missing here, or that does not take what it is given."""
 
 
 def in_portions(module: nn.Module, image_size: int) -> nn.Module:
@@ -54,7 +52,7 @@ def in_portions(module: nn.Module, image_size: int) -> nn.Module:
     for pack in (_packed, _plain):
         try:
             found = _laid_out(module, cut, num_images, pack)
-        except _REFUSED:
+        except REFUSED:
             continue
         if agree(module, found, image_size, num_images + 1):
             return found
