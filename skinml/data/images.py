@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import imagehash
 import numpy as np
+import pyarrow as pa
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from skinml.data.manifest_rules import FIRST_ROW
@@ -155,9 +156,26 @@ def prepare_image(path: ImageFile, limits: ImageLimits, size: int) -> torch.Tens
     """
     require_positive(size=size)
     image = _open(_read_bytes(path, limits), limits, _to_rgb, at_least=_LEAST_DETAIL * size)
+    return resize_square(_pixels(image), size)[:3]
+
+
+def _pixels(image: Image.Image) -> torch.Tensor:
+    """Look at an image's pixels where they lie.
+
+    Args:
+        image: In RGB.
+
+    Returns:
+        (C, H, W) uint8: red, green, blue, and a channel of no meaning where nothing is copied.
+    """
+    import torch
     from torchvision.transforms import v2
 
-    return resize_square(v2.functional.pil_to_tensor(image), size)
+    try:
+        raw = torch.from_dlpack(pa.array(image).flatten())
+    except ValueError:  # a large image lies in several pieces
+        return v2.functional.pil_to_tensor(image)
+    return raw.view(image.height, image.width, -1).permute(2, 0, 1)
 
 
 def resize_square(image: torch.Tensor, size: int) -> torch.Tensor:

@@ -1,19 +1,20 @@
 """Frozen networks with fewer passes over memory: the same function, not layer by layer.
 
 A convolution and the batch normalisation behind it are one convolution with other weights; padding
-goes into the convolution, and so does an activation where oneDNN knows it; any other is written
-over what it is computed from. What is left is the arithmetic. The rest was moving bytes.
+goes into the convolution (TensorFlow's once the network stands on its head), and so does an
+activation where oneDNN knows it; any other is written over what it is computed from. What is left
+is the arithmetic. The rest was moving bytes.
 """
 
 from __future__ import annotations
 
 import copy
+import itertools
 import operator
 from collections.abc import Iterable
 
 import torch
 from torch import fx, nn
-from torch.nn import functional as F  # noqa: N812 -- the name that the field uses
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from skinml.models.onednn import REFUSED, WITHIN, OneDnnConv2d, knows
@@ -52,11 +53,14 @@ def folded(module: nn.Module, image_size: int) -> nn.Module:
         return module
     for node in list(network.graph.nodes):
         _pass_on(network, node)
-    for node in list(network.graph.nodes):
-        _fold_padding(network, node)
-        _fold_normalisation(network, node)
-    for fuse in (True, False):
+    turns = (True, False) if _pads_more_behind(network) else (False,)
+    for turn, fuse in itertools.product(turns, (True, False)):
         found = copy.deepcopy(network)
+        if turn:
+            _turn(found)
+        for node in list(found.graph.nodes):
+            _fold_padding(found, node)
+            _fold_normalisation(found, node)
         for node in list(found.graph.nodes):
             if not (fuse and _activate_within(found, node)):
                 _write_over(found, node)
@@ -126,24 +130,46 @@ def _pass_on(network: fx.GraphModule, node: fx.Node) -> None:
         network.graph.erase_node(node)
 
 
+def _pads_more_behind(network: fx.GraphModule) -> bool:
+    """Tell whether there is TensorFlow's padding of a stride of two, which no convolution has."""
+    paddings = (each.padding for each in network.modules() if isinstance(each, nn.ZeroPad2d))
+    return any(left < right or top < bottom for left, right, top, bottom in paddings)
+
+
+def _turn(network: fx.GraphModule) -> None:
+    """Turn images and kernels by half, so that what was padded more behind is padded more before.
+
+    A grid of features then lies turned, which a network that averages over it does not notice.
+    """
+    for node in list(network.graph.nodes):
+        part = _called(network, node)
+        if isinstance(part, nn.Conv2d):
+            weight = part.weight.detach().flip(2, 3)
+            _replace(network, node, _like(part, weight, part.padding), node.args[0])
+        elif isinstance(part, nn.ZeroPad2d):
+            left, right, top, bottom = part.padding
+            _replace(network, node, nn.ZeroPad2d((right, left, bottom, top)), node.args[0])
+        elif node.op == "placeholder":
+            with network.graph.inserting_after(node):
+                turned = network.graph.call_method("flip", (node, (2, 3)))
+            node.replace_all_uses_with(turned, lambda user, turned=turned: user is not turned)
+
+
 def _fold_padding(network: fx.GraphModule, node: fx.Node) -> None:
     """Let a convolution pad by itself.
 
-    What is padded more behind than before (stride 2) becomes even by a wider kernel whose first
-    row and column are zero. That costs arithmetic, so only where a channel is convolved alone.
+    It pads before and behind alike. What asks for less behind, by less than a stride, gets the
+    same: TensorFlow pads just as far as is read, so that no stride reaches what is there beyond.
     """
     conv, before = _called(network, node), _source(node)
     padding = _called(network, before)
     if not (isinstance(conv, nn.Conv2d) and isinstance(padding, nn.ZeroPad2d) and before):
         return
     left, right, top, bottom = padding.padding
-    wide, high = right - left, bottom - top
-    even = wide == high == 0
-    narrow = conv.groups == conv.in_channels and min(wide, high) >= 0
-    if tuple(conv.padding) != (0, 0) or tuple(conv.dilation) != (1, 1) or not (even or narrow):
+    less = zip((top - bottom, left - right), conv.stride, strict=True)
+    if tuple(conv.padding) != (0, 0) or not all(0 <= each < stride for each, stride in less):
         return
-    weight = F.pad(conv.weight.detach(), (wide, 0, high, 0))
-    _replace(network, node, _like(conv, weight, (bottom, right)), before.args[0])
+    _replace(network, node, _like(conv, conv.weight, (top, left)), before.args[0])
 
 
 def _fold_normalisation(network: fx.GraphModule, node: fx.Node) -> None:

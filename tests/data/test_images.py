@@ -9,6 +9,7 @@ from pathlib import Path
 
 import imagehash
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from PIL import Image
@@ -218,6 +219,26 @@ def test_a_photograph_is_decoded_no_larger_than_it_must_be(
 def test_other_formats_are_prepared_from_all_their_pixels(tmp_path: Path, file: str) -> None:
     path = tmp_path / file
     _photograph(300).save(path)
+    whole = resize_square(decode_image(path, ImageLimits()), 64)
+    assert torch.equal(prepare_image(path, ImageLimits(), 64), whole)
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGB", "RGBA", "CMYK"])
+def test_pixels_that_are_not_copied_are_those_that_are(tmp_path: Path, mode: str) -> None:
+    path = tmp_path / "picture.tiff"
+    upright = Image.Exif()
+    upright[0x0112] = 6  # turned by a quarter
+    _photograph(301).crop((0, 0, 299, 301)).convert(mode).save(path, exif=upright)
+    whole = resize_square(decode_image(path, ImageLimits()), 224)
+    assert torch.equal(prepare_image(path, ImageLimits(), 224), whole)
+
+
+def test_a_picture_that_lies_in_several_pieces_of_memory_is_prepared(tmp_path: Path) -> None:
+    path = tmp_path / "picture.png"
+    large = _photograph(600).resize((2400, 2000))
+    with pytest.raises(ValueError, match=r"contiguous|blocks"):
+        pa.array(large)
+    large.save(path, compress_level=1)
     whole = resize_square(decode_image(path, ImageLimits()), 64)
     assert torch.equal(prepare_image(path, ImageLimits(), 64), whole)
 

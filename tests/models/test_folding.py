@@ -58,27 +58,52 @@ def test_torchvisions_networks_keep_their_function_and_lose_their_normalisations
 
 
 class UnevenlyPadded(nn.Module):
-    """TensorFlow's padding of a stride of two, one channel at a time, as Lite0 has it."""
+    """TensorFlow's padding of a stride of two, as Lite0 has it."""
 
-    def __init__(self, kernel, groups):
+    def __init__(self, kernel, groups, end):
         super().__init__()
         self.padding = nn.ZeroPad2d((kernel // 2 - 1, kernel // 2, kernel // 2 - 1, kernel // 2))
         self.conv = nn.Conv2d(6, 6, kernel, stride=2, groups=groups, bias=False)
         self.norm = nn.BatchNorm2d(6)
-        self.first = nn.Conv2d(3, 6, 1)
+        self.first = nn.Conv2d(3, 6, (1, 3), padding=(0, 1))
+        self.end = end
 
     def forward(self, images):
-        return self.norm(self.conv(self.padding(self.first(images)))).relu()
+        return self.end(self.norm(self.conv(self.padding(self.first(images)))).relu())
 
 
-@pytest.mark.parametrize(("kernel", "groups"), [(3, 6), (5, 6), (3, 1), (3, 2)])
-def test_uneven_padding_goes_into_kernels_of_single_channels_only(kernel, groups):
-    network = with_drawn_statistics(UnevenlyPadded(kernel, groups))
+@pytest.mark.parametrize(("kernel", "groups"), [(3, 6), (5, 6), (3, 1), (5, 2)])
+@pytest.mark.parametrize(
+    ("end", "num_paddings"), [(nn.AdaptiveAvgPool2d(1), 0), (nn.Flatten(), 1)], ids=["mean", "grid"]
+)
+def test_uneven_padding_goes_into_convolutions_where_no_place_is_told(
+    kernel, groups, end, num_paddings
+):
+    network = with_drawn_statistics(UnevenlyPadded(kernel, groups, end))
     other = folded(network, SIZE)
     torch.testing.assert_close(
         results(other, images_of(2)), results(network, images_of(2)), rtol=1e-5, atol=1e-5
     )
-    assert num_layers(other, nn.ZeroPad2d) == (0 if groups == 6 else 1)
+    assert num_layers(other, nn.ZeroPad2d) == num_paddings
+    assert num_layers(other, nn.BatchNorm2d) == 0
+
+
+@pytest.mark.parametrize("padding", [(0, 2, 0, 2), (2, 0, 2, 0), (0, 1, 1, 0)])
+def test_a_padding_that_no_convolution_has_stays(padding):
+    network = nn.Sequential(
+        nn.ZeroPad2d(padding), nn.Conv2d(3, 4, 3, stride=2), nn.AdaptiveAvgPool2d(1)
+    )
+    other = folded(network.eval(), SIZE)
+    torch.testing.assert_close(results(other, images_of(2)), results(network, images_of(2)))
+    assert num_layers(other, nn.ZeroPad2d) == 1
+
+
+def test_a_padding_that_the_last_stride_does_not_read_to_the_end_of_stays():
+    network = with_drawn_statistics(UnevenlyPadded(3, 6, nn.AdaptiveAvgPool2d(1)))
+    other = folded(network, SIZE + 1)
+    images = images_of(2, SIZE + 1)
+    torch.testing.assert_close(results(other, images), results(network, images))
+    assert num_layers(other, nn.ZeroPad2d) == 1
 
 
 class TwoReaders(nn.Module):
@@ -145,7 +170,7 @@ def test_lite0_is_folded_whole(lite):
     module = lite["float32"].module
     assert num_layers(lite["reference"].module, nn.BatchNorm2d) == 49
     assert num_layers(module, nn.BatchNorm2d) == 0
-    assert num_layers(module, nn.ZeroPad2d) <= 1  # before the first layer, whose channels are three
+    assert num_layers(module, nn.ZeroPad2d) == 0
 
 
 def test_lite0s_activations_are_within_its_convolutions(lite):
