@@ -21,6 +21,7 @@ from skinml.models.onednn import REFUSED, WITHIN, OneDnnConv2d, knows
 
 _TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2}
 _ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.Hardtanh, nn.Hardswish, nn.SiLU)
+_CONVOLUTIONS = (nn.Conv2d, OneDnnConv2d)
 _PASSED_ON = (nn.Identity, nn.Dropout)
 _CANNOT_FOLLOW = (fx.proxy.TraceError, AttributeError, LookupError, RuntimeError, TypeError)
 """What a network raises that decides by its values, of which a tracer has none."""
@@ -62,7 +63,7 @@ def folded(module: nn.Module, image_size: int) -> nn.Module:
             _fold_padding(found, node)
             _fold_normalisation(found, node)
         for node in list(found.graph.nodes):
-            if not (fuse and _activate_within(found, node)):
+            if not (fuse and (_activate_within(found, node) or _add_within(found, node))):
                 _write_over(found, node)
         found.graph.eliminate_dead_code()
         found.recompile()
@@ -196,6 +197,31 @@ def _activate_within(network: fx.GraphModule, node: fx.Node) -> bool:
         return False
     _replace(network, node, OneDnnConv2d(conv, type(activation)), before.args[0])
     return True
+
+
+def _add_within(network: fx.GraphModule, node: fx.Node) -> bool:
+    """Let a convolution add to another's result that nothing reads later; tells whether it did."""
+    if node.target not in (operator.add, operator.iadd):
+        return False
+    for own, other in itertools.permutations(_nodes(node.args), 2):
+        conv = _called(network, own)
+        if not (isinstance(conv, nn.Conv2d) and knows(conv) and _is_fresh(network, own)):
+            continue
+        if isinstance(_called(network, other), _CONVOLUTIONS) and _reads_last(network, node, other):
+            node.op = "call_module"
+            _replace(network, node, OneDnnConv2d(conv), own.args[0])
+            node.args = (own.args[0], other)
+            return True
+    return False
+
+
+def _reads_last(network: fx.GraphModule, node: fx.Node, value: fx.Node) -> bool:
+    """Tell whether all others who read a value are convolutions that have done so before."""
+    before = set(itertools.takewhile(lambda each: each is not node, network.graph.nodes))
+    others = [each for each in value.users if each is not node]
+    return all(
+        each in before and isinstance(_called(network, each), _CONVOLUTIONS) for each in others
+    )
 
 
 def _write_over(network: fx.GraphModule, node: fx.Node) -> None:

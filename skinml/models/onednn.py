@@ -55,12 +55,16 @@ class OneDnnConv2d(nn.Module):
         self.shape = (list(conv.padding), list(conv.stride), list(conv.dilation), conv.groups)
         self._name, self._scalars = WITHIN[activation] if activation else ("none", [])
 
-    def forward(self, images_NCHW: Tensor) -> Tensor:  # noqa: N803 -- N, C, H, W
-        """Convolve and activate."""
-        convolve = torch.ops.mkldnn._convolution_pointwise.default
-        out: Tensor = convolve(
-            images_NCHW, self.weight, self.bias, *self.shape, self._name, self._scalars, ""
-        )
+    def forward(self, images_NCHW: Tensor, onto: Tensor | None = None) -> Tensor:  # noqa: N803 -- N, C, H, W
+        """Convolve and activate; or convolve, and add to what lies in `onto`, which is returned."""
+        layer = (self.weight, self.bias, *self.shape)
+        operators = torch.ops.mkldnn
+        if onto is not None:
+            add = operators._convolution_pointwise_.binary
+            out: Tensor = add(onto, images_NCHW, *layer, "add", 1.0, None, [], "")
+            return out
+        convolve = operators._convolution_pointwise.default
+        out = convolve(images_NCHW, *layer, self._name, self._scalars, "")
         return out
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
+import operator
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import fx, nn
 from torchvision import models
 
 from skinml.models import folding, onednn
@@ -178,6 +179,8 @@ def test_lite0s_activations_are_within_its_convolutions(lite):
     assert num_layers(module, nn.ReLU6) == 0
     assert num_layers(module, OneDnnConv2d) == 49  # 16 of which project, with none behind them
     assert num_layers(module, nn.Conv2d) == 0
+    graph = module.graph if isinstance(module, fx.GraphModule) else module.rest.graph
+    assert not any(each.op == "call_function" and "add" in str(each.target) for each in graph.nodes)
 
 
 @pytest.mark.parametrize("activation", onednn.WITHIN)
@@ -187,6 +190,45 @@ def test_an_activation_within_a_convolution_is_the_one_behind_it(activation):
     assert num_layers(other, OneDnnConv2d) == 1
     images = 3 * images_of(2)
     torch.testing.assert_close(results(other, images), results(network, images))
+
+
+class Adding(nn.Module):
+    """Two convolutions whose results are added, and whatever reads the first one's as well."""
+
+    def __init__(self, read):
+        super().__init__()
+        self.one, self.two = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 1)
+        self.read = read
+
+    def forward(self, images):
+        onto = self.one(images)
+        return self.read(self.two(onto), onto)
+
+
+READINGS = {
+    "neither": (lambda result, onto: onto + result, 1),
+    "other order": (lambda result, onto: result + onto, 1),
+    "in place": (operator.iadd, 1),
+    "one later": (lambda result, onto: (onto + result) * onto, 0),
+    "a view": (lambda result, onto: onto.flatten(2)[:, :2, :4] + (onto + result).sum(), 0),
+    "twice": (lambda result, onto: onto + result + onto, 0),
+    "a number": (lambda result, onto: result + 1, 0),
+    "itself": (lambda result, onto: result + result, 0),
+}
+
+
+@pytest.mark.parametrize("reading", READINGS)
+def test_a_convolution_adds_to_what_nobody_reads_later(reading):
+    read, num_added = READINGS[reading]
+    network = Adding(read).eval().requires_grad_(False)
+    other = folded(network, SIZE)
+    nodes = [each for each in other.graph.nodes if each.op == "call_module" and len(each.args) > 1]
+    assert len(nodes) == num_added
+    images = images_of(2)
+    kept = images.clone()
+    torch.testing.assert_close(results(other, images), results(network, images))
+    torch.testing.assert_close(results(other, images), results(network, images))
+    assert torch.equal(images, kept)
 
 
 @pytest.mark.parametrize("name", ["no such activation", "tanh"])

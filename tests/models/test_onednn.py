@@ -57,6 +57,20 @@ def test_an_activation_stays_within_when_weights_are_packed(activation, dtype, m
     assert torch.equal(conv.weight, before)
 
 
+@pytest.mark.parametrize("what", CONVOLUTIONS)
+def test_a_result_is_added_to_what_lies_there(what):
+    conv = drawn(CONVOLUTIONS[what]())
+    images = images_of(3)
+    with torch.inference_mode():
+        onto = torch.ones_like(conv(images))
+        expected = 1 + conv(images)
+        for found in (OneDnnConv2d(conv), packed(conv, (2, 8, 20, 20))):
+            there = onto.clone()
+            got = found(images, there)
+            torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-4)
+            assert got.data_ptr() == there.data_ptr()
+
+
 def test_who_pads_otherwise_than_with_zeros_by_pixels_is_not_known():
     assert knows(nn.Conv2d(3, 3, 3, padding=1))
     assert not knows(nn.Conv2d(3, 3, 3, padding="same"))
