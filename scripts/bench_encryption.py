@@ -77,12 +77,13 @@ class ClearStore:
         return np.stack([self._rows[name] for name in zip(digests, patients, strict=True)])
 
 
-def open_sealed(folder: Path, key: bytes, version: str) -> FeatureStore:
-    """Open a sealed store in a folder, with a vault where there is none."""
+def open_sealed(folder: Path, key: bytes, version: str, patients: list[str]) -> FeatureStore:
+    """Open a sealed store in a folder, with a vault of the patients' keys where there is none."""
     anchors = Anchors(folder / "anchors", "bench", key)
+    keys = PatientKeys(folder / "vault" / "keys.sealed", key, anchors)
     if not anchors.path.exists():
         anchors.create()
-    keys = PatientKeys(folder / "vault" / "keys.sealed", key, anchors)
+        keys.issue(patients)
     return FeatureStore(folder / "sealed.store", key, keys, version)
 
 
@@ -97,7 +98,7 @@ def time_extraction(images: list[Path], backbone: Backbone, repeats: int) -> dic
             with tempfile.TemporaryDirectory() as name:
                 start = perf_counter()
                 store = (
-                    open_sealed(Path(name), new_key(), version)
+                    open_sealed(Path(name), new_key(), version, patients)
                     if kind == "sealed"
                     else ClearStore(Path(name) / "clear.store", version)
                 )
@@ -124,7 +125,7 @@ def time_store(repeats: int) -> dict[str, list[float]]:
 
                 def opened(kind: str = kind, folder: Path = folder) -> FeatureStore | ClearStore:
                     if kind == "sealed":
-                        return open_sealed(folder, key, "bench")
+                        return open_sealed(folder, key, "bench", patients)
                     return ClearStore(folder / "clear.store", "bench")
 
                 start = perf_counter()

@@ -52,7 +52,7 @@ def rows(size: Size) -> list[Row]:
     """
     full = size == "full"
     with tempfile.TemporaryDirectory() as name:
-        small = _drawn(Path(name) / "small", 768 if full else 4, 450 if full else 64)
+        small = _drawn(Path(name) / "small", 1536 if full else 4, 450 if full else 64)
         large = _enlarged(small[: 32 if full else 2], Path(name) / "large", 4000 if full else 1000)
         found = _beside("pictures of 450 px", small, "float32", size, "at least 5")
         for precision in ("reference", "bfloat16") if full else ():

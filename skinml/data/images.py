@@ -168,13 +168,14 @@ def _pixels(image: Image.Image) -> torch.Tensor:
     Returns:
         (C, H, W) uint8: red, green, blue, and a channel of no meaning where nothing is copied.
     """
-    import torch
+    from torch.utils.dlpack import from_dlpack
     from torchvision.transforms import v2
 
     try:
-        raw = torch.from_dlpack(pa.array(image).flatten())
+        raw = from_dlpack(pa.array(image).flatten())
     except ValueError:  # a large image lies in several pieces
-        return v2.functional.pil_to_tensor(image)
+        copied: torch.Tensor = v2.functional.pil_to_tensor(image)
+        return copied
     return raw.view(image.height, image.width, -1).permute(2, 0, 1)
 
 

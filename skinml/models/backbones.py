@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from skinml.errors import ConfigError, DataError, EnvironmentProblem, UnsupportedModelError
-from skinml.models.folding import folded
+from skinml.models.folding import behind, folded
 from skinml.models.portions import in_portions
 from skinml.models.settings import ModelSettings, Precision
 
@@ -44,6 +44,30 @@ LITE_SCALE = PixelScale("rgb-127-128", (127.0, 127.0, 127.0), (128.0, 128.0, 128
 IMAGENET_SCALE = PixelScale("rgb-imagenet", (123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
 
 
+class Scaling(nn.Module):
+    """What happens to pixels first.
+
+    Args:
+        scale: How the backbone wants them.
+        image_size: W.
+        dtype: In which type the backbone computes.
+    """
+
+    def __init__(self, scale: PixelScale, image_size: int, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.shift = torch.tensor(scale.shift).repeat(image_size)
+        self.divisor = torch.tensor(scale.divisor).repeat(image_size)
+        self.dtype = dtype
+
+    def forward(self, images_NCHW: Tensor) -> Tensor:  # noqa: N803 -- legend above
+        """Scale (N, 3, H, W) of uint8; the result lies channels last."""
+        pixels = images_NCHW.to(torch.float32, memory_format=torch.channels_last)
+        rows = pixels.permute(0, 2, 3, 1).view(-1, len(self.shift))  # as they lie
+        rows -= self.shift
+        rows /= self.divisor
+        return pixels.to(self.dtype)
+
+
 @dataclass(frozen=True, eq=False)
 class Backbone:
     """A frozen network without its classifier.
@@ -54,8 +78,7 @@ class Backbone:
             are computed, `precision`, moves them by rounding.
         image_size: Height and width of the images that it takes, in pixels.
         num_features: d.
-        scale: What happens to pixels first.
-        module: (N, 3, H, W) float to (N, d), in eval mode, frozen, channels last.
+        module: (N, 3, H, W) of uint8 to (N, d), in eval mode, frozen.
         half_turn: Whether features are averaged over the picture and its half turn.
         precision: How the network computes, see `ModelSettings.precision`.
     """
@@ -64,7 +87,6 @@ class Backbone:
     version: str
     image_size: int
     num_features: int
-    scale: PixelScale
     module: nn.Module
     half_turn: bool = False
     precision: Precision = "reference"
@@ -92,21 +114,10 @@ class Backbone:
                 do="Decode and resize the images to the backbone's size first.",
             )
         with torch.inference_mode():
-            pixels = images_NCHW.to(torch.float32, memory_format=torch.channels_last)
-            rows = pixels.permute(0, 2, 3, 1).view(-1, 3 * self.image_size)  # as they lie
-            rows -= torch.tensor(self.scale.shift).repeat(self.image_size)
-            rows /= torch.tensor(self.scale.divisor).repeat(self.image_size)
-            features = self._features(pixels)
+            features: NDArray[np.float32] = self.module(images_NCHW).float().numpy()
             if self.half_turn:
-                turned = pixels.flip(2, 3).contiguous(memory_format=torch.channels_last)
-                features = (features + self._features(turned)) / np.float32(2)
-        return features
-
-    def _features(self, pixels: Tensor) -> NDArray[np.float32]:
-        """Pass scaled pixels through the network."""
-        if self.precision == "bfloat16":
-            pixels = pixels.to(torch.bfloat16)
-        features: NDArray[np.float32] = self.module(pixels).float().numpy()
+                turned = self.module(images_NCHW.flip(2, 3)).float().numpy()
+                features = (features + turned) / np.float32(2)
         return features
 
 
@@ -136,10 +147,13 @@ def load_backbone(settings: ModelSettings) -> Backbone:
             scale = IMAGENET_SCALE
     digest = weights_digest(module.state_dict())
     module = module.eval().requires_grad_(False).to(memory_format=torch.channels_last)
-    if settings.precision != "reference":
+    half = settings.precision == "bfloat16"
+    scaling = Scaling(scale, settings.image_size, torch.bfloat16 if half else torch.float32)
+    if settings.precision == "reference":
+        module = nn.Sequential(scaling, module)
+    else:
         module = folded(module, settings.image_size)
-        if settings.precision == "bfloat16":
-            module = module.to(torch.bfloat16)
+        module = behind(scaling, module.to(torch.bfloat16) if half else module)
         module = in_portions(module, settings.image_size)
     turns = "/half-turn" if settings.half_turn else ""
     return Backbone(
@@ -147,7 +161,6 @@ def load_backbone(settings: ModelSettings) -> Backbone:
         version=f"{settings.backbone}/{digest[:16]}/{scale.name}/{settings.image_size}px{turns}",
         image_size=settings.image_size,
         num_features=num_features,
-        scale=scale,
         module=module,
         half_turn=settings.half_turn,
         precision=settings.precision,

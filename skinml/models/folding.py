@@ -22,6 +22,7 @@ from skinml.models.onednn import REFUSED, WITHIN, OneDnnConv2d, knows
 _TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2}
 _ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.Hardtanh, nn.Hardswish, nn.SiLU)
 _CONVOLUTIONS = (nn.Conv2d, OneDnnConv2d)
+_HEIGHT_AND_WIDTH = (2, 3)
 _PASSED_ON = (nn.Identity, nn.Dropout)
 _CANNOT_FOLLOW = (fx.proxy.TraceError, AttributeError, LookupError, RuntimeError, TypeError)
 """What a network raises that decides by its values, of which a tracer has none."""
@@ -46,6 +47,8 @@ def folded(module: nn.Module, image_size: int) -> nn.Module:
         Jacob et al. 2018, "Quantization and Training of Neural Networks for Efficient
         Integer-Arithmetic-Only Inference", section 3.2 (folding batch normalisation).
     """
+    images = torch.randn((1, 3, image_size, image_size), generator=torch.Generator().manual_seed(0))
+    images = images.contiguous(memory_format=torch.channels_last)
     own = copy.deepcopy(module)
     _make_padding_plain(own)
     try:
@@ -69,9 +72,32 @@ def folded(module: nn.Module, image_size: int) -> nn.Module:
         found.recompile()
         found.delete_all_unused_submodules()
         found.requires_grad_(False).to(memory_format=torch.channels_last)
-        if agree(module, found, image_size):
+        if agree(module, found, images):
             return found
     return module
+
+
+def behind(scaling: nn.Module, network: nn.Module) -> nn.Module:
+    """Scale pixels before a network sees them.
+
+    Args:
+        scaling: (N, 3, H, W) of uint8 to what the network takes, each pixel by itself.
+        network: As `folded` gives it. It becomes part of the result.
+
+    Returns:
+        A network of pixels. Turning them is left to the first step, where they are small.
+    """
+    if not isinstance(network, fx.GraphModule):
+        return nn.Sequential(scaling, network)
+    network.add_submodule("scaling", scaling)
+    *_, last = itertools.takewhile(
+        lambda node: node.op == "placeholder" or _turns(node), network.graph.nodes
+    )
+    with network.graph.inserting_after(last):
+        scaled = network.graph.call_module("scaling", (last,))
+    last.replace_all_uses_with(scaled, lambda user: user is not scaled)
+    network.recompile()
+    return network
 
 
 def _make_padding_plain(module: nn.Module) -> None:
@@ -152,8 +178,13 @@ def _turn(network: fx.GraphModule) -> None:
             _replace(network, node, nn.ZeroPad2d((right, left, bottom, top)), node.args[0])
         elif node.op == "placeholder":
             with network.graph.inserting_after(node):
-                turned = network.graph.call_method("flip", (node, (2, 3)))
+                turned = network.graph.call_method("flip", (node, _HEIGHT_AND_WIDTH))
             node.replace_all_uses_with(turned, lambda user, turned=turned: user is not turned)
+
+
+def _turns(node: fx.Node) -> bool:
+    """Tell whether a step turns images by half and does nothing else."""
+    return node.target == "flip" and tuple(node.args[1:]) == (_HEIGHT_AND_WIDTH,)
 
 
 def _fold_padding(network: fx.GraphModule, node: fx.Node) -> None:
@@ -203,7 +234,7 @@ def _add_within(network: fx.GraphModule, node: fx.Node) -> bool:
     """Let a convolution add to another's result that nothing reads later; tells whether it did."""
     if node.target not in (operator.add, operator.iadd):
         return False
-    for own, other in itertools.permutations(_nodes(node.args), 2):
+    for own, other in itertools.permutations(node.all_input_nodes, 2):
         conv = _called(network, own)
         if not (isinstance(conv, nn.Conv2d) and knows(conv) and _is_fresh(network, own)):
             continue
@@ -250,43 +281,24 @@ def _is_fresh(network: fx.GraphModule, node: fx.Node) -> bool:
     return isinstance(_called(network, node), nn.Conv2d) and len(node.users) == 1
 
 
-def trial_images(module: nn.Module, image_size: int, num_images: int) -> torch.Tensor:
-    """Draw images on which two networks are compared, the same each time.
-
-    Args:
-        module: A network, whose weights tell the images' type.
-        image_size: Height and width in pixels.
-        num_images: N.
-
-    Returns:
-        (N, 3, image_size, image_size), channels last.
-    """
-    dtype = next((each.dtype for each in module.parameters()), torch.float32)
-    images = torch.randn(
-        (num_images, 3, image_size, image_size), generator=torch.Generator().manual_seed(0)
-    )
-    return images.to(dtype, memory_format=torch.channels_last)
-
-
-def agree(one: nn.Module, other: nn.Module, image_size: int, num_images: int = 1) -> bool:
-    """Compare two networks on trial images.
+def agree(one: nn.Module, other: nn.Module, images: torch.Tensor) -> bool:
+    """Compare two networks on images.
 
     Args:
         one: A network that works.
         other: One that may fail.
-        image_size: Height and width in pixels.
-        num_images: How many.
+        images: (N, 3, H, W), as both take them.
 
     Returns:
         Whether no feature differs by more than a thousandth of the largest one, a twentieth in
         half precision.
     """
-    images = trial_images(one, image_size, num_images)
+    dtype = next((each.dtype for each in one.parameters()), torch.float32)
     with torch.inference_mode():
         expected = one(images)
         try:
             got = other(images)
         except REFUSED:
             return False
-        most = _TOLERANCE[images.dtype] * expected.abs().max()
+        most = _TOLERANCE[dtype] * expected.abs().max()
         return expected.shape == got.shape and bool((expected - got).abs().max() <= most)

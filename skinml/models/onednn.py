@@ -59,12 +59,12 @@ class OneDnnConv2d(nn.Module):
         """Convolve and activate; or convolve, and add to what lies in `onto`, which is returned."""
         layer = (self.weight, self.bias, *self.shape)
         operators = torch.ops.mkldnn
-        if onto is not None:
+        if onto is None:
+            convolve = operators._convolution_pointwise.default
+            out: Tensor = convolve(images_NCHW, *layer, self._name, self._scalars, "")
+        else:
             add = operators._convolution_pointwise_.binary
-            out: Tensor = add(onto, images_NCHW, *layer, "add", 1.0, None, [], "")
-            return out
-        convolve = operators._convolution_pointwise.default
-        out = convolve(images_NCHW, *layer, self._name, self._scalars, "")
+            out = add(onto, images_NCHW, *layer, "add", 1.0, None, [], "")
         return out
 
 

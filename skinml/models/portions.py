@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp, TensorMetadata
 
-from skinml.models.folding import agree, trial_images
+from skinml.models.folding import agree
 from skinml.models.onednn import REFUSED, OneDnnConv2d, knows, packed
 
 _LARGE_BYTES = 2**20  # of a layer's result for one image
@@ -31,8 +31,8 @@ def in_portions(module: nn.Module, image_size: int) -> nn.Module:
     """Lay out a frozen network for speed.
 
     Args:
-        module: (N, 3, image_size, image_size) to (N, d), channels last, in eval mode, as
-            `folding.folded` gives it. It stays as it is.
+        module: (N, 3, image_size, image_size) of uint8 to (N, d), in eval mode, as
+            `folding.behind` gives it. It stays as it is.
         image_size: Height and width of its images in pixels.
 
     Returns:
@@ -45,7 +45,7 @@ def in_portions(module: nn.Module, image_size: int) -> nn.Module:
     if not isinstance(module, fx.GraphModule):
         return module
     with torch.inference_mode():
-        ShapeProp(module).propagate(trial_images(module, image_size, 1))
+        ShapeProp(module).propagate(_drawn(1, image_size))
     most = max(_num_bytes(node) for node in module.graph.nodes)
     num_images = max(1, _PORTION_BYTES // max(1, most))
     cut = _where_results_are_small(module)
@@ -54,9 +54,17 @@ def in_portions(module: nn.Module, image_size: int) -> nn.Module:
             found = _laid_out(module, cut, num_images, pack)
         except REFUSED:
             continue
-        if agree(module, found, image_size, num_images + 1):
+        if agree(module, found, _drawn(num_images + 1, image_size)):
             return found
     return module
+
+
+def _drawn(num_images: int, image_size: int) -> Tensor:
+    """Draw pixels on which two networks are compared, the same each time."""
+    shape = (num_images, 3, image_size, image_size)
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+    return images.contiguous(memory_format=torch.channels_last)
 
 
 def _laid_out(

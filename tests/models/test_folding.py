@@ -13,7 +13,7 @@ from torchvision import models
 
 from skinml.models import folding, onednn
 from skinml.models.backbones import load_backbone
-from skinml.models.folding import folded
+from skinml.models.folding import behind, folded
 from skinml.models.onednn import OneDnnConv2d
 from skinml.models.settings import ModelSettings
 
@@ -105,6 +105,45 @@ def test_a_padding_that_the_last_stride_does_not_read_to_the_end_of_stays():
     images = images_of(2, SIZE + 1)
     torch.testing.assert_close(results(other, images), results(network, images))
     assert num_layers(other, nn.ZeroPad2d) == 1
+
+
+class Scaled(nn.Module):
+    """Each colour by its own divisor."""
+
+    def forward(self, images):
+        return images.float() / torch.tensor([1.0, 2.0, 4.0]).view(3, 1, 1)
+
+
+class Turned(nn.Module):
+    """A network that turns something by itself first."""
+
+    def __init__(self, dims):
+        super().__init__()
+        self.dims = dims
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, images):
+        return self.conv(images.flip(self.dims))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: UnevenlyPadded(3, 6, nn.AdaptiveAvgPool2d(1)),
+        lambda: Turned((2, 3)),
+        lambda: Turned((1, 2)),
+        lambda: nn.Conv2d(3, 4, 1),
+        lambda: Choosy(),
+    ],
+    ids=["turned", "turns itself", "turns colours", "not turned", "not folded"],
+)
+def test_pixels_are_scaled_before_anything_that_tells_their_colours_apart(make):
+    network = with_drawn_statistics(make())
+    generator = torch.Generator().manual_seed(3)
+    pixels = torch.randint(0, 256, (2, 3, SIZE, SIZE), dtype=torch.uint8, generator=generator)
+    expected = results(network, Scaled()(pixels))
+    got = results(behind(Scaled(), folded(network, SIZE)), pixels)
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-3)
 
 
 class TwoReaders(nn.Module):

@@ -10,7 +10,7 @@ from torchvision import models
 
 from skinml.models import portions
 from skinml.models.backbones import load_backbone
-from skinml.models.folding import folded
+from skinml.models.folding import behind, folded
 from skinml.models.onednn import OneDnnConv2d
 from skinml.models.portions import in_portions
 from skinml.models.settings import ModelSettings
@@ -30,7 +30,14 @@ def drawn(network):
     for part in network.modules():
         if isinstance(part, nn.Conv2d | nn.Linear):
             nn.init.kaiming_normal_(part.weight, generator=generator)
-    return folded(network.eval().requires_grad_(False), SIZE)
+    return behind(Halved(), folded(network.eval().requires_grad_(False), SIZE))
+
+
+class Halved(nn.Module):
+    """A scaling of pixels."""
+
+    def forward(self, images):
+        return images.float() / 128 - 1
 
 
 def results(network, images):
@@ -52,7 +59,8 @@ def depthwise():
 
 
 def images_of(count):
-    return torch.randn((count, 3, SIZE, SIZE), generator=torch.Generator().manual_seed(1))
+    generator = torch.Generator().manual_seed(1)
+    return torch.randint(0, 256, (count, 3, SIZE, SIZE), dtype=torch.uint8, generator=generator)
 
 
 def num_layers(network, kind):
