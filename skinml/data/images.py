@@ -166,7 +166,8 @@ def _pixels(image: Image.Image) -> torch.Tensor:
         image: In RGB.
 
     Returns:
-        (C, H, W) uint8: red, green, blue, and a channel of no meaning where nothing is copied.
+        (C, H, W) uint8: red, green, blue, and a channel of no meaning where nothing is copied. It
+        keeps the image's memory, which is not to be written to.
     """
     from torch.utils.dlpack import from_dlpack
     from torchvision.transforms import v2
@@ -186,11 +187,11 @@ def resize_square(image: torch.Tensor, size: int) -> torch.Tensor:
     lies at the ends of the longer side, and the lesion is in the middle.
 
     Args:
-        image: (3, H, W) uint8.
+        image: (C, H, W) uint8.
         size: Side of the square in pixels.
 
     Returns:
-        (3, size, size) uint8, resized with antialiasing.
+        (C, size, size) uint8, resized with antialiasing.
 
     Raises:
         ConfigError: If the size is not above zero.

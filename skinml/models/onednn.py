@@ -22,7 +22,7 @@ WITHIN: Mapping[type[nn.Module], tuple[str, list[float]]] = {
     nn.SiLU: ("swish", []),
 }
 """Activations that a convolution can apply to its results before they reach memory."""
-REFUSED = (AttributeError, RuntimeError)
+REFUSED = (AttributeError, RuntimeError, TypeError)
 """What an operator raises that is missing here, or that does not take what it is given."""
 
 

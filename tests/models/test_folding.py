@@ -99,12 +99,129 @@ def test_a_padding_that_no_convolution_has_stays(padding):
     assert num_layers(other, nn.ZeroPad2d) == 1
 
 
-def test_a_padding_that_the_last_stride_does_not_read_to_the_end_of_stays():
-    network = with_drawn_statistics(UnevenlyPadded(3, 6, nn.AdaptiveAvgPool2d(1)))
-    other = folded(network, SIZE + 1)
-    images = images_of(2, SIZE + 1)
-    torch.testing.assert_close(results(other, images), results(network, images))
-    assert num_layers(other, nn.ZeroPad2d) == 1
+LARGEST = nn.AdaptiveMaxPool2d(1)
+
+
+@pytest.mark.parametrize("size", [SIZE, SIZE + 1])
+@pytest.mark.parametrize("padding", [(0, 1, 0, 1), (1, 0, 1, 0), (1, 1, 1, 1), (2, 1, 1, 0)])
+@pytest.mark.parametrize("end", [nn.AdaptiveAvgPool2d(1), LARGEST], ids=["mean", "largest"])
+def test_no_padding_makes_a_grid_larger(size, padding, end):
+    # A trial on noise would not see a row more under a maximum; a ramp shows it.
+    network = nn.Sequential(nn.ZeroPad2d(padding), nn.Conv2d(3, 8, 3, stride=2), end)
+    network = with_drawn_statistics(network)
+    ramp = torch.linspace(-3, 3, size).expand(1, 3, size, size)
+    other = folded(network, size)
+    for images in (ramp, -ramp, ramp.mT, -ramp.mT):
+        torch.testing.assert_close(results(other, images), results(network, images))
+
+
+class TellsPlaces(nn.Module):
+    """Strong features of no place beside weak ones of a place, which a trial hardly sees."""
+
+    def __init__(self):
+        super().__init__()
+        self.padding, self.conv = nn.ZeroPad2d((0, 1, 0, 1)), nn.Conv2d(3, 8, 3, stride=2)
+
+    def forward(self, images):
+        grid = self.conv(self.padding(images)).relu()
+        weights = torch.linspace(-1, 1, SIZE // 2).view(1, 1, -1, 1) / 1e4
+        return torch.cat([grid.mean((2, 3)), (grid * weights).mean((2, 3))], 1)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        TellsPlaces,
+        lambda: nn.Sequential(
+            nn.ZeroPad2d((0, 1, 0, 1)),
+            nn.Conv2d(3, 8, 3, stride=2),
+            nn.Conv2d(8, 8, 4, padding="same"),
+            nn.AdaptiveAvgPool2d(1),
+        ),
+        lambda: nn.Sequential(
+            nn.ZeroPad2d((0, 1, 0, 1)),
+            nn.Conv2d(3, 8, 3, stride=2),
+            nn.Conv2d(8, 8, 3, stride=2, padding=1),
+            nn.AdaptiveAvgPool2d(1),
+        ),
+        lambda: nn.Sequential(
+            nn.ZeroPad2d((0, 1, 0, 1)),
+            nn.Conv2d(3, 8, 3, stride=2),
+            nn.Conv2d(8, 8, 3, padding=1, padding_mode="reflect"),
+            nn.AdaptiveAvgPool2d(1),
+        ),
+    ],
+    ids=["weights of places", "even kernel", "stride short of the end", "reflected"],
+)
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
+def test_a_network_that_tells_places_is_not_turned(make):
+    network = with_drawn_statistics(make())
+    other = folded(network, SIZE)
+    assert not any(each.target == "flip" for each in other.graph.nodes)
+    ramp = torch.linspace(-3, 3, SIZE).expand(1, 3, SIZE, SIZE)
+    for images in (ramp, ramp.mT):
+        torch.testing.assert_close(results(other, images), results(network, images))
+
+
+class ReadsEarly(nn.Module):
+    """Convolutions of one value, of which one is added to it and the other is used later."""
+
+    def __init__(self, last):
+        super().__init__()
+        self.one, self.two = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 1)
+        self.blur = nn.Conv2d(3, 8, 15, padding=7)
+        self.act, self.last = nn.ReLU(), last
+
+    def forward(self, images):
+        onto = self.one(images)
+        early = self.two(onto)
+        summed = onto + self.blur(images)
+        return self.last(self, early, images).mean((2, 3)) + summed.mean((2, 3))
+
+
+@pytest.mark.parametrize(
+    "last",
+    [lambda own, early, _: own.act(early), lambda own, early, images: early + own.one(images)],
+    ids=["activation", "sum"],
+)
+def test_a_convolution_reads_its_input_before_anything_is_added_to_that(last):
+    network = with_drawn_statistics(ReadsEarly(last))
+    images = torch.full((2, 3, SIZE, SIZE), 2.0)
+    torch.testing.assert_close(results(folded(network, SIZE), images), results(network, images))
+
+
+class ByName(nn.Module):
+    """Layers that are called by their argument's name."""
+
+    def __init__(self):
+        super().__init__()
+        self.padding, self.norm = nn.ZeroPad2d((0, 1, 0, 1)), nn.BatchNorm2d(3)
+        self.one, self.two = nn.Conv2d(3, 3, 3, stride=2), nn.Conv2d(3, 3, 1)
+        self.act = nn.ReLU6()
+
+    def forward(self, images):
+        grid = self.one(input=self.padding(input=images))
+        return (self.act(input=self.norm(input=self.two(input=grid))) + grid).mean((2, 3))
+
+
+class AddsOneImages(nn.Module):
+    """A sum with something that is the same for all images."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1)
+        self.same = nn.Parameter(torch.ones(1, 3, SIZE, SIZE))
+
+    def forward(self, images):
+        return self.one(images) + self.two(self.same)
+
+
+@pytest.mark.parametrize("make", [ByName, AddsOneImages])
+def test_unusual_calls_keep_their_results(make):
+    network = with_drawn_statistics(make())
+    for count in (1, 2, 3):
+        got = results(folded(network, SIZE), images_of(count))
+        torch.testing.assert_close(got, results(network, images_of(count)))
 
 
 class Scaled(nn.Module):
@@ -126,16 +243,41 @@ class Turned(nn.Module):
         return self.conv(images.flip(self.dims))
 
 
+class TurnedToo(nn.Module):
+    """A network that sees its images both ways."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, images):
+        turned = images.flip((2, 3))
+        return self.conv(turned) + self.conv(images)
+
+
+class NamedAlike(nn.Module):
+    """A network with a layer whose name was to be another's."""
+
+    def __init__(self):
+        super().__init__()
+        self.scaling_0 = nn.AvgPool2d(2)
+
+    def forward(self, images):
+        return self.scaling_0(images)
+
+
 @pytest.mark.parametrize(
     "make",
     [
         lambda: UnevenlyPadded(3, 6, nn.AdaptiveAvgPool2d(1)),
         lambda: Turned((2, 3)),
         lambda: Turned((1, 2)),
+        lambda: TurnedToo(),
+        lambda: NamedAlike(),
         lambda: nn.Conv2d(3, 4, 1),
         lambda: Choosy(),
     ],
-    ids=["turned", "turns itself", "turns colours", "not turned", "not folded"],
+    ids=["turned", "turns", "turns colours", "both ways", "a name", "not turned", "not folded"],
 )
 def test_pixels_are_scaled_before_anything_that_tells_their_colours_apart(make):
     network = with_drawn_statistics(make())
