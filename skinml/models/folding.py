@@ -122,7 +122,7 @@ def _make_padding_plain(module: nn.Module) -> None:
 
 
 def _like(conv: nn.Conv2d, weight: torch.Tensor, padding: tuple[int, ...] | str) -> nn.Conv2d:
-    """Make a convolution that differs from another in its weights and padding only."""
+    """Make a convolution that differs from another in its weights and padding, which is zeros."""
     height, width = weight.shape[2:]
     plain = nn.Conv2d(
         conv.in_channels,
@@ -153,12 +153,12 @@ def _called(network: fx.GraphModule, node: fx.Node | None) -> nn.Module | None:
     return None
 
 
-def _replace(network: fx.GraphModule, node: fx.Node, module: nn.Module, source: object) -> None:
-    """Let a node call another layer, of its own, on another value."""
+def _replace(network: fx.GraphModule, node: fx.Node, module: nn.Module, *sources: object) -> None:
+    """Let a node call another layer, of its own, on other values."""
     name = f"folded_{node.name}"
     network.add_submodule(name, module)
-    node.target = name
-    node.args = (source,)  # type: ignore[assignment]  # an argument of the graph
+    node.op, node.target = "call_module", name
+    node.args = sources  # type: ignore[assignment]  # arguments of the graph
 
 
 def _pass_on(network: fx.GraphModule, node: fx.Node) -> None:
@@ -307,8 +307,8 @@ def _activate_within(network: fx.GraphModule, node: fx.Node) -> None:
         return
     if before is None or not isinstance(conv, nn.Conv2d) or not _is_fresh(network, before):
         return
-    if knows(conv) and _source(before) is not None:
-        _replace(network, node, OneDnnConv2d(conv, type(activation)), _source(before))
+    if knows(conv):
+        _replace(network, node, OneDnnConv2d(conv, type(activation)), before.args[0])
 
 
 def _add_within(network: fx.GraphModule, node: fx.Node) -> None:
@@ -325,9 +325,7 @@ def _add_within(network: fx.GraphModule, node: fx.Node) -> None:
         if source is None or any(_writes_over(each, source) for each in source.users):
             continue
         if isinstance(_called(network, other), _CONVOLUTIONS) and _reads_last(network, node, other):
-            node.op = "call_module"
-            _replace(network, node, OneDnnConv2d(conv), source)
-            node.args = (source, other)
+            _replace(network, node, OneDnnConv2d(conv), source, other)
             return
 
 

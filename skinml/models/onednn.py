@@ -55,7 +55,7 @@ class OneDnnConv2d(nn.Module):
         self.shape = (list(conv.padding), list(conv.stride), list(conv.dilation), conv.groups)
         self._name, self._scalars = WITHIN[activation] if activation else ("none", [])
 
-    def forward(self, images_NCHW: Tensor, onto: Tensor | None = None) -> Tensor:  # noqa: N803 -- N, C, H, W
+    def forward(self, images_NCHW: Tensor, onto: Tensor | None = None) -> Tensor:  # noqa: N803 -- legend above
         """Convolve and activate; or convolve, and add to what lies in `onto`, which is returned."""
         layer = (self.weight, self.bias, *self.shape)
         operators = torch.ops.mkldnn
