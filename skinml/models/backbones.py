@@ -20,7 +20,9 @@ from torch import Tensor, nn
 
 from skinml.errors import ConfigError, DataError, EnvironmentProblem, UnsupportedModelError
 from skinml.models.folding import behind, folded
-from skinml.models.portions import in_portions
+from skinml.models.mixing import mixed, multiplies_bfloat16
+from skinml.models.onednn import REFUSED
+from skinml.models.portions import drawn_pixels, in_portions
 from skinml.models.settings import ModelSettings, Precision
 
 
@@ -80,7 +82,7 @@ class Backbone:
         num_features: d.
         module: (N, 3, H, W) of uint8 to (N, d), in eval mode, frozen.
         half_turn: Whether features are averaged over the picture and its half turn.
-        precision: How the network computes, see `ModelSettings.precision`.
+        precision: How the network computes, see `ModelSettings.precision`; never "auto".
     """
 
     name: str
@@ -133,7 +135,8 @@ def load_backbone(settings: ModelSettings) -> Backbone:
     Raises:
         ConfigError: If torchvision has no such model, or the weights are not of it.
         UnsupportedModelError: If the model does not end in a linear classifier.
-        EnvironmentProblem: If the extra `pretrained` or the weights are missing.
+        EnvironmentProblem: If the extra `pretrained` or the weights are missing, or this machine
+            does not compute in the precision that is asked for.
 
     Guarantees:
         Nothing is unpickled but tensors; torch's global random stream does not move.
@@ -147,14 +150,7 @@ def load_backbone(settings: ModelSettings) -> Backbone:
             scale = IMAGENET_SCALE
     digest = weights_digest(module.state_dict())
     module = module.eval().requires_grad_(False).to(memory_format=torch.channels_last)
-    half = settings.precision == "bfloat16"
-    scaling = Scaling(scale, settings.image_size, torch.bfloat16 if half else torch.float32)
-    if settings.precision == "reference":
-        module = nn.Sequential(scaling, module)
-    else:
-        module = folded(module, settings.image_size)
-        module = behind(scaling, module.to(torch.bfloat16) if half else module)
-        module = in_portions(module, settings.image_size)
+    module, precision = _laid_out(module, scale, settings)
     turns = "/half-turn" if settings.half_turn else ""
     return Backbone(
         name=settings.backbone,
@@ -163,7 +159,47 @@ def load_backbone(settings: ModelSettings) -> Backbone:
         num_features=num_features,
         module=module,
         half_turn=settings.half_turn,
-        precision=settings.precision,
+        precision=precision,
+    )
+
+
+def _laid_out(
+    module: nn.Module, scale: PixelScale, settings: ModelSettings
+) -> tuple[nn.Module, Precision]:
+    """Put the scaling before a network, and lay it out as the settings ask, or as fast as may be.
+
+    Returns:
+        (N, 3, H, W) of uint8 to (N, d), and how it computes.
+    """
+    asked, size = settings.precision, settings.image_size
+    if asked == "reference":
+        return nn.Sequential(Scaling(scale, size, torch.float32), module), asked
+    module = folded(module, size)
+    if asked == "bfloat16":
+        module = behind(Scaling(scale, size, torch.bfloat16), module.to(torch.bfloat16))
+        try:
+            module(drawn_pixels(1, size))
+        except REFUSED as error:
+            raise _cannot_compute(asked) from error
+        return in_portions(module, size), asked
+    module = behind(Scaling(scale, size, torch.float32), module)
+    if asked == "mixed" or (
+        asked == "auto" and settings.backbone == "efficientnet_lite0" and multiplies_bfloat16()
+    ):
+        both = mixed(module, size)
+        if both is not module:
+            return in_portions(both, size), "mixed"
+        if asked == "mixed":
+            raise _cannot_compute(asked)
+    return in_portions(module, size), "float32"
+
+
+def _cannot_compute(precision: str) -> EnvironmentProblem:
+    """Build the error for a precision that was asked for and that this machine has not."""
+    return EnvironmentProblem(
+        rule=f"a processor and a PyTorch that compute with precision={precision}",
+        got="neither AVX-512 nor another way to convolve in bfloat16",
+        do="Set model.precision to auto.",
     )
 
 

@@ -187,7 +187,7 @@ def _knows_no_place(network: fx.GraphModule, node: fx.Node) -> bool:
     if isinstance(part, nn.AdaptiveAvgPool2d):
         return part.output_size in (1, (1, 1))
     if node.op == "output":
-        return _is_average(network, source)
+        return is_average(network, source)
     if node.op == "call_function":
         return node.target in _ADDITIONS
     known = (*_ACTIVATIONS, *_PASSED_ON, nn.BatchNorm2d, nn.ZeroPad2d)
@@ -195,12 +195,20 @@ def _knows_no_place(network: fx.GraphModule, node: fx.Node) -> bool:
         node.op == "placeholder"
         or isinstance(part, known)
         or node.target in ("float", "relu")
-        or _is_average(network, node)
+        or is_average(network, node)
     )
 
 
-def _is_average(network: fx.GraphModule, node: fx.Node | None) -> bool:
-    """Tell whether a step averages over all places."""
+def is_average(network: fx.GraphModule, node: fx.Node | None) -> bool:
+    """Tell whether a step averages over all places.
+
+    Args:
+        network: The network.
+        node: The step.
+
+    Returns:
+        Whether it does.
+    """
     if isinstance(_called(network, node), nn.AdaptiveAvgPool2d):
         return True
     if node is None or node.target != "mean":
@@ -378,15 +386,16 @@ def agree(one: nn.Module, other: nn.Module, images: torch.Tensor) -> bool:
         images: (N, 3, H, W), as both take them.
 
     Returns:
-        Whether no feature differs by more than a thousandth of the largest one, a twentieth in
-        half precision.
+        Whether no feature differs by more than a thousandth of the largest one, a twentieth where
+        one of them computes in bfloat16.
     """
-    dtype = next((each.dtype for each in one.parameters()), torch.float32)
+    dtypes = {each.dtype for network in (one, other) for each in network.parameters()}
+    share = max((_TOLERANCE[dtype] for dtype in dtypes), default=_TOLERANCE[torch.float32])
     with torch.inference_mode():
         expected = one(images)
         try:
             got = other(images)
         except REFUSED:
             return False
-        most = _TOLERANCE[dtype] * expected.abs().max()
+        most = share * expected.abs().max()
         return expected.shape == got.shape and bool((expected - got).abs().max() <= most)

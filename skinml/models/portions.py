@@ -45,7 +45,7 @@ def in_portions(module: nn.Module, image_size: int) -> nn.Module:
     if not isinstance(module, fx.GraphModule):
         return module
     with torch.inference_mode():
-        ShapeProp(module).propagate(_drawn(1, image_size))
+        ShapeProp(module).propagate(drawn_pixels(1, image_size))
     most = max(_num_bytes(node) for node in module.graph.nodes)
     num_images = max(1, _PORTION_BYTES // max(1, most))
     cut = _where_results_are_small(module)
@@ -54,13 +54,21 @@ def in_portions(module: nn.Module, image_size: int) -> nn.Module:
             found = _laid_out(module, cut, num_images, pack)
         except REFUSED:
             continue
-        if agree(module, found, _drawn(num_images + 1, image_size)):
+        if agree(module, found, drawn_pixels(num_images + 1, image_size)):
             return found
     return module
 
 
-def _drawn(num_images: int, image_size: int) -> Tensor:
-    """Draw pixels on which two networks are compared, the same each time."""
+def drawn_pixels(num_images: int, image_size: int) -> Tensor:
+    """Draw pixels on which two networks are compared, the same each time.
+
+    Args:
+        num_images: N.
+        image_size: H and W.
+
+    Returns:
+        (N, 3, H, W) of uint8, channels last.
+    """
     shape = (num_images, 3, image_size, image_size)
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)

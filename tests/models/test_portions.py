@@ -175,10 +175,10 @@ def test_a_network_that_was_not_folded_stays_as_it_is():
     assert in_portions(network, SIZE) is network
 
 
-@pytest.fixture(scope="module")
-def lite():
+@pytest.fixture(scope="module", params=["float32", "auto"])
+def lite(request):
     pytest.importorskip("efficientnet_lite_pytorch", reason="the extra pretrained is missing")
-    return load_backbone(ModelSettings())
+    return load_backbone(ModelSettings(precision=request.param))
 
 
 @pytest.mark.parametrize("count", [5, 16])
