@@ -44,6 +44,7 @@ class PixelScale:
 # As the weights were trained: the packages' own example, and torchvision's model pages.
 LITE_SCALE = PixelScale("rgb-127-128", (127.0, 127.0, 127.0), (128.0, 128.0, 128.0))
 IMAGENET_SCALE = PixelScale("rgb-imagenet", (123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
+_MEASURED_SIZE = 224  # pixels at which two precisions are known to keep AUROC
 
 
 class Scaling(nn.Module):
@@ -183,9 +184,8 @@ def _laid_out(
             raise _cannot_compute(asked) from error
         return in_portions(module, size), asked
     module = behind(Scaling(scale, size, torch.float32), module)
-    if asked == "mixed" or (
-        asked == "auto" and settings.backbone == "efficientnet_lite0" and multiplies_bfloat16()
-    ):
+    measured = settings.backbone == "efficientnet_lite0" and size == _MEASURED_SIZE
+    if asked == "mixed" or (asked == "auto" and measured and multiplies_bfloat16()):
         both = mixed(module, size)
         if both is not module:
             return in_portions(both, size), "mixed"
@@ -198,7 +198,7 @@ def _cannot_compute(precision: str) -> EnvironmentProblem:
     """Build the error for a precision that was asked for and that this machine has not."""
     return EnvironmentProblem(
         rule=f"a processor and a PyTorch that compute with precision={precision}",
-        got="neither AVX-512 nor another way to convolve in bfloat16",
+        got="a trial in bfloat16 that failed or gave other features",
         do="Set model.precision to auto.",
     )
 

@@ -33,8 +33,9 @@ def multiplies_bfloat16() -> bool:
     """Tell whether this processor multiplies matrices of bfloat16.
 
     Returns:
-        Whether it has AMX. Instructions for vectors alone (AVX-512 BF16) do not pay: with them a
-        network in two precisions took a fifth longer than in single precision.
+        Whether it has AMX; that oneDNN or the system keep it from being used is not seen.
+        Instructions for vectors alone (AVX-512 BF16) do not pay: with them a network in two
+        precisions took a fifth longer than in single precision.
     """
     ask: Callable[[], Mapping[str, Any]] = getattr(torch.cpu, "get_capabilities", dict)
     return bool(ask().get("amx_bf16", False))  # PyTorch 2.4 does not tell

@@ -73,8 +73,9 @@ def extract_features(
         what was in the store or on the number of threads: every batch has the same size, the last
         one padded, and is one thread's. To the last bit with EfficientNet-Lite0; other backbones'
         products of matrices (squeeze-and-excitation) may round by an image's place in a batch,
-        which moves features by about a millionth. Machines with other processors agree up to
-        rounding.
+        which moves features by about a millionth. Machines with other processors agree to about a
+        millionth in single precision, to a thousandth in two precisions; with
+        `model.precision=auto` they may compute in another precision, which moves features by 1.4%.
     """
     _require_version(store, store_version(backbone))
 
