@@ -179,7 +179,7 @@ def _laid_out(
     if asked == "bfloat16":
         module = behind(Scaling(scale, size, torch.bfloat16), module.to(torch.bfloat16))
         try:
-            module(drawn_pixels(1, size))
+            module(drawn_pixels(1, size))  # what follows shapes would print its own trace
         except REFUSED as error:
             raise _cannot_compute(asked) from error
         return in_portions(module, size), asked

@@ -153,6 +153,19 @@ def _called(network: fx.GraphModule, node: fx.Node | None) -> nn.Module | None:
     return None
 
 
+def convolves(network: fx.GraphModule, node: fx.Node) -> bool:
+    """Tell whether a step is a convolution, PyTorch's or oneDNN's.
+
+    Args:
+        network: The network.
+        node: The step.
+
+    Returns:
+        Whether it is.
+    """
+    return isinstance(_called(network, node), _CONVOLUTIONS)
+
+
 def _replace(network: fx.GraphModule, node: fx.Node, module: nn.Module, *sources: object) -> None:
     """Let a node call another layer, of its own, on other values."""
     name = f"folded_{node.name}"
@@ -332,7 +345,7 @@ def _add_within(network: fx.GraphModule, node: fx.Node) -> None:
             continue
         if source is None or any(_writes_over(each, source) for each in source.users):
             continue
-        if isinstance(_called(network, other), _CONVOLUTIONS) and _reads_last(network, node, other):
+        if convolves(network, other) and _reads_last(network, node, other):
             _replace(network, node, OneDnnConv2d(conv), source, other)
             return
 
@@ -346,9 +359,7 @@ def _reads_last(network: fx.GraphModule, node: fx.Node, value: fx.Node) -> bool:
     """Tell whether all others who read a value are convolutions that have done so before."""
     before = set(itertools.takewhile(lambda each: each is not node, network.graph.nodes))
     others = [each for each in value.users if each is not node]
-    return all(
-        each in before and isinstance(_called(network, each), _CONVOLUTIONS) for each in others
-    )
+    return all(each in before and convolves(network, each) for each in others)
 
 
 def _write_over(network: fx.GraphModule, node: fx.Node) -> None:

@@ -21,11 +21,9 @@ import torch
 from torch import fx, nn
 from torch.fx.passes.shape_prop import TensorMetadata
 
-from skinml.models.folding import agree, is_average
-from skinml.models.onednn import OneDnnConv2d
+from skinml.models.folding import agree, convolves, is_average
 from skinml.models.portions import drawn_pixels
 
-_CONVOLUTIONS = (nn.Conv2d, OneDnnConv2d)
 _LATE = 8  # times that a late layer's grid is smaller than the image, at least
 
 
@@ -82,25 +80,18 @@ def mixed(module: nn.Module, image_size: int) -> nn.Module:
     return network if same else module
 
 
-def _convolves(network: fx.GraphModule, node: fx.Node) -> bool:
-    """Tell whether a step is a convolution."""
-    if node.op != "call_module":
-        return False
-    return isinstance(network.get_submodule(str(node.target)), _CONVOLUTIONS)
-
-
 def _branch(network: fx.GraphModule, node: fx.Node) -> list[fx.Node]:
     """Find a branch by its last convolution, which adds to what the first one reads.
 
     Returns:
         Its convolutions, first to last; none where this is no such branch.
     """
-    if not _convolves(network, node) or len(node.args) < 2:
+    if not convolves(network, node) or len(node.args) < 2:
         return []
     at, stream = node.args
     layers = [node]
     while at is not stream:
-        if not isinstance(at, fx.Node) or not _convolves(network, at):
+        if not isinstance(at, fx.Node) or not convolves(network, at):
             return []
         if len(at.args) > 1 or len(at.users) > 1:
             return []
@@ -119,7 +110,7 @@ def _is_late(node: fx.Node, image_size: int) -> bool:
 
 def _is_last(network: fx.GraphModule, node: fx.Node) -> bool:
     """Tell whether behind a convolution there is only an average, taken in single precision."""
-    if not _convolves(network, node) or len(node.args) > 1:
+    if not convolves(network, node) or len(node.args) > 1:
         return False
     (user, *others) = node.users
     if others or user.target != "float":
@@ -142,7 +133,7 @@ def _round(network: fx.GraphModule, layers: list[fx.Node]) -> None:
     for node in layers:
         layer = copy.deepcopy(network.get_submodule(str(node.target)))
         network.set_submodule(str(node.target), layer.to(torch.bfloat16))
-    for first in layers[:1]:
-        with network.graph.inserting_before(first):
-            rounded = network.graph.call_method("to", (first.args[0], torch.bfloat16))
-        first.args = (rounded,)
+    first = layers[0]
+    with network.graph.inserting_before(first):
+        rounded = network.graph.call_method("to", (first.args[0], torch.bfloat16))
+    first.args = (rounded,)

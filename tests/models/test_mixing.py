@@ -52,7 +52,6 @@ def lite():
     return {
         precision: load_backbone(ModelSettings(image_size=SIZE, precision=precision))
         for precision in ("float32", "mixed", "bfloat16")
-        if precision == "float32" or computes_bfloat16()
     }
 
 
